@@ -1,0 +1,90 @@
+"""What the work tells its audience. Only cli/ prints; events never hold secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseStarted(Event):
+    """A phase of lock, build or install begins."""
+
+    phase: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseDone(Event):
+    """A phase ended well; `detail` says with what."""
+
+    phase: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferPlanned(Event):
+    """How much the phase will move: bytes in all, of which `present_bytes` need not move, over `items` blobs."""
+
+    phase: str
+    total_bytes: int
+    items: int
+    present_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BytesMoved(Event):
+    """`count` more bytes of `item` went through (negative when a try is thrown away and starts again)."""
+
+    phase: str
+    item: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemDone(Event):
+    """A blob is at its destination, `how`: moved, present, mounted."""
+
+    phase: str
+    item: str
+    how: str = "moved"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrying(Event):
+    """A try failed and another follows after `wait_s` seconds."""
+
+    subject: str
+    cause: str
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting(Event):
+    """A wait with a deadline goes on: for what, seconds so far, seconds at most."""
+
+    subject: str
+    state: str
+    elapsed_s: float
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted(Event):
+    """One line a person should see; `warning` where it asks for attention."""
+
+    text: str
+    warning: bool = False
+
+
+Emit = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Take an event and tell nobody."""
+    del event

@@ -1,0 +1,183 @@
+"""The error tree: every failure is a fact with an exit code, and says what to do next.
+
+Exit codes (docs/operator-guide.md): 0 done · 1 defect · 2 usage or definition · 3 refused, trust or integrity ·
+4 credentials or permission · 5 network or service · 6 local disk or memory · 7 locked or conflict ·
+8 target not healthy · 10 plan shows changes · 130/143 interrupted.
+"""
+
+from __future__ import annotations
+
+
+class BundleError(Exception):
+    """Base of every error this tool raises on purpose.
+
+    Attributes:
+        subject: the object that failed, as the reader knows it (a file, an image, a URL).
+        cause: what is wrong with it, in one sentence.
+        safe: what is already done and stays valid; filled in by the workflow that knows.
+        hint: the next command, or the thing to change.
+        exit_code: what the process ends with.
+    """
+
+    exit_code = 1
+    title = "Defect"
+    safe: str = ""
+    hint: str = ""
+
+    def __init__(self, subject: str, cause: str, *, safe: str | None = None, hint: str | None = None) -> None:
+        super().__init__(subject, cause)
+        self.subject = subject
+        self.cause = cause
+        if safe is not None:
+            self.safe = safe
+        if hint is not None:
+            self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.cause}"
+
+
+class UsageError(BundleError):
+    """The command line or the environment asks for something impossible (exit 2)."""
+
+    exit_code = 2
+    title = "Usage"
+
+
+class DefinitionError(BundleError):
+    """A file that a person wrote is wrong; `subject` is file:line:column (exit 2)."""
+
+    exit_code = 2
+    title = "Definition"
+
+
+class NotFoundUpstreamError(BundleError):
+    """Upstream answered that a tag, image, platform, chart or file does not exist (exit 2)."""
+
+    exit_code = 2
+    title = "Not found upstream"
+    hint = "Correct the name in the definition, then run the same command again."
+
+
+class LockChangedError(BundleError):
+    """What the lock pins and what upstream offers differ, and nobody agreed to the change (exit 2)."""
+
+    exit_code = 2
+    title = "Lock"
+    hint = "Review the difference; to accept it: bundle lock --update"
+
+
+class ClosureError(BundleError):
+    """The rendered charts need an image that the bundle does not hold (exit 2)."""
+
+    exit_code = 2
+    title = "Closure"
+
+
+class RefusedError(BundleError):
+    """Base of trust and integrity refusals (exit 3); nothing refused is ever used."""
+
+    exit_code = 3
+    title = "Refused"
+
+
+class FormatError(RefusedError):
+    """Bytes that are not what the format allows."""
+
+    title = "Format"
+
+
+class DigestError(RefusedError):
+    """Content does not have the digest or the size that names it."""
+
+    title = "Digest"
+
+
+class SignatureError(RefusedError):
+    """No valid signature by a trusted key."""
+
+    title = "Signature"
+
+
+class UntrustedError(RefusedError):
+    """No trust root has been accepted here."""
+
+    title = "Trust"
+
+
+class LimitError(RefusedError):
+    """Something from outside is larger than any honest one."""
+
+    title = "Limit"
+
+
+class PolicyError(RefusedError):
+    """Well-formed, but not allowed."""
+
+    title = "Policy"
+
+
+class AccessError(BundleError):
+    """Credentials are missing, expired or not sufficient (exit 4)."""
+
+    exit_code = 4
+    title = "Access"
+
+
+class NetworkError(BundleError):
+    """A network or service failed and may work later (exit 5)."""
+
+    exit_code = 5
+    title = "Network"
+    hint = "Run the same command again; finished work is kept."
+
+
+class TransientError(NetworkError):
+    """The one class that adapters retry.
+
+    Attributes:
+        retry_after_s: seconds the far side asked us to wait, None where it did not.
+    """
+
+    retry_after_s: float | None = None
+
+
+class LocalResourceError(BundleError):
+    """Disk, memory or file system on this host (exit 6)."""
+
+    exit_code = 6
+    title = "Local disk"
+
+
+class MissingToolError(LocalResourceError):
+    """A program that this step runs is not installed (exit 6)."""
+
+    title = "Missing program"
+
+
+class ConflictError(BundleError):
+    """Another operator, or a resource that is not ours or must not be created (exit 7)."""
+
+    exit_code = 7
+    title = "Conflict"
+
+
+class TargetError(BundleError):
+    """The cluster or a resource did not become healthy in time (exit 8)."""
+
+    exit_code = 8
+    title = "Target"
+
+
+class InterruptedByUserError(BundleError):
+    """Ctrl-C or SIGTERM; state is kept (exit 130 or 143)."""
+
+    exit_code = 130
+    title = "Interrupted"
+
+
+class PlanHasChangesError(BundleError):
+    """`--plan --exit-code` found work to do (exit 10)."""
+
+    exit_code = 10
+    title = "Plan"
