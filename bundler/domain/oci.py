@@ -252,7 +252,10 @@ def parse_strict_json(raw: bytes, *, subject: str) -> object:
     """
     try:
         value: object = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_no_constant
+            raw.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_no_constant,
         )
     except (ValueError, RecursionError) as error:
         raise FormatError(subject, f"is not strict JSON ({str(error)[:120]})") from error

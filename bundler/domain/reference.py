@@ -1,4 +1,4 @@
-"""Image references, `registry/repository[:tag][@digest]` (grammar of distribution/reference, normalised as Docker does)."""
+"""Image references, `registry/repository[:tag][@digest]` (grammar of distribution/reference, Docker's defaults)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Return the reference that `text` spells; a missing registry means docker.io, a missing tag and digest `latest`.
+        """Return the reference that `text` spells, with Docker's defaults: docker.io, and `latest` where nothing pins.
 
         Raises:
             FormatError: not a reference.
@@ -39,6 +39,8 @@ class Reference:
         if match is None or len(text) > 2 * _MAX_NAME:
             raise FormatError(repr(text[:200]), "is not an image reference")
         host, path = _split_host(match["host"], match["path"])
+        if path != path.lower():
+            raise FormatError(repr(text[:200]), "is not an image reference: a repository is written in lower case")
         if len(host) + 1 + len(path) > _MAX_NAME:
             raise FormatError(repr(text[:200]), f"has a name of over {_MAX_NAME} characters")
         digest = Digest.parse(match["digest"]) if match["digest"] else None

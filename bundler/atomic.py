@@ -1,0 +1,42 @@
+"""The one way to give a file its final name: temporary file, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from bundler.errors import LocalResourceError
+
+
+def publish(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Give `path` the content `content`, or leave it as it was: temporary file, fsync, rename, fsync of the folder.
+
+    Raises:
+        LocalResourceError: the disk is full, the folder is missing or not writable.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise LocalResourceError(str(path), f"cannot be written: {error.strerror}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,241 @@
+"""`bundle.lock.json`: the definition with every reference pinned by digest (docs/formats.md); only we write it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from bundler.domain.digest import Digest
+from bundler.domain.oci import MAX_BLOB_BYTES, parse_strict_json
+from bundler.domain.reference import Reference
+from bundler.domain.schema import (
+    Built,
+    ImageReference,
+    KubernetesVersion,
+    Line,
+    Name,
+    PlatformName,
+    SemanticVersion,
+    Sha256,
+    Values,
+)
+from bundler.errors import FormatError, LimitError
+
+MAX_LOCK_BYTES = 256 << 20
+
+
+class Blob(Built):
+    """Media type, digest and size (bytes) of content in the archive's pool."""
+
+    media_type: Line
+    digest: Sha256
+    size: int = Field(ge=0, le=MAX_BLOB_BYTES)
+
+
+class Evidence(Built):
+    """Why an image is in the bundle: who asks for it, and where."""
+
+    by: Line
+    where: Line
+
+
+class LockedManifest(Blob):
+    """The manifest of one platform with its blobs; `platform` is None for an attestation."""
+
+    platform: PlatformName | None = None
+    attests: Sha256 | None = None
+    blobs: tuple[Blob, ...]
+
+
+class LockedImage(Built):
+    """One image.
+
+    Attributes:
+        reference: full name with tag, as charts and people write it.
+        target: what is pushed and referenced: the manifest, the raw index or the derived index.
+        form: `target` is upstream's `manifest` or `index`, or an index `derived` for the carried platforms.
+        upstream: the upstream index that `derived` was made from, kept as evidence.
+        origin: registry, layout, docker-archive or docker.
+        image_id: the image id that a Docker daemon or archive gave.
+    """
+
+    reference: ImageReference
+    target: Blob
+    form: Literal["manifest", "index", "derived"]
+    upstream: Blob | None = None
+    manifests: tuple[LockedManifest, ...] = Field(min_length=1)
+    origin: Literal["registry", "layout", "docker-archive", "docker"]
+    image_id: Sha256 | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def platforms(self) -> tuple[PlatformName, ...]:
+        """The carried platforms."""
+        return tuple(manifest.platform for manifest in self.manifests if manifest.platform is not None)
+
+
+class LockedChart(Built):
+    """One chart as an OCI artifact `charts/<name>:<version>`; `manifest` names config and the .tgz layer."""
+
+    name: Line
+    version: SemanticVersion
+    origin: Literal["oci", "https", "path", "manifest", "built-in"]
+    manifest: LockedManifest
+
+    @property
+    def reference(self) -> str:
+        """`charts/<name>:<version>`, `+` written `_` as Helm does for OCI tags."""
+        return f"charts/{self.name}:{self.version.replace('+', '_')}"
+
+    @property
+    def content(self) -> Blob:
+        """The .tgz."""
+        return self.manifest.blobs[1]
+
+
+class LockedRelease(Built):
+    """One Helm release: which chart, where, with which values."""
+
+    name: Name
+    namespace: Name
+    role: Literal["core", "addon"]
+    chart: Line
+    values: Values = Field(default_factory=dict)
+    api_versions: tuple[Line, ...] = ()
+    timeout_minutes: int = 10
+
+
+class LockedTool(Built):
+    """One program for one operator platform."""
+
+    name: Literal["helm", "kubectl"]
+    version: SemanticVersion
+    platform: PlatformName
+    content: Blob
+
+
+class LockedFile(Built):
+    """Any other file."""
+
+    name: Name
+    purpose: Line
+    content: Blob
+
+
+class Lock(Built):
+    """Everything in one bundle, by digest and size: enough to lay the archive out before fetching."""
+
+    api_version: Literal["eks-bundler/v1"] = "eks-bundler/v1"
+    kind: Literal["Lock"] = "Lock"
+    name: Name
+    sequence: int = Field(ge=1)
+    created: Line
+    previous: Sha256 | None = None
+    definition: Sha256
+    kubernetes_version: KubernetesVersion
+    platforms: tuple[PlatformName, ...]
+    operator_platforms: tuple[PlatformName, ...]
+    pause: ImageReference | None = None
+    images: tuple[LockedImage, ...] = ()
+    charts: tuple[LockedChart, ...] = ()
+    releases: tuple[LockedRelease, ...] = ()
+    tools: tuple[LockedTool, ...] = ()
+    files: tuple[LockedFile, ...] = ()
+
+    def image(self, reference: Reference) -> LockedImage | None:
+        """The locked image that `reference` means (a digest must agree where one is given), None when absent."""
+        return next((image for image in self.images if _means(reference, image)), None)
+
+    def chart(self, reference: str) -> LockedChart:
+        """The locked chart with that reference; a lock is checked for it when it is parsed."""
+        return next(chart for chart in self.charts if chart.reference == reference)
+
+    def manifests(self) -> Iterator[Blob]:
+        """Every manifest and index in the archive, some twice."""
+        for image in self.images:
+            yield image.target
+            if image.upstream is not None:
+                yield image.upstream
+            yield from image.manifests
+        for chart in self.charts:
+            yield chart.manifest
+
+    def contents(self) -> Iterator[Blob]:
+        """Every other blob in the archive, some twice."""
+        for image in self.images:
+            for manifest in image.manifests:
+                yield from manifest.blobs
+        for chart in self.charts:
+            yield from chart.manifest.blobs
+        yield from (tool.content for tool in self.tools)
+        yield from (file.content for file in self.files)
+
+
+def _means(reference: Reference, image: LockedImage) -> bool:
+    own = image.reference
+    if reference.digest is not None:
+        known = {image.target.digest, *(m.digest for m in image.manifests)}
+        if image.upstream is not None:
+            known.add(image.upstream.digest)
+        return reference.name == own.name and reference.digest in known
+    return (reference.name, reference.tag) == (own.name, own.tag)
+
+
+def lock_bytes(lock: Lock) -> bytes:
+    """Return the one spelling of `lock`: sorted keys, two blanks of indent, no absent keys, a final newline."""
+    document = lock.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def parse_lock(raw: bytes, *, source: str) -> Lock:
+    """Return the lock in `raw`.
+
+    Raises:
+        FormatError: not a lock, not the one spelling of it, or a release whose chart it does not hold.
+        LimitError: larger than 256 MiB.
+    """
+    if len(raw) > MAX_LOCK_BYTES:
+        raise LimitError(source, f"is larger than {MAX_LOCK_BYTES} bytes")
+    try:
+        lock = Lock.model_validate(parse_strict_json(raw, subject=source))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise FormatError(
+            source, f"is not a lock: {place}: {first['msg']}", hint="Make it again: bundle lock"
+        ) from None
+    charts = {chart.reference for chart in lock.charts}
+    lost = next((release for release in lock.releases if release.chart not in charts), None)
+    if lost is not None:
+        raise FormatError(source, f"release {lost.name} needs the chart {lost.chart}, which the lock does not hold")
+    return lock
+
+
+def blob_sizes(lock: Lock, *, source: str) -> dict[Digest, int]:
+    """Return the size in bytes of every blob of the pool.
+
+    Raises:
+        FormatError: the lock gives two sizes for one digest.
+    """
+    sizes: dict[Digest, int] = {}
+    for blob in (*lock.manifests(), *lock.contents()):
+        if sizes.setdefault(blob.digest, blob.size) != blob.size:
+            raise FormatError(source, f"gives two sizes for {blob.digest}", hint="Make it again: bundle lock")
+    return sizes
+
+
+def lock_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `bundle.lock.json`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Lock.model_json_schema(by_alias=True, mode="serialization"),
+    }
+
+
+def same_content(one: Lock, other: Lock) -> bool:
+    """Whether two locks pin the same things; sequence, created and previous tell when, not what."""
+    when = {"sequence", "created", "previous"}
+    return one.model_dump(exclude=when) == other.model_dump(exclude=when)

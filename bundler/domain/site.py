@@ -1,0 +1,223 @@
+"""`site.yaml`: where a bundle goes (docs/formats.md; `bundle schema site` prints its schema)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from bundler.domain.document import Document, validate
+from bundler.domain.schema import (
+    Flag,
+    KubernetesVersion,
+    Line,
+    Name,
+    Partition,
+    Region,
+    Strict,
+    refuse_secrets,
+)
+from bundler.errors import PolicyError
+
+Account = Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]
+Arn = Annotated[
+    str,
+    StringConstraints(pattern=r"^arn:aws[a-z-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{0,12}:[^\s]+$", max_length=2048),
+]
+_LABEL_KEY = r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+LabelKey = Annotated[str, StringConstraints(pattern=rf"^{_LABEL_KEY}$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
+HostPort = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
+_PEM = re.compile(rb"\A-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\s*\Z")
+MAX_CA_BYTES = 16 << 10
+
+
+VpcId = Annotated[str, StringConstraints(pattern=r"^vpc-[0-9a-f]{8,17}$")]
+SubnetId = Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")]
+SecurityGroupId = Annotated[str, StringConstraints(pattern=r"^sg-[0-9a-f]{8,17}$")]
+AmiId = Annotated[str, StringConstraints(pattern=r"^ami-[0-9a-f]{8,17}$")]
+
+
+def _endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("must be https://HOST[:PORT] and nothing more")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user name or password")
+    if _is_link_local(parts.hostname):
+        raise ValueError(f"{parts.hostname} is a link-local address, never a cluster")
+    return url.rstrip("/")
+
+
+def _is_link_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_link_local
+    except ValueError:
+        return False
+
+
+def _authority(text: str) -> str:
+    """Check that `text` is base64 of one PEM certificate, as EKS gives it."""
+    try:
+        pem = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("is not base64 of a PEM certificate, as eks:DescribeCluster gives it") from None
+    if len(pem) > MAX_CA_BYTES or pem.count(b"-----BEGIN CERTIFICATE-----") != 1 or not _PEM.match(pem):
+        raise ValueError("is not base64 of exactly one PEM certificate")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError("is not a network such as 10.100.0.0/16") from None
+
+
+class Cluster(Strict):
+    """Facts of the cluster, so that no node and no install asks the EKS API for them."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][A-Za-z0-9_-]{0,99}$")]
+    endpoint: Annotated[str, StringConstraints(max_length=500, pattern=r"^\S+$"), AfterValidator(_endpoint)]
+    certificate_authority: Annotated[str, AfterValidator(_authority)]
+    service_cidr: Annotated[str, AfterValidator(_network)]
+    version: KubernetesVersion | None = None
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The certificate authority as PEM."""
+        return base64.b64decode(self.certificate_authority)
+
+
+class RegistrySettings(Strict):
+    """Private ECR: everything is pushed below `prefix`."""
+
+    prefix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$", max_length=100)]
+    create_repositories: Flag = True
+    immutable: Flag = True
+    scan_on_push: Flag = False
+    kms_key: Arn | None = None
+
+
+class Volume(Strict):
+    """Root volume of a node: gp3, encrypted."""
+
+    size_gib: int = Field(default=40, ge=8, le=16384)
+    kms_key: Arn | None = None
+
+
+class Taint(Strict):
+    """A Kubernetes taint."""
+
+    key: LabelKey
+    value: LabelValue = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+
+
+class NodeGroup(Strict):
+    """One Auto Scaling group and its launch template."""
+
+    name: Name
+    architecture: Literal["amd64", "arm64"] = "amd64"
+    ami: AmiId
+    instance_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")]
+    min_size: int = Field(ge=0, le=5000)
+    max_size: int = Field(ge=0, le=5000)
+    desired_size: int = Field(ge=0, le=5000)
+    subnets: tuple[SubnetId, ...] = Field(default=(), description="default: the site's subnets")
+    security_groups: tuple[SecurityGroupId, ...] = Field(min_length=1)
+    role: Arn
+    instance_profile: Arn
+    volume: Volume = Volume()
+    hop_limit: int = Field(default=1, ge=1, le=64)
+    key_pair: Line | None = None
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    max_pods: int | None = Field(default=None, ge=4, le=1000)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if not self.min_size <= self.desired_size <= self.max_size:
+            raise ValueError("minSize <= desiredSize <= maxSize does not hold")
+        return self
+
+
+class Endpoints(Strict):
+    """Overrides for VPC endpoints without private DNS; a URL with botocore's meaning, but for `ecr.dkr`.
+
+    `ecr.dkr` is host:port and changes the TCP address only: TLS, SNI, Host, tokens and every reference keep the
+    registry's own name.
+    """
+
+    ec2: Line | None = None
+    sts: Line | None = None
+    s3: Line | None = None
+    eks: Line | None = None
+    autoscaling: Line | None = None
+    ecr_api: Line | None = Field(default=None, alias="ecr.api")
+    ecr_dkr: HostPort | None = Field(default=None, alias="ecr.dkr")
+
+
+class StateSettings(Strict):
+    """Where the journal is mirrored and the install lock is held: s3://bucket/prefix."""
+
+    s3: Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$")]
+
+
+class Site(Strict):
+    """One closed VPC with its cluster, registry and node groups."""
+
+    api_version: Literal["eks-bundler/v1"]
+    kind: Literal["Site"]
+    account: Account
+    region: Region
+    partition: Partition = "aws"
+    vpc: VpcId
+    subnets: tuple[SubnetId, ...] = Field(min_length=1)
+    cluster: Cluster
+    registry: RegistrySettings
+    endpoints: Endpoints = Endpoints()
+    core: Literal["adopt", "keep", "stop"] = "adopt"
+    state: StateSettings | None = None
+    node_groups: tuple[NodeGroup, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique_groups(self) -> Self:
+        names = [group.name for group in self.node_groups]
+        if len(names) != len(set(names)):
+            raise ValueError("nodeGroups: a name stands twice")
+        return self
+
+    @property
+    def registry_host(self) -> str:
+        """The private registry's own name; EKS credential providers match nothing else."""
+        suffix = {"aws-cn": "amazonaws.com.cn", "aws-eusc": "amazonaws.eu"}.get(self.partition, "amazonaws.com")
+        return f"{self.account}.dkr.ecr.{self.region}.{suffix}"
+
+
+def parse_site(document: Document) -> Site:
+    """Return the site in `document`.
+
+    Raises:
+        DefinitionError: with file:line:column.
+        PolicyError: a literal credential stands in it.
+    """
+    site = validate(document, Site)
+    try:
+        refuse_secrets(document.value)
+    except ValueError as error:
+        raise PolicyError(document.source, str(error)) from None
+    return site
+
+
+def site_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `site.yaml`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Site.model_json_schema(by_alias=True),
+    }

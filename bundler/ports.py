@@ -1,0 +1,96 @@
+"""What the stages ask of the outside world, in their own words. Adapters fit these by shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from bundler.domain.digest import Digest
+from bundler.domain.oci import Descriptor, Index, Manifest
+from bundler.domain.reference import Reference
+
+Sink = Callable[[memoryview], None]
+"""Takes the next bytes of a stream; the memory is only valid during the call."""
+
+Reopen = Callable[[int], Iterator[memoryview]]
+"""Yields a blob's bytes from an offset; may be called again after a failure."""
+
+
+class ImageSource(Protocol):
+    """Anything images are taken from: a registry, an OCI layout, a Docker daemon."""
+
+    def manifest(self, reference: Reference) -> Manifest | Index:
+        """Return the manifest by digest where the reference has one, else by tag; raw bytes, verified.
+
+        Raises:
+            NotFoundUpstreamError: upstream says that it does not exist.
+        """
+        ...
+
+    def read_blob(self, name: Reference, blob: Descriptor, sink: Sink, *, restart: Callable[[], None]) -> None:
+        """Send a blob's bytes to `sink`, in order and verified: exactly `blob.size` bytes with `blob.digest`.
+
+        `restart` is called when the bytes sent so far must be forgotten and the blob begins again.
+
+        Raises:
+            DigestError: upstream's content is not what the digest names.
+        """
+        ...
+
+
+class ImageRegistry(Protocol):
+    """A registry that images are pushed to."""
+
+    def manifest_digest(self, reference: Reference) -> Digest | None:
+        """Return the digest that `reference` has there, None when absent; only a 200 is present."""
+        ...
+
+    def has_blob(self, name: Reference, digest: Digest) -> bool:
+        """Whether the repository holds the blob; only a 200 is present."""
+        ...
+
+    def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
+        """Give the repository a blob; return True where a mount from `mount_from` (a repository) saved the bytes.
+
+        Raises:
+            DigestError: `content` is not what the digest names; the upload was never completed.
+        """
+        ...
+
+    def put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
+        """Store a manifest under the reference's tag, or digest where it has no tag; return the digest it got.
+
+        Raises:
+            ConflictError: the tag is immutable and holds another digest.
+        """
+        ...
+
+
+class ByteSource(Protocol):
+    """An archive by offset: a local file, or ranged GETs of one unchanged S3 object."""
+
+    @property
+    def name(self) -> str:
+        """Path or s3:// address, for messages."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        ...
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`.
+
+        Raises:
+            FormatError: the source ends before.
+        """
+        ...
+
+    def stream(self, offset: int, length: int) -> Iterator[memoryview]:
+        """Yield exactly `length` bytes from `offset` in chunks of at most 1 MiB, each valid until the next.
+
+        Raises:
+            FormatError: the source ends before.
+        """
+        ...
