@@ -38,6 +38,18 @@ class ImageSource(Protocol):
         ...
 
 
+class UrlSource(Protocol):
+    """Files by http(s) URL on the connected side."""
+
+    def stream(self, url: str) -> Iterator[bytes]:
+        """Yield the content of `url` in chunks.
+
+        Raises:
+            NotFoundUpstreamError: the server says that it does not exist.
+        """
+        ...
+
+
 class ImageRegistry(Protocol):
     """A registry that images are pushed to."""
 

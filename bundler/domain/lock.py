@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from bundler.domain.digest import Digest
-from bundler.domain.oci import MAX_BLOB_BYTES, parse_strict_json
+from bundler.domain.oci import MAX_BLOB_BYTES, Descriptor, parse_strict_json
 from bundler.domain.reference import Reference
 from bundler.domain.schema import (
     Built,
@@ -33,6 +33,16 @@ class Blob(Built):
     media_type: Line
     digest: Sha256
     size: int = Field(ge=0, le=MAX_BLOB_BYTES)
+
+    @classmethod
+    def of(cls, descriptor: Descriptor) -> Blob:
+        """The same as a lock entry."""
+        return cls(media_type=descriptor.media_type, digest=descriptor.digest, size=descriptor.size)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The same as an OCI descriptor."""
+        return Descriptor(media_type=self.media_type, digest=self.digest, size=self.size)
 
 
 class Evidence(Built):

@@ -1,0 +1,175 @@
+"""Lock -> blobs, straight to their final place in the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from bundler.cache import Cache
+from bundler.domain.digest import Digest
+from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned, silent
+from bundler.domain.lock import Blob, Lock, LockedImage
+from bundler.domain.oci import Descriptor, Index, derive_index
+from bundler.domain.reference import Reference
+from bundler.errors import DigestError, LockChangedError
+from bundler.ports import ImageSource
+from bundler.transfer import parallel_map
+
+SourceOf = Callable[[LockedImage], ImageSource]
+
+
+class Place(Protocol):
+    """The place of one blob in the archive: bytes are hashed on the way, and count only after `commit`."""
+
+    def write(self, chunk: memoryview | bytes) -> None:
+        """Take the next bytes."""
+        ...
+
+    def restart(self) -> None:
+        """Forget what was written; the blob begins again."""
+        ...
+
+    def commit(self) -> None:
+        """Check size and digest, then let the blob count.
+
+        Raises:
+            DigestError: the content is not what the digest names.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Origin:
+    """Where one blob can be had upstream."""
+
+    image: LockedImage
+    reference: Reference
+    is_manifest: bool
+
+
+def fetch(
+    lock: Lock,
+    missing: Iterable[tuple[Digest, int]],
+    *,
+    place: Callable[[Digest], Place],
+    source_of: SourceOf,
+    cache: Cache,
+    workers: int = 16,
+    emit: Emit = silent,
+) -> None:
+    """Give every missing blob its content: from the cache, else from upstream by digest; largest first.
+
+    Args:
+        lock: names the blobs.
+        missing: digest and size in bytes of each blob whose place is still empty.
+        place: opens the place of a blob.
+        source_of: where an image's blobs are taken from.
+        cache: manifests, configs, charts, tools and exported images.
+        workers: blobs in flight.
+        emit: takes progress.
+
+    Raises:
+        DigestError: upstream's content is not what the lock names.
+        LockChangedError: the cache lost a blob that nothing can bring again.
+    """
+    wanted = sorted(missing, key=lambda item: (-item[1], item[0]))
+    emit(
+        TransferPlanned(
+            phase="fetch",
+            total_bytes=sum(size for _, size in wanted),
+            items=len(wanted),
+        )
+    )
+    fetcher = _Fetcher(origins=_origins(lock), place=place, source_of=source_of, cache=cache, emit=emit)
+    parallel_map(fetcher.one, wanted, workers=workers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fetcher:
+    origins: Mapping[Digest, _Origin]
+    place: Callable[[Digest], Place]
+    source_of: SourceOf
+    cache: Cache
+    emit: Emit
+
+    def one(self, item: tuple[Digest, int]) -> None:
+        digest, size = item
+        place = _Counted(self.place(digest), label=digest.short, emit=self.emit)
+        if self.cache.has(digest) and self._from_cache(digest, place):
+            return
+        origin = self.origins.get(digest)
+        if origin is None:
+            raise LockChangedError(str(digest), "is in the lock, but neither in the cache nor upstream")
+        if origin.is_manifest:
+            place.write(memoryview(self._manifest(origin, digest)))
+        else:
+            self._blob(origin, digest, size, place)
+        place.commit()
+
+    def _from_cache(self, digest: Digest, place: _Counted) -> bool:
+        try:
+            for chunk in self.cache.read(digest):
+                place.write(memoryview(chunk))
+        except (DigestError, FileNotFoundError):
+            place.restart()
+            return False
+        place.commit()
+        return True
+
+    def _blob(self, origin: _Origin, digest: Digest, size: int, place: _Counted) -> None:
+        blob = Descriptor(media_type="application/octet-stream", digest=digest, size=size)
+        if origin.image.origin in ("docker", "docker-archive"):
+            raise LockChangedError(
+                str(origin.image.reference),
+                f"the cache lost {digest} of the exported image {origin.image.image_id}",
+                hint="Export it again: bundle lock --update",
+            )
+        self.source_of(origin.image).read_blob(origin.reference, blob, place.write, restart=place.restart)
+
+    def _manifest(self, origin: _Origin, digest: Digest) -> bytes:
+        """Bytes of a manifest by digest; a derived index is made again from the upstream index it comes from."""
+        source, image = self.source_of(origin.image), origin.image
+        if image.form != "derived" or digest != image.target.digest or image.upstream is None:
+            return source.manifest(origin.reference.pinned(digest)).raw
+        upstream = source.manifest(origin.reference.pinned(image.upstream.digest))
+        if not isinstance(upstream, Index):
+            raise DigestError(str(origin.reference), "the upstream index is not an index any more")
+        return derive_index(upstream, keep=[manifest.digest for manifest in image.manifests])
+
+
+def _origins(lock: Lock) -> dict[Digest, _Origin]:
+    found: dict[Digest, _Origin] = {}
+    for image in lock.images:
+        named: list[tuple[Blob, bool]] = [(image.target, True)]
+        named += [(image.upstream, True)] if image.upstream is not None else []
+        for manifest in image.manifests:
+            named += [(manifest, True), *((blob, False) for blob in manifest.blobs)]
+        for blob, is_manifest in named:
+            origin = _Origin(image=image, reference=image.reference, is_manifest=is_manifest)
+            found.setdefault(blob.digest, origin)
+    return found
+
+
+class _Counted:
+    """A place that reports its bytes, and takes them back when it starts again."""
+
+    def __init__(self, place: Place, *, label: str, emit: Emit) -> None:
+        self._place = place
+        self._label = label
+        self._emit = emit
+        self._count = 0
+
+    def write(self, chunk: memoryview) -> None:
+        self._place.write(chunk)
+        self._count += len(chunk)
+        self._emit(BytesMoved(phase="fetch", item=self._label, count=len(chunk)))
+
+    def restart(self) -> None:
+        self._place.restart()
+        self._emit(BytesMoved(phase="fetch", item=self._label, count=-self._count))
+        self._count = 0
+
+    def commit(self) -> None:
+        self._place.commit()
+        self._emit(ItemDone(phase="fetch", item=self._label))
