@@ -155,6 +155,12 @@ class MissingToolError(LocalResourceError):
     title = "Missing program"
 
 
+class ProgramError(LocalResourceError):
+    """A program that this step runs failed, or did not end in time (exit 6); adapters that know more translate it."""
+
+    title = "Program"
+
+
 class ConflictError(BundleError):
     """Another operator, or a resource that is not ours or must not be created (exit 7)."""
 

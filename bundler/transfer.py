@@ -5,7 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import TypeVar
+
+from bundler.domain.events import Emit, silent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How many at a time, and who hears of it."""
+
+    workers: int = 8
+    emit: Emit = silent
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

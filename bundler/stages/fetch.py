@@ -8,15 +8,23 @@ from typing import Protocol
 
 from bundler.cache import Cache
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned, silent
+from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned
 from bundler.domain.lock import Blob, Lock, LockedImage
 from bundler.domain.oci import Descriptor, Index, derive_index
 from bundler.domain.reference import Reference
 from bundler.errors import DigestError, LockChangedError
 from bundler.ports import ImageSource
-from bundler.transfer import parallel_map
+from bundler.transfer import Pace, parallel_map
 
 SourceOf = Callable[[LockedImage], ImageSource]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supply:
+    """Where blobs come from: the cache (manifests, configs, charts, tools, exported images), else upstream."""
+
+    cache: Cache
+    source_of: SourceOf
 
 
 class Place(Protocol):
@@ -53,10 +61,8 @@ def fetch(
     missing: Iterable[tuple[Digest, int]],
     *,
     place: Callable[[Digest], Place],
-    source_of: SourceOf,
-    cache: Cache,
-    workers: int = 16,
-    emit: Emit = silent,
+    supply: Supply,
+    pace: Pace = Pace(),
 ) -> None:
     """Give every missing blob its content: from the cache, else from upstream by digest; largest first.
 
@@ -64,39 +70,36 @@ def fetch(
         lock: names the blobs.
         missing: digest and size in bytes of each blob whose place is still empty.
         place: opens the place of a blob.
-        source_of: where an image's blobs are taken from.
-        cache: manifests, configs, charts, tools and exported images.
-        workers: blobs in flight.
-        emit: takes progress.
+        supply: the cache, and upstream behind it.
+        pace: blobs in flight, and who hears of it.
 
     Raises:
         DigestError: upstream's content is not what the lock names.
         LockChangedError: the cache lost a blob that nothing can bring again.
     """
     wanted = sorted(missing, key=lambda item: (-item[1], item[0]))
-    emit(
+    pace.emit(
         TransferPlanned(
             phase="fetch",
             total_bytes=sum(size for _, size in wanted),
             items=len(wanted),
         )
     )
-    fetcher = _Fetcher(origins=_origins(lock), place=place, source_of=source_of, cache=cache, emit=emit)
-    parallel_map(fetcher.one, wanted, workers=workers)
+    fetcher = _Fetcher(origins=_origins(lock), place=place, supply=supply, emit=pace.emit)
+    parallel_map(fetcher.one, wanted, workers=pace.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fetcher:
     origins: Mapping[Digest, _Origin]
     place: Callable[[Digest], Place]
-    source_of: SourceOf
-    cache: Cache
+    supply: Supply
     emit: Emit
 
     def one(self, item: tuple[Digest, int]) -> None:
         digest, size = item
         place = _Counted(self.place(digest), label=digest.short, emit=self.emit)
-        if self.cache.has(digest) and self._from_cache(digest, place):
+        if self.supply.cache.has(digest) and self._from_cache(digest, place):
             return
         origin = self.origins.get(digest)
         if origin is None:
@@ -109,7 +112,7 @@ class _Fetcher:
 
     def _from_cache(self, digest: Digest, place: _Counted) -> bool:
         try:
-            for chunk in self.cache.read(digest):
+            for chunk in self.supply.cache.read(digest):
                 place.write(memoryview(chunk))
         except (DigestError, FileNotFoundError):
             place.restart()
@@ -125,11 +128,11 @@ class _Fetcher:
                 f"the cache lost {digest} of the exported image {origin.image.image_id}",
                 hint="Export it again: bundle lock --update",
             )
-        self.source_of(origin.image).read_blob(origin.reference, blob, place.write, restart=place.restart)
+        self.supply.source_of(origin.image).read_blob(origin.reference, blob, place.write, restart=place.restart)
 
     def _manifest(self, origin: _Origin, digest: Digest) -> bytes:
         """Bytes of a manifest by digest; a derived index is made again from the upstream index it comes from."""
-        source, image = self.source_of(origin.image), origin.image
+        source, image = self.supply.source_of(origin.image), origin.image
         if image.form != "derived" or digest != image.target.digest or image.upstream is None:
             return source.manifest(origin.reference.pinned(digest)).raw
         upstream = source.manifest(origin.reference.pinned(image.upstream.digest))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from bundler.cache import CHUNK_BYTES, Cache
-from bundler.domain.definition import Definition, PinnedFile
+from bundler.domain.definition import Definition, PinnedFile, Tool
 from bundler.domain.digest import Digest
 from bundler.domain.lock import Blob, LockedFile, LockedTool
 from bundler.errors import DefinitionError, DigestError, FormatError, LimitError, LocalResourceError
@@ -40,7 +41,7 @@ def obtain(
             platform=platform,
             content=_obtain_one(tool.platforms[platform], folder=folder, cache=cache, urls=urls),
         )
-        for name, tool in (("helm", definition.tools.helm), ("kubectl", definition.tools.kubectl))
+        for name, tool in _tools(definition)
         for platform in sorted(definition.operator_platforms)
     ]
     files = [
@@ -52,6 +53,10 @@ def obtain(
         for file in sorted(definition.files, key=lambda file: file.name)
     ]
     return tuple(tools), tuple(files)
+
+
+def _tools(definition: Definition) -> tuple[tuple[Literal["helm", "kubectl"], Tool], ...]:
+    return ("helm", definition.tools.helm), ("kubectl", definition.tools.kubectl)
 
 
 def _obtain_one(pinned: PinnedFile, *, folder: Path, cache: Cache, urls: UrlSource) -> Blob:

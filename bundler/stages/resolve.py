@@ -8,7 +8,7 @@ from typing import Literal
 
 from bundler.cache import Cache
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned, silent
+from bundler.domain.events import ItemDone, TransferPlanned
 from bundler.domain.lock import Blob, Evidence, LockedImage, LockedManifest
 from bundler.domain.oci import (
     ATTESTATION_REFERENCE,
@@ -23,7 +23,7 @@ from bundler.domain.oci import (
 from bundler.domain.reference import Reference
 from bundler.errors import FormatError, LimitError, NotFoundUpstreamError
 from bundler.ports import ImageSource
-from bundler.transfer import parallel_map
+from bundler.transfer import Pace, parallel_map
 
 IMAGE_CONFIG_TYPES = frozenset(
     {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
@@ -43,24 +43,21 @@ class WantedImage:
     evidence: tuple[Evidence, ...] = ()
 
 
-def resolve(
-    wanted: Sequence[WantedImage], *, cache: Cache, workers: int = 8, emit: Emit = silent
-) -> tuple[LockedImage, ...]:
+def resolve(wanted: Sequence[WantedImage], *, cache: Cache, pace: Pace = Pace()) -> tuple[LockedImage, ...]:
     """Return each image pinned by digest, in the order of its name; manifests and configs go to the cache.
 
     Raises:
         NotFoundUpstreamError: an image, tag or wanted platform does not exist upstream.
         FormatError: what upstream sends is not an image.
     """
-    emit(TransferPlanned(phase="resolve", total_bytes=0, items=len(wanted)))
+    pace.emit(TransferPlanned(phase="resolve", total_bytes=0, items=len(wanted)))
 
     def one(image: WantedImage) -> LockedImage:
         locked = _Resolver(image=image, cache=cache).run()
-        emit(BytesMoved(phase="resolve", item=str(image.reference), count=0))
-        emit(ItemDone(phase="resolve", item=str(image.reference)))
+        pace.emit(ItemDone(phase="resolve", item=str(image.reference)))
         return locked
 
-    images = parallel_map(one, wanted, workers=workers)
+    images = parallel_map(one, wanted, workers=pace.workers)
     return tuple(sorted(images, key=lambda image: str(image.reference)))
 
 
