@@ -142,6 +142,10 @@ class TransientError(NetworkError):
     retry_after_s: float | None = None
 
 
+class MissingBlobError(NetworkError):
+    """The registry says that a manifest names a blob or manifest it does not hold (any more): send that again."""
+
+
 class LocalResourceError(BundleError):
     """Disk, memory or file system on this host (exit 6)."""
 
@@ -168,6 +172,14 @@ class ConflictError(BundleError):
     title = "Conflict"
 
 
+class MissingRepositoryError(ConflictError):
+    """The registry has no such repository and does not make one on push, as ECR does (exit 7)."""
+
+
+class ImmutableTagError(ConflictError):
+    """The tag may not be overwritten there and names another digest (exit 7)."""
+
+
 class TargetError(BundleError):
     """The cluster or a resource did not become healthy in time (exit 8)."""
 
@@ -180,6 +192,10 @@ class InterruptedByUserError(BundleError):
 
     exit_code = 130
     title = "Interrupted"
+
+
+class StoppedError(InterruptedByUserError):
+    """This piece of work was called off because another one failed or the user asked; the other error is shown."""
 
 
 class PlanHasChangesError(BundleError):

@@ -1,0 +1,226 @@
+"""The one door through which programs are started: a list, a deadline, bounded output, an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from bundler.errors import LimitError, MissingToolError, ProgramError
+
+MAX_OUTPUT_BYTES = 64 << 20
+GRACE_S = 5.0
+"""Seconds between asking a program to stop and killing it: Helm uses them to record that a release failed."""
+TAIL_CHARACTERS = 1000
+_CHUNK_BYTES = 1 << 16
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A program that ended by itself; a negative `returncode` is the signal that ended it."""
+
+    program: str
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def tail(self) -> str:
+        """The end of what it said, safe to print: stderr, or stdout where stderr is empty."""
+        return visible_tail(self.stderr if self.stderr.strip() else self.stdout)
+
+    def error(self, subject: str) -> ProgramError:
+        """Return the error that says how the program failed on `subject`."""
+        how = f"was killed by signal {-self.returncode}" if self.returncode < 0 else f"ended with {self.returncode}"
+        return ProgramError(subject, f"{self.program} {how}: {self.tail or 'it said nothing'}")
+
+
+def run(  # noqa: PLR0913 - each is one property of a process; a record for them would only move the list
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    input: bytes | None = None,  # noqa: A002 - the word that subprocess.run uses for it
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    max_output_bytes: int = MAX_OUTPUT_BYTES,
+    max_memory_bytes: int | None = None,
+) -> Completed:
+    """Run a program to its end and return what it said, whatever its return code.
+
+    It gets a session of its own; at the deadline, on too much output and on any exception here (Ctrl-C) the whole
+    group is asked to stop and then killed, so nothing it started outlives this call.
+
+    Args:
+        argv: program and arguments; never a shell line. Secrets do not belong here: every user can read it.
+        timeout_s: seconds until it is stopped.
+        input: its standard input; empty when None.
+        env: its whole environment; None means PATH and LANG=C.UTF-8 alone.
+        cwd: its working folder.
+        max_output_bytes: most that stdout and stderr may hold, each.
+        max_memory_bytes: most address space it may have.
+
+    Raises:
+        MissingToolError: there is no such program, or it cannot be run here.
+        ProgramError: it did not end in time.
+        LimitError: it wrote more than allowed.
+    """
+    process = _start(argv, env, cwd)
+    try:
+        if max_memory_bytes is not None:
+            with suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+        conversation = _Conversation(process, input or b"", max_output_bytes)
+        conversation.hold(timeout_s)
+    except BaseException:
+        _stop(process)
+        raise
+    finally:
+        _reap(process)
+    return Completed(
+        program=_name(process),
+        returncode=process.returncode,
+        stdout=bytes(conversation.stdout),
+        stderr=bytes(conversation.stderr),
+    )
+
+
+def visible_tail(output: bytes) -> str:
+    """Return the end of a program's output on one line, without anything that could move a terminal's cursor."""
+    text = _ESCAPES.sub("", output[-4 * TAIL_CHARACTERS :].decode("utf-8", "replace"))
+    lines = ("".join(char if char.isprintable() else " " for char in line).strip() for line in text.splitlines())
+    joined = " | ".join(line for line in lines if line)
+    return joined if len(joined) <= TAIL_CHARACTERS else "…" + joined[-TAIL_CHARACTERS:]
+
+
+def _start(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None) -> subprocess.Popen[bytes]:
+    minimal = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
+    try:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=minimal if env is None else dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except OSError as error:
+        name = Path(argv[0]).name
+        if cwd is not None and not cwd.is_dir():
+            raise MissingToolError(name, f"cannot be run: the folder {cwd} does not exist") from error
+        if isinstance(error, FileNotFoundError):
+            raise MissingToolError(name, f"is not installed ({argv[0]})") from error
+        raise MissingToolError(name, f"cannot be run: {error.strerror}") from error
+
+
+class _Conversation:
+    """Feeds a process and collects what it says, without threads."""
+
+    def __init__(self, process: subprocess.Popen[bytes], feed: bytes, limit: int) -> None:
+        self.stdout, self.stderr = bytearray(), bytearray()
+        self._process = process
+        self._feed = memoryview(feed)
+        self._limit = limit
+        self._selector = selectors.DefaultSelector()
+        for pipe, buffer in ((process.stdout, self.stdout), (process.stderr, self.stderr)):
+            self._watch(pipe, selectors.EVENT_READ, buffer)
+        self._watch(process.stdin, selectors.EVENT_WRITE, None)
+
+    def hold(self, timeout_s: float) -> None:
+        """Talk until the process has ended and its pipes are closed.
+
+        Raises:
+            ProgramError: it did not within `timeout_s`; it has been asked to stop and given its moment.
+            LimitError: it wrote too much.
+        """
+        with self._selector:
+            if self._until(time.monotonic() + timeout_s):
+                return
+            _signal(self._process, signal.SIGTERM)
+            self._until(time.monotonic() + GRACE_S)
+            _signal(self._process, signal.SIGKILL)
+        said = visible_tail(bytes(self.stderr or self.stdout)) or "it said nothing"
+        raise ProgramError(_name(self._process), f"did not end within {timeout_s:g} s and was stopped: {said}")
+
+    def _until(self, deadline: float) -> bool:
+        ended = False
+        while self._selector.get_map() or not ended:
+            if time.monotonic() >= deadline:
+                return False
+            for key, _ in self._selector.select(0.2 if self._selector.get_map() else 0):
+                self._write(key.fd) if key.data is None else self._read(key.fd, key.data)
+            if not self._selector.get_map() and not ended:
+                time.sleep(0.005)
+            if not ended and _has_ended(self._process):
+                ended = True
+                _signal(self._process, signal.SIGKILL)  # what it left behind would hold the pipes open
+        return True
+
+    def _watch(self, pipe: IO[bytes] | None, event: int, buffer: bytearray | None) -> None:
+        if pipe is not None:
+            os.set_blocking(pipe.fileno(), False)
+            self._selector.register(pipe.fileno(), event, buffer)
+
+    def _write(self, handle: int) -> None:
+        with suppress(BlockingIOError):
+            try:
+                self._feed = self._feed[os.write(handle, self._feed[:_CHUNK_BYTES]) if self._feed else 0 :]
+            except BrokenPipeError:
+                self._feed = self._feed[:0]
+        if not self._feed and self._process.stdin is not None:
+            self._selector.unregister(handle)
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    def _read(self, handle: int, buffer: bytearray) -> None:
+        chunk = os.read(handle, _CHUNK_BYTES)
+        if not chunk:
+            self._selector.unregister(handle)
+        buffer += chunk
+        if len(buffer) > self._limit:
+            raise LimitError(_name(self._process), f"wrote more than {self._limit} bytes and was stopped")
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended; it stays unreaped, so that its group's number cannot be given to anybody else."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Give the group its moment to end in order, then kill it; a second interrupt cuts the moment short."""
+    try:
+        if not _has_ended(process):
+            _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        while not _has_ended(process) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        _signal(process, signal.SIGKILL)
+
+
+def _name(process: subprocess.Popen[bytes]) -> str:
+    args = process.args
+    return Path(str(args[0] if isinstance(args, list) else args)).name
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
