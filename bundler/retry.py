@@ -17,11 +17,22 @@ MAX_RETRY_AFTER_S = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often and how patiently. Sleep and chance are arguments, so that tests need no clock."""
+    """How often and how patiently. Sleep and chance are arguments, so that tests need no clock.
+
+    Attributes:
+        tries: failures in a row, without progress, that end it.
+        first_wait_s: the wait doubles from here, with full jitter.
+        longest_wait_s: and never gets longer than this.
+        patience_s: waits that the far side asked for cost no try, until they sum up to this.
+        sleep: waits; adapters whose work runs in `parallel_map` pass `transfer.pause`.
+        chance: jitter, 0 to 1.
+        emit: hears of each retry.
+    """
 
     tries: int = 8
     first_wait_s: float = 0.5
     longest_wait_s: float = 30.0
+    patience_s: float = 900.0
     sleep: Callable[[float], None] = time.sleep
     chance: Callable[[], float] = random.random
     emit: Emit = field(default=silent)
@@ -51,16 +62,20 @@ def retry(
     Raises:
         TransientError: the last one, when the budget is used up.
     """
-    failures, reached = 0, progress()
+    failures, asked_s, reached = 0, 0.0, progress()
     while True:
         try:
             return action()
         except TransientError as error:
             now = progress()
-            failures = 1 if now > reached else failures + 1
-            reached = now
+            if now > reached:
+                failures, asked_s, reached = 0, 0.0, now
+            wait = policy.wait_s(failures + 1, error.retry_after_s)
+            if not error.retry_after_s or asked_s + wait > policy.patience_s:
+                failures += 1
+            else:
+                asked_s += wait
             if failures >= policy.tries:
                 raise
-            wait = policy.wait_s(failures, error.retry_after_s)
             policy.emit(Retrying(subject=subject, cause=error.cause, wait_s=wait))
             policy.sleep(wait)

@@ -1,43 +1,162 @@
-"""Bounded parallel work: the only threads of the product."""
+"""Bounded parallel work: the only threads of the product.
+
+One failure, or Ctrl-C, calls the whole map off: work that waits for a network, a lock or a pause is woken at once,
+work that computes notices at its next `check_stopped`.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TypeVar
 
 from bundler.domain.events import Emit, silent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How many at a time, and who hears of it."""
-
-    workers: int = 8
-    emit: Emit = silent
-
+from bundler.errors import StoppedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How many transfers at a time, and who is told of each."""
+
+    workers: int = 8
+    emit: Emit = silent
+
+
 def parallel_map(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> list[Result]:
     """Return `work(item)` for each item, in input order, with at most `workers` at a time.
 
-    The first failure stops what has not begun, waits for what has, and is raised. Ctrl-C does the same.
+    The first failure in time calls off everything else, what runs and what has not begun, and is raised. Ctrl-C
+    does the same. Maps may be nested: calling off the outer one calls off the inner ones.
     """
+    flag = _Flag()
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="transfer")
     try:
-        futures: list[Future[Result]] = [pool.submit(work, item) for item in items]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        failed = next((f for f in futures if f.done() and not f.cancelled() and f.exception()), None)
-        if failed is not None:
-            failed.result()
+        with Interruptible(flag.stop):
+            futures: list[Future[Result]] = [pool.submit(_run, flag, work, item) for item in items]
+            wait(futures, return_when=FIRST_EXCEPTION)
+        if flag.failure is not None:
+            raise flag.failure
         return [future.result() for future in futures]
     finally:
+        flag.stop()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Flag:
+    """Whether a map is called off, why, and whom to wake."""
+
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._wakers: list[Callable[[], None]] = []
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def fail(self, error: BaseException) -> None:
+        with self._lock:
+            self.failure = self.failure or error
+        self.stop()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._event.set()
+            wakers = list(self._wakers)
+        for wake in wakers:
+            wake()
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        with self._lock:
+            self._wakers.append(wake)
+
+    def unwatch(self, wake: Callable[[], None]) -> None:
+        with self._lock:
+            self._wakers.remove(wake)
+
+    def sleep(self, seconds: float) -> None:
+        self._event.wait(seconds)
+
+
+_here = threading.local()
+
+
+def _flag() -> _Flag | None:
+    return getattr(_here, "flag", None)
+
+
+def _run(flag: _Flag, work: Callable[[Item], Result], item: Item) -> Result:
+    if flag.is_set:
+        raise StoppedError("transfer", "was called off before it began")
+    _here.flag = flag
+    try:
+        return work(item)
+    except BaseException as error:
+        flag.fail(error)
+        raise
+    finally:
+        _here.flag = None
+
+
+def check_stopped() -> None:
+    """Do nothing, unless the map that this thread works for has been called off.
+
+    Raises:
+        StoppedError: it has; give up at once, nobody waits for the result.
+    """
+    flag = _flag()
+    if flag is not None and flag.is_set:
+        raise StoppedError("transfer", "was called off")
+
+
+def pause(seconds: float) -> None:
+    """Sleep, but wake when the map that this thread works for is called off.
+
+    Raises:
+        StoppedError: it is.
+    """
+    flag = _flag()
+    if flag is None:
+        time.sleep(seconds)
+        return
+    flag.sleep(seconds)
+    check_stopped()
+
+
+class Interruptible:
+    """Holds around a call that may block: `wake` (from another thread) must make it return.
+
+    Raises:
+        StoppedError: on entry, when the map that this thread works for has been called off already.
+    """
+
+    __slots__ = ("_flag", "_wake")
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._flag = _flag()
+
+    def __enter__(self) -> None:
+        if self._flag is None:
+            return
+        self._flag.watch(self._wake)
+        if self._flag.is_set:
+            self._flag.unwatch(self._wake)
+            raise StoppedError("transfer", "was called off")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._flag is not None:
+            self._flag.unwatch(self._wake)
 
 
 class Once:
