@@ -1,0 +1,40 @@
+# Each target does all its own set-up on a fresh machine: python3 is enough, apt (as root) brings the real parts.
+.PHONY: setup system demo test check kube clean
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+help:
+	@echo "make setup   the virtual environment (.venv) with eks-bundler[build,lab] and the tools of development"
+	@echo "make demo    the main job, end to end, on this machine: build, ship, install (about two minutes)"
+	@echo "make test    every test; real docker-registry, skopeo, helm, kubectl, kube-apiserver, moto"
+	@echo "make check   format, lint, types, layers"
+	@echo "make kube    build the Kubernetes control plane that tests and demo use; prints KUBEBUILDER_ASSETS"
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml uv.lock .ci/setup
+	@.ci/setup
+	@touch $@
+
+system:
+	@.ci/system
+
+kube: setup
+	@$(BIN)/python tests/kube/build.py
+
+demo: setup
+	@$(BIN)/python tests/demo/demo.py
+
+test: setup system
+	@assets=$$($(BIN)/python tests/kube/build.py) || echo "the tests that need a Kubernetes API will fail: see above" >&2; \
+	eval "$$assets"; KUBEBUILDER_ASSETS="$$KUBEBUILDER_ASSETS" $(BIN)/pytest $(PYTEST)
+
+check: setup
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python .ci/docs
+
+clean:
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache dist

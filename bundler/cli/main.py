@@ -1,0 +1,113 @@
+"""`bundle`: the root command. Commands are imported when they run; every error ends here, as text and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from bundler import __version__
+from bundler.errors import BundleError, InterruptedByUserError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("bundler.cli.define:init", "Write a commented bundle.yaml from a preset."),
+    "lock": ("bundler.cli.build:lock", "Pin every image, chart and tool of bundle.yaml by digest."),
+    "build": ("bundler.cli.build:build", "Build the one signed archive that crosses the gap."),
+    "inspect": ("bundler.cli.inspect:inspect", "Show what an archive holds, without unpacking it."),
+    "verify": ("bundler.cli.inspect:verify", "Check signature and every byte of an archive."),
+    "trust": ("bundler.cli.trust:trust", "Make keys, and accept whose bundles a site believes."),
+    "ship": ("bundler.cli.ship:ship", "Upload an archive to S3, resumable; write the transfer slip."),
+    "push": ("bundler.cli.push:push", "Push an archive's images and charts to any OCI registry."),
+    "install": ("bundler.cli.install:install", "Install an archive into a closed VPC."),
+    "status": ("bundler.cli.status:status", "Show what runs at a site."),
+    "kubeconfig": ("bundler.cli.access:kubeconfig", "Write a kubeconfig that needs no AWS CLI."),
+    "token": ("bundler.cli.access:token", "Print an EKS token (kubectl's exec plugin calls this)."),
+    "schema": ("bundler.cli.define:schema", "Print the JSON Schema of definition, site or lock."),
+    "lab": ("bundler.cli.lab:lab", "Run the stand-ins: AWS, ECR, S3 and a Kubernetes API on this machine."),
+}
+SECTIONS = (
+    ("Connected side", ("init", "lock", "build", "inspect", "verify", "ship")),
+    ("Closed side", ("trust", "install", "status", "push", "kubeconfig", "token")),
+    ("Further", ("schema", "lab")),
+)
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands cost nothing until one of them runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - the table above names commands only
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for title, names in SECTIONS:
+            with formatter.section(title):
+                formatter.write_dl([(name, COMMANDS[name][1]) for name in names])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every option also has an environment variable: bundle build --out is BUNDLE_BUILD_OUT. "
+    'Shell completion: eval "$(_BUNDLE_COMPLETE=bash_source bundle)" (or zsh_source, fish_source).',
+)
+@click.version_option(__version__, prog_name="bundle")
+def cli() -> None:
+    r"""Build an air-gapped EKS bundle outside; install it inside a closed VPC.
+
+    \b
+    What builds, installs: bundle init, bundle build, bundle ship  |  bundle trust accept, bundle install
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with the exit code that says what happened."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        result = cli.main(args=None if argv is None else list(argv), standalone_mode=False, auto_envvar_prefix="BUNDLE")
+        code = result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = _show(InterruptedByUserError("bundle", "interrupted", safe=RESUME, hint="Run the same command again."))
+    except BundleError as error:
+        code = _show(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
+
+
+RESUME = "Finished work is kept."
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    del number, frame
+    error = InterruptedByUserError("bundle", "terminated", safe=RESUME, hint="Run the same command again.")
+    error.exit_code = 143
+    raise error
+
+
+def _show(error: BundleError) -> int:
+    from bundler.cli.render import render_error
+
+    sys.stderr.write(render_error(error))
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""What people see: progress on stderr, tables and documents on stdout. The only module that draws."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
+
+import click
+
+from bundler.domain.events import (
+    BytesMoved,
+    Event,
+    ItemDone,
+    Noted,
+    PhaseDone,
+    PhaseStarted,
+    Retrying,
+    TransferPlanned,
+    Waiting,
+)
+from bundler.errors import BundleError
+from bundler.transfer import Once
+
+PLAIN_INTERVAL_S = 10.0
+TTY_INTERVAL_S = 0.1
+RATE_WINDOW_S = 8.0
+
+
+def human_bytes(count: float) -> str:
+    """Return `count` bytes as a person reads it: 512 B, 3.2 MB, 1.84 GB (powers of ten)."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= size:
+            digits = 2 if abs(count) < 10 * size else 1
+            return f"{count / size:.{digits}f} {unit}"
+    return f"{count:.0f} B"
+
+
+def human_seconds(seconds: float) -> str:
+    """Return a duration as 4 s, 2:05 or 1:02:03."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+@dataclass(slots=True)
+class Transfer:
+    """Progress of one phase: a state that events change and `line` reads; no clock, no terminal."""
+
+    phase: str
+    total_bytes: int
+    items: int
+    started_s: float
+    moved_bytes: int = 0
+    done_items: int = 0
+    active: dict[str, float] = field(default_factory=dict)
+    samples: list[tuple[float, int]] = field(default_factory=list)
+
+    def moved(self, event: BytesMoved, now_s: float) -> None:
+        """Count bytes, and remember since when the item is under way."""
+        self.moved_bytes += event.count
+        self.active.setdefault(event.item, now_s)
+        self.samples.append((now_s, self.moved_bytes))
+        if self.samples[-1][0] - self.samples[0][0] > RATE_WINDOW_S:
+            keep = next(i for i, (at, _) in enumerate(self.samples) if now_s - at <= RATE_WINDOW_S)
+            del self.samples[: max(0, keep - 1)]
+
+    def done(self, event: ItemDone) -> None:
+        """Count an item."""
+        self.done_items += 1
+        self.active.pop(event.item, None)
+
+    def rate(self, now_s: float) -> float:
+        """Bytes a second over the last seconds."""
+        if not self.samples:
+            return 0.0
+        at, count = self.samples[0] if len(self.samples) > 1 else (self.started_s, 0)
+        return max(0.0, (self.moved_bytes - count) / max(now_s - at, 0.05))
+
+    def line(self, now_s: float) -> str:
+        """One line: share, bytes of total, rate, time left, items, and the item that is under way longest."""
+        if not self.total_bytes:
+            return f"{self.phase:<8} {self.done_items} of {self.items}"
+        share = min(1.0, self.moved_bytes / self.total_bytes)
+        rate = self.rate(now_s)
+        parts = [
+            f"{self.phase:<8} {share:4.0%}",
+            f"{human_bytes(self.moved_bytes)} of {human_bytes(self.total_bytes)}",
+            f"{human_bytes(rate)}/s",
+            f"{self.done_items}/{self.items}",
+        ]
+        if rate > 0 and share < 1:
+            parts.append(f"{human_seconds((self.total_bytes - self.moved_bytes) / rate)} left")
+        if self.active and share < 1:
+            item, since = min(self.active.items(), key=lambda entry: entry[1])
+            parts.append(f"slowest {item} {human_seconds(now_s - since)}")
+        return "  ".join(parts)
+
+    def summary(self, now_s: float) -> str:
+        """What the finished phase did."""
+        took = max(now_s - self.started_s, 0.001)
+        if not self.total_bytes:
+            return f"{self.done_items} of {self.items}"
+        return (
+            f"{human_bytes(self.moved_bytes)} in {human_seconds(took)}"
+            f" ({human_bytes(self.moved_bytes / took)}/s), {self.done_items} items"
+        )
+
+
+class Progress:
+    """Takes events and shows them in one of four ways: `tty` (one living line), `plain`, `json`, `none`."""
+
+    def __init__(self, style: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._style = _choose(style, self._stream)
+        self._clock = clock
+        self._transfer: Transfer | None = None
+        self._drawn_s = float("-inf")
+        self._living = False
+        self._once = Once()
+
+    def __call__(self, event: Event) -> None:
+        """Show `event`; safe to call from any thread."""
+        if self._style == "none":
+            return
+        with self._once:
+            if self._style == "json":
+                self._json(event)
+            else:
+                self._text(event)
+
+    def close(self) -> None:
+        """End the living line."""
+        with self._once:
+            self._end_transfer()
+
+    def _json(self, event: Event) -> None:
+        if isinstance(event, BytesMoved):
+            self._track(event)
+            if self._transfer is None or not self._due(1.0):
+                return
+            document: dict[str, object] = {
+                "event": "progress",
+                "phase": event.phase,
+                "bytes": self._transfer.moved_bytes,
+                "total_bytes": self._transfer.total_bytes,
+                "bytes_per_second": round(self._transfer.rate(self._clock())),
+            }
+        else:
+            if isinstance(event, TransferPlanned):
+                self._begin(event)
+            document = {"event": type(event).__name__, **dataclasses.asdict(event)}
+        self._stream.write(json.dumps(document, sort_keys=True) + "\n")
+        self._stream.flush()
+
+    def _text(self, event: Event) -> None:
+        if isinstance(event, TransferPlanned):
+            self._end_transfer()
+            self._begin(event)
+        elif isinstance(event, BytesMoved | ItemDone):
+            self._track(event)
+            self._draw()
+        elif isinstance(event, PhaseStarted):
+            self._end_transfer()
+        elif isinstance(event, PhaseDone):
+            self._end_transfer()
+            self._say(f"{click.style('✓', fg='green')} {event.phase:<14} {event.detail}".rstrip())
+        elif isinstance(event, Retrying):
+            self._say(f"  again in {event.wait_s:.1f} s: {event.subject}: {event.cause}")
+        elif isinstance(event, Waiting):
+            self._waiting(event)
+        elif isinstance(event, Noted):
+            mark = click.style("!", fg="yellow") if event.warning else " "
+            self._say(f"{mark} {event.text}")
+
+    def _begin(self, event: TransferPlanned) -> None:
+        self._transfer = Transfer(event.phase, event.total_bytes, event.items, self._clock())
+        self._drawn_s = self._clock()
+
+    def _track(self, event: BytesMoved | ItemDone) -> None:
+        if self._transfer is None or self._transfer.phase != event.phase:
+            return
+        if isinstance(event, BytesMoved):
+            self._transfer.moved(event, self._clock())
+        else:
+            self._transfer.done(event)
+
+    def _due(self, interval_s: float) -> bool:
+        now = self._clock()
+        if now - self._drawn_s < interval_s:
+            return False
+        self._drawn_s = now
+        return True
+
+    def _draw(self) -> None:
+        if self._transfer is None or not self._due(TTY_INTERVAL_S if self._style == "tty" else PLAIN_INTERVAL_S):
+            return
+        self._living_line("  " + self._transfer.line(self._clock()))
+
+    def _waiting(self, event: Waiting) -> None:
+        if self._due(TTY_INTERVAL_S if self._style == "tty" else PLAIN_INTERVAL_S):
+            spent = f"{human_seconds(event.elapsed_s)} of at most {human_seconds(event.limit_s)}"
+            self._living_line(f"  waiting for {event.subject}: {event.state} ({spent})")
+
+    def _living_line(self, text: str) -> None:
+        if self._style == "tty":
+            width = shutil.get_terminal_size().columns
+            self._stream.write("\r\x1b[2K" + text[: width - 1])
+            self._living = True
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def _end_transfer(self) -> None:
+        finished, self._transfer = self._transfer, None
+        if finished is not None and finished.items:
+            self._say(f"  {finished.phase:<8} {finished.summary(self._clock())}")
+        elif self._living:
+            self._say("")
+
+    def _say(self, text: str) -> None:
+        if self._living:
+            self._stream.write("\r\x1b[2K")
+            self._living = False
+        if text:
+            self._stream.write((text if self._colour() else click.unstyle(text)) + "\n")
+        self._stream.flush()
+
+    def _colour(self) -> bool:
+        return self._style == "tty" and "NO_COLOR" not in os.environ
+
+
+def _choose(style: str, stream: TextIO) -> str:
+    if style != "auto":
+        return style
+    return "tty" if stream.isatty() and os.environ.get("TERM") != "dumb" else "plain"
+
+
+def render_error(error: BundleError) -> str:
+    """Return an error as people read it: object and cause, what is safe, what to do next."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = [_wrapped(f"{error.title} error: {error.subject}", width), _wrapped(f"  cause: {error.cause}", width)]
+    lines += [_wrapped(f"  safe:  {error.safe}", width)] if error.safe else []
+    lines += [_wrapped(f"  next:  {error.hint}", width)] if error.hint else []
+    return _visible("\n".join(lines)) + "\n"
+
+
+def _wrapped(text: str, width: int) -> str:
+    return textwrap.fill(text, width, subsequent_indent="         ", break_long_words=False, break_on_hyphens=False)
+
+
+def _visible(text: str) -> str:
+    """Foreign text must not drive the terminal."""
+    return "".join(char if char == "\n" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def show_document(document: Mapping[str, object], output: str) -> None:
+    """Print `document` on stdout as json or yaml."""
+    if output == "yaml":
+        import yaml
+
+        click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), nl=False)
+    else:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 0) -> None:
+    """Print rows in columns as wide as they need to be; nothing is cut."""
+    table = [tuple(headers), *(tuple(row) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(headers))]
+    for number, row in enumerate(table):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        click.echo(" " * indent + (click.style(line, bold=True) if number == 0 else line))
