@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bundler.errors import DefinitionError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
+    from pydantic import BaseModel
 
     Model = TypeVar("Model", bound=BaseModel)
 
@@ -59,45 +60,56 @@ def validate(document: Document, model: type[Model]) -> Model:
     Raises:
         DefinitionError: the first thing wrong with it, with file:line:column and how many more there are.
     """
-    from pydantic import ValidationError  # noqa: PLC0415 - 60 ms that `bundle --help` does not pay
+    from pydantic import ValidationError
 
     try:
         return model.model_validate(document.value)
     except ValidationError as error:
-        raise _definition_error(document, error) from None
+        known = _known_keys(model.model_json_schema(by_alias=True))
+        problems = sorted(_problem(document, item["loc"], item["type"], item["msg"], known) for item in error.errors())
+    first, *rest = problems
+    more = "; ".join(f"{problem.where} {problem.text}" for problem in rest[:5])
+    cause = first.text + (f" (and {len(rest)} more: {more})" if rest else "")
+    raise DefinitionError(first.where, cause, hint="Correct the file, then run the same command again.")
 
 
-def _definition_error(document: Document, error: ValidationError) -> DefinitionError:
-    problems = sorted(
-        (_problem(document, item["loc"], item["type"], item["msg"]) for item in error.errors()),
-        key=lambda problem: problem[0],
-    )
-    _, where, text = problems[0]
-    more = (
-        ""
-        if len(problems) == 1
-        else f" (and {len(problems) - 1} more: "
-        + "; ".join(f"{problem[1]} {problem[2]}" for problem in problems[1:6])
-        + ")"
-    )
-    return DefinitionError(where, text + more, hint="Correct the file, then run the same command again.")
+@dataclass(frozen=True, slots=True, order=True)
+class _Problem:
+    """Sorted as a person wants them: a misspelt key explains the missing one, then from top to bottom."""
+
+    rank: int
+    line: int
+    column: int
+    where: str
+    text: str
 
 
-def _problem(document: Document, location: Path, kind: str, message: str) -> tuple[tuple[int, int], str, str]:
+def _problem(document: Document, location: Path, kind: str, message: str, known: frozenset[str]) -> _Problem:
     path = tuple(part for part in location if isinstance(part, int) or not part.startswith("function-"))
     where = document.where(path)
-    name = ".".join(str(part) for part in path) or "document"
-    text = message.removeprefix("Value error, ")
+    line, column = (int(part) for part in where.rsplit(":", 2)[1:])
     if kind == "extra_forbidden":
-        text = f"unknown key {path[-1]!r}"
-    elif kind == "missing":
-        text = f"key {path[-1]!r} is missing"
-    line, column = where.rsplit(":", 2)[1:]
-    return (
-        (int(line), int(column)),
-        where,
-        text if kind in ("extra_forbidden", "missing") else f"{name}: {text}",
-    )
+        return _Problem(0, line, column, where, f"unknown key {path[-1]!r}{_nearest(str(path[-1]), known)}")
+    if kind == "missing":
+        return _Problem(1, line, column, where, f"key {path[-1]!r} is missing")
+    name = ".".join(str(part) for part in path) or "document"
+    return _Problem(1, line, column, where, f"{name}: {message.removeprefix('Value error, ')}")
+
+
+def _nearest(key: str, known: frozenset[str]) -> str:
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _known_keys(schema: object) -> frozenset[str]:
+    """Every property name anywhere in a JSON Schema."""
+    if isinstance(schema, list):
+        return frozenset().union(*(_known_keys(item) for item in schema))
+    if not isinstance(schema, dict):
+        return frozenset()
+    own = schema.get("properties")
+    names = frozenset(own) if isinstance(own, dict) else frozenset()
+    return names.union(*(_known_keys(item) for item in schema.values()))
 
 
 def typed_values(value: object) -> object:

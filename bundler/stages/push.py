@@ -120,8 +120,13 @@ def beside_tag(push: Push) -> Reference:
 
 
 def observe(pushes: Sequence[Push], *, registry: ImageRegistry, pace: Pace = Pace()) -> dict[Reference, Digest]:
-    """Return the digest of each target that the registry has: one question per image."""
-    targets = sorted({push.target for push in pushes} | {beside_tag(push) for push in pushes})
+    """Return the digest of each target that the registry has: one question per image, two where a tag is taken."""
+    held = _ask(sorted({push.target for push in pushes}), registry, pace)
+    taken = {beside_tag(push) for push in pushes if held.get(push.target, push.digest) != push.digest}
+    return held | _ask(sorted(taken), registry, pace)
+
+
+def _ask(targets: Sequence[Reference], registry: ImageRegistry, pace: Pace) -> dict[Reference, Digest]:
     digests = parallel_map(registry.manifest_digest, targets, workers=pace.workers)
     return {target: digest for target, digest in zip(targets, digests, strict=True) if digest is not None}
 
