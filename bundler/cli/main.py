@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kubeconfig": ("bundler.cli.access:kubeconfig", "Write a kubeconfig that needs no AWS CLI."),
     "token": ("bundler.cli.access:token", "Print an EKS token (kubectl's exec plugin calls this)."),
     "schema": ("bundler.cli.define:schema", "Print the JSON Schema of definition, site or lock."),
-    "lab": ("bundler.cli.lab:lab", "Run the stand-ins: AWS, ECR, S3 and a Kubernetes API on this machine."),
+    "lab": ("bundler.cli.lab:lab", "Run stand-ins of AWS, ECR and Kubernetes on this machine."),
 }
 SECTIONS = (
     ("Connected side", ("init", "lock", "build", "inspect", "verify", "ship")),
@@ -66,10 +66,9 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="bundle")
 def cli() -> None:
-    r"""Build an air-gapped EKS bundle outside; install it inside a closed VPC.
+    """Build an air-gapped EKS bundle outside, install it inside a closed VPC.
 
-    \b
-    What builds, installs: bundle init, bundle build, bundle ship  |  bundle trust accept, bundle install
+    Outside: init, lock, build, ship. Inside: trust accept, install, status. What builds, installs.
     """
 
 
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code that says what happened."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        result = cli.main(args=None if argv is None else list(argv), standalone_mode=False, auto_envvar_prefix="BUNDLE")
+        result = cli.main(prog_name="bundle", args=None if argv is None else list(argv), standalone_mode=False, auto_envvar_prefix="BUNDLE")
         code = result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()

@@ -1,0 +1,93 @@
+"""Options that several commands share, and what every command needs around it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bundler.cli.render import Progress
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def output_option(command: Command) -> Command:
+    """`-o text|json|yaml`: the format of what stands on stdout."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json", "yaml"]),
+        default="text",
+        show_default=True,
+        help="Format of the result on stdout.",
+    )(command)
+
+
+def progress_option(command: Command) -> Command:
+    """`--progress`: how long work shows itself on stderr."""
+    return click.option(
+        "--progress",
+        type=click.Choice(["auto", "tty", "plain", "json", "none"]),
+        default="auto",
+        show_default=True,
+        help="Progress on stderr; auto is plain lines where there is no terminal.",
+    )(command)
+
+
+def trust_option(command: Command) -> Command:
+    """`--trust DIR`: where the accepted trust root stands."""
+    return click.option(
+        "--trust",
+        "trust_folder",
+        type=FOLDER,
+        help="Folder of the accepted trust root [default: /etc/eks-bundler/trust if there, else in XDG_CONFIG_HOME].",
+    )(command)
+
+
+def ca_file_option(command: Command) -> Command:
+    """`--ca-file`: further certificate authorities, for us and for every program we run."""
+    return click.option(
+        "--ca-file",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        envvar="SSL_CERT_FILE",
+        show_envvar=True,
+        help="PEM file of the certificate authorities to trust.",
+    )(command)
+
+
+def site_option(command: Command) -> Command:
+    """`--site FILE`."""
+    return click.option("--site", "site_file", type=FILE, required=True, help="The site file (site.yaml).")(command)
+
+
+def jobs_option(command: Command) -> Command:
+    """`-j N`: transfers at a time."""
+    return click.option(
+        "-j", "--jobs", type=click.IntRange(1, 64), default=8, show_default=True, help="Transfers at a time."
+    )(command)
+
+
+def definition_argument(command: Command) -> Command:
+    """`[DEFINITION]`, ./bundle.yaml by default."""
+    return click.argument("definition", type=FILE, default="bundle.yaml")(command)
+
+
+@contextmanager
+def showing(style: str) -> Iterator[Progress]:
+    """Yield the event handler of a command, and end its living line whatever happens."""
+    progress = Progress(style)
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def stack(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Apply several options, the first one shown first."""
+    return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
