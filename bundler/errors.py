@@ -172,6 +172,30 @@ class ConflictError(BundleError):
     title = "Conflict"
 
 
+class RejectedError(ConflictError):
+    """A service understood the request and declines it.
+
+    Attributes:
+        code: the service's own word for why (`RepositoryNotFoundException`, `InvalidAMIID.NotFound`).
+    """
+
+    title = "Rejected"
+    code: str = ""
+
+
+class LockedError(ConflictError):
+    """Another operator holds the lock of this site."""
+
+    title = "Locked"
+
+
+class LockLostError(ConflictError):
+    """The lock was ours and is not any more: nothing else may be written."""
+
+    title = "Lock lost"
+    hint = "Look who works on the site (bundle status), then run the same command again."
+
+
 class MissingRepositoryError(ConflictError):
     """The registry has no such repository and does not make one on push, as ECR does (exit 7)."""
 

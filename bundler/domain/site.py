@@ -35,6 +35,16 @@ LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9
 HostPort = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
 _PEM = re.compile(rb"\A-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\s*\Z")
 MAX_CA_BYTES = 16 << 10
+DNS_SUFFIXES = {
+    "aws": "amazonaws.com",
+    "aws-cn": "amazonaws.com.cn",
+    "aws-us-gov": "amazonaws.com",
+    "aws-eusc": "amazonaws.eu",
+    "aws-iso": "c2s.ic.gov",
+    "aws-iso-b": "sc2s.sgov.gov",
+    "aws-iso-e": "cloud.adc-e.uk",
+    "aws-iso-f": "csp.hci.ic.gov",
+}
 
 
 VpcId = Annotated[str, StringConstraints(pattern=r"^vpc-[0-9a-f]{8,17}$")]
@@ -159,6 +169,7 @@ class Endpoints(Strict):
     s3: Line | None = None
     eks: Line | None = None
     autoscaling: Line | None = None
+    iam: Line | None = Field(default=None, description="without it IAM is not asked: closed VPCs seldom reach it")
     ecr_api: Line | None = Field(default=None, alias="ecr.api")
     ecr_dkr: HostPort | None = Field(default=None, alias="ecr.dkr")
 
@@ -183,11 +194,16 @@ class Site(Strict):
     registry: RegistrySettings
     endpoints: Endpoints = Endpoints()
     core: Literal["adopt", "keep", "stop"] = "adopt"
+    access_entries: Literal["ensure", "existing"] = Field(
+        default="ensure", description="existing: made outside, the EKS API is not asked"
+    )
     state: StateSettings | None = None
     node_groups: tuple[NodeGroup, ...] = ()
 
     @model_validator(mode="after")
-    def _unique_groups(self) -> Self:
+    def _names(self) -> Self:
+        if self.partition not in DNS_SUFFIXES:
+            raise ValueError(f"partition: must be one of {', '.join(DNS_SUFFIXES)}")
         names = [group.name for group in self.node_groups]
         if len(names) != len(set(names)):
             raise ValueError("nodeGroups: a name stands twice")
@@ -196,8 +212,7 @@ class Site(Strict):
     @property
     def registry_host(self) -> str:
         """The private registry's own name; EKS credential providers match nothing else."""
-        suffix = {"aws-cn": "amazonaws.com.cn", "aws-eusc": "amazonaws.eu"}.get(self.partition, "amazonaws.com")
-        return f"{self.account}.dkr.ecr.{self.region}.{suffix}"
+        return f"{self.account}.dkr.ecr.{self.region}.{DNS_SUFFIXES[self.partition]}"
 
 
 def parse_site(document: Document) -> Site:
