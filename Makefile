@@ -34,7 +34,6 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python .ci/docs
 
 clean:
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache dist

@@ -144,7 +144,7 @@ class Progress:
             self._end_transfer()
 
     def _json(self, event: Event) -> None:
-        if isinstance(event, BytesMoved):
+        if isinstance(event, BytesMoved | ItemDone):
             self._track(event)
             if self._transfer is None or not self._due(1.0):
                 return
@@ -153,6 +153,8 @@ class Progress:
                 "phase": event.phase,
                 "bytes": self._transfer.moved_bytes,
                 "total_bytes": self._transfer.total_bytes,
+                "items": self._transfer.done_items,
+                "total_items": self._transfer.items,
                 "bytes_per_second": round(self._transfer.rate(self._clock())),
             }
         else:
@@ -222,6 +224,8 @@ class Progress:
 
     def _end_transfer(self) -> None:
         finished, self._transfer = self._transfer, None
+        if self._style in ("json", "none"):
+            return
         if finished is not None and finished.items:
             self._say(f"  {finished.phase:<8} {finished.summary(self._clock())}")
         elif self._living:
