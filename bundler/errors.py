@@ -222,6 +222,17 @@ class StoppedError(InterruptedByUserError):
     """This piece of work was called off because another one failed or the user asked; the other error is shown."""
 
 
+class FindingsError(BundleError):
+    """Several checks failed; the exit code is that of the worst of them."""
+
+    title = "Checks"
+    hint = "Mend these, then run the same command again."
+
+    def __init__(self, subject: str, cause: str, *, exit_code: int) -> None:
+        super().__init__(subject, cause)
+        self.exit_code = exit_code
+
+
 class PlanHasChangesError(BundleError):
     """`--plan --exit-code` found work to do (exit 10)."""
 

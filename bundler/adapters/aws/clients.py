@@ -1,0 +1,343 @@
+"""boto3 behind one door: sessions, clients, endpoints, patience, and every failure as one of ours.
+
+An endpoint is what the site says, else what botocore finds (AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, the Region's
+own). boto3 is imported at the first call: it costs 180 ms that `bundle --help` does not pay.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from bundler.adapters.aws.failures import Asked, translate
+from bundler.domain.credentials import Secret
+from bundler.domain.site import Site
+from bundler.errors import AccessError, LocalResourceError, NetworkError, UsageError
+from bundler.transfer import Once, check_stopped
+
+if TYPE_CHECKING:
+    import botocore.session
+
+Parsed = TypeVar("Parsed")
+Answer = Mapping[str, Any]
+MAX_PAGES = 10_000
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 60
+TRIES = 8
+QUICK_CONNECT_TIMEOUT_S = 3
+QUICK_READ_TIMEOUT_S = 10
+QUICK_TRIES = 2
+_SITE_KEYS = {"ecr": "ecr.api"}
+
+
+def _utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsSettings:
+    """Where AWS is.
+
+    Attributes:
+        region: None for what botocore finds (AWS_REGION, the profile).
+        endpoints: botocore's name of a service -> URL; they hold for `region` only.
+        ca_file: authorities to believe beside the usual ones.
+        environ: for AWS_CA_BUNDLE and SSL_CERT_FILE.
+        connections: how many at a time to one service.
+        quick: give up soon: three seconds to connect, two tries.
+    """
+
+    region: str | None = None
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    ca_file: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    connections: int = 16
+    quick: bool = False
+
+
+def site_endpoints(site: Site) -> dict[str, str]:
+    """Return the site's overrides of AWS APIs; `ecr.dkr` is the registry client's."""
+    named = site.endpoints
+    found = {
+        "ec2": named.ec2, "sts": named.sts, "s3": named.s3, "eks": named.eks, "iam": named.iam,
+        "autoscaling": named.autoscaling, "ecr": named.ecr_api,
+    }  # fmt: skip
+    return {service: url for service, url in found.items() if url is not None}
+
+
+class Aws:
+    """One account's credentials and the services they open."""
+
+    def __init__(self, settings: AwsSettings, *, now: Callable[[], dt.datetime] = _utc_now) -> None:
+        self._settings = settings
+        self._now = now
+        self._once = Once()
+        self._made: botocore.session.Session | None = None
+        self._services: dict[tuple[str, str | None], Service] = {}
+        self._bundle: IO[bytes] | None = None
+
+    def service(self, name: str, *, region: str | None = None) -> Service:
+        """Return one service; `region` other than the settings' has no endpoint override.
+
+        Raises:
+            UsageError: no Region, an endpoint that is no URL, a profile that does not exist.
+        """
+        key = (name, region)
+        with self._once:
+            if key not in self._services:
+                self._services[key] = self._service(name, region)
+            return self._services[key]
+
+    @property
+    def session(self) -> botocore.session.Session:
+        """The session of botocore, for signing."""
+        with self._once:
+            return self._session()
+
+    def credentials(self) -> Any:
+        """Return botocore's credentials, refreshed where they must be.
+
+        Raises:
+            AccessError: there are none.
+        """
+        asked = Asked(service="sts", operation="GetCallerIdentity", resource="*", endpoint="", setting="sts")
+        with _translated(asked, tuple, self._now):
+            found = self.session.get_credentials()
+            frozen = found.get_frozen_credentials() if found is not None else None
+        if frozen is None or not frozen.access_key or not frozen.secret_key:
+            hint = "Set AWS_PROFILE, or give this host an instance profile or another source of credentials."
+            raise AccessError("AWS", "there are no credentials on this host", hint=hint)
+        return frozen
+
+    def secrets(self) -> tuple[Secret, ...]:
+        """The texts that no message may show."""
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            found = self._made.get_credentials() if self._made is not None else None
+            texts = (found.secret_key, found.token) if found is not None else ()
+        except BotoCoreError:
+            return ()  # credentials that cannot be had are in no message
+        return tuple(Secret(text) for text in texts if text)
+
+    def dns_suffix(self, partition: str) -> str:
+        """Return what names end with in a partition: `amazonaws.com`, `amazonaws.com.cn`, ….
+
+        Raises:
+            UsageError: botocore does not know the partition.
+        """
+        return str(self._resolver(partition).get_partition_dns_suffix(partition))
+
+    def regional_host(self, service: str, *, region: str, partition: str) -> str:
+        """Return a service's own regional host name, whatever the overrides say.
+
+        Raises:
+            UsageError: botocore does not know the partition.
+        """
+        found = self._resolver(partition).construct_endpoint(service, region, partition_name=partition)
+        return str(found["hostname"])
+
+    def _resolver(self, partition: str) -> Any:
+        resolver = self.session.get_component("endpoint_resolver")
+        if partition not in resolver.get_available_partitions():
+            raise UsageError("partition", f"{partition} is not one that this tool's botocore knows")
+        return resolver
+
+    def _session(self) -> botocore.session.Session:
+        if self._made is None:
+            import botocore.session
+
+            self._made = botocore.session.get_session()
+        return self._made
+
+    def _service(self, name: str, region: str | None) -> Service:
+        import boto3
+
+        settings = self._settings
+        own = region is None or region == settings.region
+        endpoint = settings.endpoints.get(name) if own else None
+        setting = _SITE_KEYS.get(name, name)
+        asked = Asked(service=name, operation="*", resource=endpoint or name, endpoint=endpoint or "", setting=setting)
+        with _translated(asked, tuple, self._now):
+            session = boto3.Session(botocore_session=self._session(), region_name=region or settings.region)
+            client = self._client(session, name, endpoint)
+        client.meta.events.register("before-send", _stop_here)
+        return Service(name, client, setting=setting, secrets=self.secrets, now=self._now)
+
+    def _client(self, session: Any, name: str, endpoint: str | None) -> Any:
+        try:
+            return session.client(name, endpoint_url=endpoint, config=self._config(), verify=self._verify())
+        except ValueError as error:
+            raise UsageError(f"endpoint of {name}", str(error), hint="Give a URL: https://HOST[:PORT].") from error
+
+    def _config(self) -> Any:
+        from botocore.config import Config
+
+        quick = self._settings.quick
+        return Config(
+            connect_timeout=QUICK_CONNECT_TIMEOUT_S if quick else CONNECT_TIMEOUT_S,
+            read_timeout=QUICK_READ_TIMEOUT_S if quick else READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": QUICK_TRIES if quick else TRIES},
+            max_pool_connections=self._settings.connections,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            tcp_keepalive=True,
+            user_agent_extra="eks-bundler",
+        )
+
+    def _verify(self) -> str | None:
+        """Return the authorities as one file: botocore's choice, or the usual ones with `ca_file` added."""
+        environ = self._settings.environ
+        usual = environ.get("AWS_CA_BUNDLE") or environ.get("SSL_CERT_FILE")
+        if self._settings.ca_file is None:
+            return usual
+        if self._bundle is None:
+            self._bundle = _joined(Path(usual) if usual else _default_bundle(), self._settings.ca_file)
+        return self._bundle.name
+
+
+def _default_bundle() -> Path:
+    from botocore.httpsession import get_cert_path
+
+    return Path(get_cert_path(True))
+
+
+def _joined(usual: Path, added: Path) -> IO[bytes]:
+    """Return a temporary file with both; it goes away with the object."""
+    bundle = tempfile.NamedTemporaryFile(prefix="eks-bundler-ca-", suffix=".pem")  # noqa: SIM115 - lives with the clients
+    for path in (usual, added):
+        try:
+            bundle.write(path.read_bytes() + b"\n")
+        except OSError as error:
+            bundle.close()
+            raise LocalResourceError(str(path), f"cannot be read as CA certificates: {error.strerror}") from error
+    bundle.flush()
+    return bundle
+
+
+def _stop_here(**_: object) -> None:
+    """Send nothing for work that has been called off: botocore would go on trying."""
+    check_stopped()
+
+
+class Service:
+    """One service's API."""
+
+    def __init__(
+        self,
+        name: str,
+        client: Any,
+        *,
+        setting: str,
+        secrets: Callable[[], tuple[Secret, ...]] = tuple,
+        now: Callable[[], dt.datetime] = _utc_now,
+    ) -> None:
+        self.name = name
+        self._client = client
+        self._setting = setting
+        self._secrets = secrets
+        self._now = now
+
+    @property
+    def region(self) -> str:
+        """The Region it speaks to."""
+        return str(self._client.meta.region_name)
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL."""
+        return str(self._client.meta.endpoint_url)
+
+    def call(self, operation: str, /, *, about: str = "*", **parameters: Any) -> Answer:
+        """Call an operation by the API's name for it; `about` is the object, for messages.
+
+        Raises:
+            AccessError: denied, or no usable credentials.
+            NetworkError: unreachable, busy after eight tries, a wrong clock, or not the API.
+            RejectedError: the service declines, with its code.
+        """
+        method = getattr(self._client, _snake(operation))
+        with _translated(self._asked(operation, about), self._secrets, self._now):
+            answer: Answer = method(**parameters)
+        return answer
+
+    def ask(
+        self, operation: str, parse: Callable[[Answer], Parsed], /, *, about: str = "*", **parameters: Any
+    ) -> Parsed:
+        """Call an operation that reads, and parse the answer.
+
+        Raises:
+            NetworkError: also for an answer that lacks what the API promises.
+        """
+        answer = self.call(operation, about=about, **parameters)
+        with self._readable(operation):
+            return parse(answer)
+
+    def list(
+        self, operation: str, key: str, parse: Callable[[Answer], Parsed], /, *, about: str = "*", **parameters: Any
+    ) -> list[Parsed]:
+        """Return the parsed items under `key` of all pages.
+
+        Raises:
+            NetworkError: also for pages without end.
+        """
+        found: list[Parsed] = []
+        with _translated(self._asked(operation, about), self._secrets, self._now):
+            pages = self._client.get_paginator(_snake(operation)).paginate(**parameters)
+            for number, page in enumerate(pages):
+                if number >= MAX_PAGES:
+                    raise NetworkError(f"{self.name}:{operation}", f"the answer has more than {MAX_PAGES} pages")
+                with self._readable(operation):
+                    found.extend(parse(item) for item in page.get(key, []))
+        return found
+
+    @contextmanager
+    def reading(self, operation: str, about: str) -> Iterator[None]:
+        """Hold around reading a streamed body of `operation`."""
+        with _translated(self._asked(operation, about), self._secrets, self._now):
+            yield
+
+    @contextmanager
+    def _readable(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            cause = f"the answer from {self.endpoint} lacks what the API promises ({type(error).__name__}: {error})"
+            raise NetworkError(f"{self.name}:{operation}", cause) from error
+
+    def _asked(self, operation: str, about: str) -> Asked:
+        return Asked(
+            service=self.name, operation=operation, resource=about, endpoint=self.endpoint, setting=self._setting
+        )
+
+
+def _snake(operation: str) -> str:
+    from botocore import xform_name
+
+    return str(xform_name(operation))
+
+
+@contextmanager
+def _translated(
+    asked: Asked, secrets: Callable[[], tuple[Secret, ...]], now: Callable[[], dt.datetime]
+) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
+        hidden = secrets()
+        ours = translate(error, asked, secrets=hidden, now=now)
+        raise ours from (None if _shows_secret(error, hidden) else error)
+
+
+def _shows_secret(error: Exception, secrets: tuple[Secret, ...]) -> bool:
+    text = str(error)
+    return any(secret.hidden_in(text) != text for secret in secrets)

@@ -1,0 +1,34 @@
+"""Names, tokens and tags of what we create: functions of bundle, site and step; a second call finds the first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from bundler.domain.digest import Digest
+
+LAUNCH_TEMPLATE_NAME_MAX = 128
+SCALING_GROUP_NAME_MAX = 255
+CLUSTER_TAG = "bundle:cluster"
+MANAGED_TAG = "bundle:managed"
+GROUP_TAG = "bundle:node-group"
+
+
+def derived_name(*parts: str, limit: int) -> str:
+    """Join the parts with `-`; cut to `limit` characters with a digest at the end where they are too long."""
+    name = "-".join(parts)
+    if len(name) <= limit:
+        return name
+    return f"{name[: limit - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def step_key(step: str, inputs: Mapping[str, object], bundle: Digest) -> str:
+    """Return 64 hex digits that name a step with these inputs of this bundle: journal key and client token."""
+    document = {"step": step, "inputs": inputs, "bundle": str(bundle)}
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def owner_tags(cluster: str) -> dict[str, str]:
+    """Tags of everything we create; nothing without them is ever changed or deleted."""
+    return {CLUSTER_TAG: cluster, MANAGED_TAG: "true"}

@@ -1,0 +1,212 @@
+"""A file on its way to S3: its parts, what is there already, what is left to send, and the slip that goes with it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bundler.domain.digest import Digest
+from bundler.errors import LimitError, UsageError
+
+LEAST_PART_BYTES = 16 << 20
+MOST_PARTS = 9_000  # S3 takes 10,000
+MOST_OBJECT_BYTES = 5 << 40
+_MIB = 1 << 20
+_ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<key>[^\x00-\x1f\x7f]{0,1000}))?\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Address:
+    """`s3://bucket/key`; `key` may be a prefix, and has no slash at either end."""
+
+    bucket: str
+    key: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> S3Address:
+        """Return the address in `text`.
+
+        Raises:
+            UsageError: not an s3:// address.
+        """
+        match = _ADDRESS.match(text)
+        if match is None:
+            raise UsageError(text[:200], "is not an S3 address", hint="Write s3://BUCKET/PREFIX.")
+        return cls(bucket=match["bucket"], key=(match["key"] or "").strip("/"))
+
+    def below(self, name: str) -> S3Address:
+        """Return the address of `name` under this prefix."""
+        return S3Address(bucket=self.bucket, key=f"{self.key}/{name}" if self.key else name)
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part of a file; numbers start at 1."""
+
+    number: int
+    offset: int
+    size: int
+    digest: Digest
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 as S3 writes it: base64."""
+        return base64.b64encode(bytes.fromhex(self.digest.hex)).decode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipment:
+    """A file, read once.
+
+    Attributes:
+        name: file name, and last word of the key.
+        digest: SHA-256 of the whole.
+    """
+
+    name: str
+    size: int
+    digest: Digest
+    parts: tuple[Part, ...]
+
+    @property
+    def checksum(self) -> str:
+        """S3's composite SHA-256: of the digests of the parts, with their number."""
+        joined = b"".join(bytes.fromhex(part.digest.hex) for part in self.parts)
+        return f"{base64.b64encode(hashlib.sha256(joined).digest()).decode()}-{len(self.parts)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPart:
+    """A part that an unfinished upload holds; `checksum` is None where it was sent without one."""
+
+    number: int
+    size: int
+    etag: str
+    checksum: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """What stands at the address now."""
+
+    size: int
+    etag: str
+    checksum: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An unfinished upload: its id and what it holds."""
+
+    id: str
+    parts: tuple[StoredPart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShipPlan:
+    """What is left to send.
+
+    Attributes:
+        shipment: the file.
+        replaces: what stands at the address and is something else; None where nothing does.
+        upload: the unfinished upload to go on with; None to begin one.
+        kept: parts that it holds and that are right.
+        missing: parts to send.
+        is_done: the object is there, with this content.
+    """
+
+    shipment: Shipment
+    replaces: StoredObject | None = None
+    upload: Upload | None = None
+    kept: tuple[StoredPart, ...] = ()
+    missing: tuple[Part, ...] = ()
+    is_done: bool = False
+
+
+Md5 = Callable[[Part], str]
+"""Hex MD5 of a part: only asked for where S3 gives no SHA-256."""
+
+
+def part_size(size_bytes: int) -> int:
+    """Return the size of all parts but the last: 16 MiB, more where 9,000 of those do not suffice.
+
+    Raises:
+        LimitError: larger than S3 takes (5 TiB).
+    """
+    if size_bytes > MOST_OBJECT_BYTES:
+        raise LimitError("file", f"has {size_bytes} bytes; one S3 object holds {MOST_OBJECT_BYTES}")
+    mibs = -(-size_bytes // (MOST_PARTS * _MIB))
+    return max(LEAST_PART_BYTES, mibs * _MIB)
+
+
+def plan_ship(shipment: Shipment, *, there: StoredObject | None, upload: Upload | None, md5_of: Md5) -> ShipPlan:
+    """Return what is left to send, given what S3 holds."""
+    if there is not None and _is_same(shipment, there, md5_of):
+        return ShipPlan(shipment=shipment, is_done=True)
+    stored = {part.number: part for part in upload.parts} if upload is not None else {}
+    kept = tuple(
+        stored[part.number]
+        for part in shipment.parts
+        if part.number in stored and _holds(stored[part.number], part, md5_of)
+    )
+    right = {part.number for part in kept}
+    missing = tuple(part for part in shipment.parts if part.number not in right)
+    return ShipPlan(shipment=shipment, replaces=there, upload=upload, kept=kept, missing=missing)
+
+
+def _is_same(shipment: Shipment, there: StoredObject, md5_of: Md5) -> bool:
+    if there.size != shipment.size:
+        return False
+    if there.checksum is not None:
+        return there.checksum == shipment.checksum
+    if not there.etag.endswith(f"-{len(shipment.parts)}"):
+        return False
+    md5s = b"".join(bytes.fromhex(md5_of(part)) for part in shipment.parts)
+    return there.etag == f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(shipment.parts)}"
+
+
+def _holds(stored: StoredPart, part: Part, md5_of: Md5) -> bool:
+    if stored.size != part.size:
+        return False
+    return stored.checksum == part.checksum if stored.checksum is not None else stored.etag == md5_of(part)
+
+
+def slip_bytes(
+    *, archive: Shipment, address: S3Address, root: Digest, trust: Digest, installer: Shipment | None = None
+) -> bytes:
+    """Return the transfer slip: the digests that travel by another channel than the file."""
+    slip: dict[str, object] = {
+        "apiVersion": "eks-bundler/v1",
+        "kind": "Slip",
+        "archive": _described(archive, address),
+        "root": str(root),
+        "trust": str(trust),
+    }
+    if installer is not None:
+        slip["installer"] = _described(installer, address)
+    return (json.dumps(slip, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _described(shipment: Shipment, address: S3Address) -> Mapping[str, object]:
+    return {
+        "name": shipment.name,
+        "size": shipment.size,
+        "digest": str(shipment.digest),
+        "address": str(address.below(shipment.name)),
+    }
+
+
+def make_parts(digests: Sequence[Digest], *, size_bytes: int) -> tuple[Part, ...]:
+    """Return the parts of a file of `size_bytes` from the digests of its parts in order."""
+    step = part_size(size_bytes)
+    return tuple(
+        Part(number=number, offset=offset, size=min(step, size_bytes - offset), digest=digest)
+        for number, (offset, digest) in enumerate(zip(range(0, size_bytes, step), digests, strict=True), 1)
+    )
