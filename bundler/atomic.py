@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from bundler.errors import LocalResourceError
+from bundler.errors import ConflictError, LocalResourceError
 
 
 def publish(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -15,6 +16,28 @@ def publish(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     Raises:
         LocalResourceError: the disk is full, the folder is missing or not writable.
     """
+    _publish(path, content, mode, lambda temporary: temporary.replace(path))
+
+
+def publish_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """The same for a name that must not exist yet; what has it already is never replaced.
+
+    Raises:
+        ConflictError: something has the name.
+        LocalResourceError: the disk is full, the folder is missing or not writable.
+    """
+
+    def link(temporary: Path) -> None:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError as error:
+            raise ConflictError(str(path), "exists already") from error
+        temporary.unlink()
+
+    _publish(path, content, mode, link)
+
+
+def _publish(path: Path, content: bytes, mode: int, give_name: Callable[[Path], object]) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
@@ -24,7 +47,7 @@ def publish(path: Path, content: bytes, *, mode: int = 0o644) -> None:
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            give_name(temporary)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
