@@ -1,0 +1,254 @@
+"""Sockets under the HTTP client: where they may connect to, and when they are too slow to be honest."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from bundler.errors import UsageError
+from bundler.transfer import Interruptible, check_stopped
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+CONNECT_TIMEOUT_S = 10.0
+FIRST_BYTE_TIMEOUT_S = 60.0
+STALL_WINDOW_S = 60.0
+LEAST_BYTES_PER_S = 1024
+
+Address = tuple[str, int]
+Resolve = Callable[[str, int], list[Address]]
+Clock = Callable[[], float]
+
+
+class Zone(IntEnum):
+    """How far inside an address is. A redirect may lead outwards or stay, never inwards."""
+
+    PUBLIC = 0
+    PRIVATE = 1
+    LOOPBACK = 2
+    LINK_LOCAL = 3
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def zone_of(address: str) -> Zone:
+    """Return the zone of an IP address in text; IPv4 inside IPv6 counts as the IPv4 address."""
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        embedded = ip.ipv4_mapped or ip.sixtofour
+        if ip in _NAT64:
+            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        ip = embedded or ip
+    if ip.is_link_local or ip.is_multicast:
+        return Zone.LINK_LOCAL
+    if ip.is_loopback or ip.is_unspecified:
+        return Zone.LOOPBACK
+    return Zone.PUBLIC if ip.is_global else Zone.PRIVATE
+
+
+class HopelessError(OSError):
+    """Trying this again changes nothing: the name does not exist, or the address may not be connected to."""
+
+
+class UnreachableError(OSError):
+    """Nobody accepts a connection there now."""
+
+
+class StalledError(OSError):
+    """The peer keeps the connection alive with hardly any bytes."""
+
+
+def resolve(host: str, port: int) -> list[Address]:
+    """Return the addresses of a host.
+
+    Raises:
+        HopelessError: the name does not exist.
+        UnreachableError: the name service does not answer.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        kind = UnreachableError if error.errno in (socket.EAI_AGAIN, socket.EAI_SYSTEM) else HopelessError
+        raise kind(f"the name {host} cannot be resolved ({error.strerror})") from error
+    except UnicodeError as error:
+        raise HopelessError(f"{host[:100]!r} is not a host name") from error
+    return list(dict.fromkeys((str(entry[4][0]), port) for entry in found))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Decides where connections go.
+
+    Attributes:
+        innermost: the innermost zone that may be connected to.
+        connect_to: `host` or `host:port` -> the TCP address to use instead; names in TLS and HTTP stay as they are.
+        resolve: name service.
+        zone_of: zone of an address.
+        seen: `host:port` -> the outermost zone it was ever reached in; shared by all gates of a transport.
+        clock: for the stall detector.
+    """
+
+    innermost: Zone = Zone.LINK_LOCAL
+    connect_to: Mapping[str, Address] = field(default_factory=dict)
+    resolve: Resolve = resolve
+    zone_of: Callable[[str], Zone] = zone_of
+    seen: dict[Address, Zone] = field(default_factory=dict)
+    clock: Clock = time.monotonic
+
+    def override(self, host: str, port: int) -> Address | None:
+        """Return the address that is to be used for a host, None where the name service decides."""
+        return self.connect_to.get(f"{host}:{port}", self.connect_to.get(host))
+
+    def open(self, host: str, port: int, timeout_s: float) -> WatchedSocket:
+        """Return a connected socket.
+
+        Raises:
+            HopelessError: an address is in a zone that is not allowed, or the name does not exist.
+            UnreachableError: none of the addresses accepts.
+        """
+        target = self.override(host, port) or (host, port)
+        reason = "it has no address"
+        for address, number in self.resolve(*target):
+            zone = self.zone_of(address)
+            if zone > self.innermost:
+                where = zone.name.lower().replace("_", "-")
+                raise HopelessError(f"the redirect to {host} leads to the {where} address {address}, which is refused")
+            try:
+                connected = _connect((address, number), timeout_s, self.clock)
+            except TimeoutError:
+                reason = f"{address} port {number} did not accept within {timeout_s:g} s"
+            except OSError as error:
+                reason = f"{address} port {number}: {error.strerror}"
+            else:
+                self.seen[host, port] = min(zone, self.seen.get((host, port), zone))
+                return connected
+        raise UnreachableError(f"no connection: {reason}")
+
+
+def _connect(address: Address, timeout_s: float, clock: Clock) -> WatchedSocket:
+    sock = WatchedSocket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
+    sock.meter = Meter(clock)
+    try:
+        sock.settimeout(timeout_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with Interruptible(sock.wake):
+            sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Meter:
+    """Notices a peer that keeps a connection alive with hardly any bytes.
+
+    Only time spent waiting for the network counts, and not the wait for the first byte of an answer, which has a
+    limit of its own.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waited_s = 0.0
+        self._moved = 0
+        self._awaits_answer = False
+
+    def now(self) -> float:
+        """Seconds by this meter's clock."""
+        return self._clock()
+
+    def sent(self, count: int, since: float) -> None:
+        """Count bytes that were sent, in the time since `since`."""
+        self._awaits_answer = True
+        self._count(count, since)
+
+    def received(self, count: int, since: float) -> None:
+        """Count bytes that were received."""
+        if not self._awaits_answer:
+            self._count(count, since)
+        self._awaits_answer = False
+
+    def _count(self, count: int, since: float) -> None:
+        self._waited_s += self._clock() - since
+        self._moved += count
+        if self._waited_s < STALL_WINDOW_S:
+            return
+        rate = self._moved / self._waited_s
+        self._waited_s, self._moved = 0.0, 0
+        if rate < LEAST_BYTES_PER_S:
+            raise StalledError(f"it stalled at {rate:.0f} bytes a second over {STALL_WINDOW_S:.0f} s")
+
+
+class _Watched(socket.socket):
+    """A socket that meters itself, and that calling off the work wakes.
+
+    http.client reads through `recv_into` and writes through `sendall`; TLS sockets write through `send`.
+    """
+
+    meter: Meter | None = None
+
+    def wake(self) -> None:
+        """Make a blocked call of another thread return; the connection is dead afterwards."""
+        with suppress(OSError):
+            socket.socket.shutdown(self, socket.SHUT_RDWR)  # not TLS's own, which would let plain bytes through
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int | None = None, flags: int = 0) -> int:
+        length = nbytes or memoryview(buffer).nbytes
+        meter = self.meter
+        if meter is None:
+            return super().recv_into(buffer, length, flags)
+        since = meter.now()
+        with Interruptible(self.wake):
+            count = super().recv_into(buffer, length, flags)
+        check_stopped()
+        meter.received(count, since)
+        return count
+
+    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
+        meter = self.meter
+        if meter is None:
+            return super().send(data, flags)
+        since = meter.now()
+        with Interruptible(self.wake):
+            count = super().send(data, flags)
+        check_stopped()
+        meter.sent(count, since)
+        return count
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
+        rest = memoryview(data).cast("B")
+        while rest:
+            rest = rest[self.send(rest, flags) :]
+
+
+class WatchedSocket(_Watched):
+    """A plain TCP socket under watch."""
+
+
+class WatchedTlsSocket(_Watched, ssl.SSLSocket):
+    """A TLS socket under watch."""
+
+
+def tls_context(ca_files: tuple[str, ...] = ()) -> ssl.SSLContext:
+    """Return a verifying client context: the system's roots (SSL_CERT_FILE, SSL_CERT_DIR) and `ca_files` added.
+
+    Raises:
+        UsageError: a file holds no certificate.
+    """
+    context = ssl.create_default_context()
+    for name in ca_files:
+        try:
+            context.load_verify_locations(cafile=name)
+        except (OSError, ssl.SSLError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UsageError(name, f"cannot be read as CA certificates ({reason})") from error
+    context.sslsocket_class = WatchedTlsSocket
+    return context

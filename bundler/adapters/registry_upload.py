@@ -1,0 +1,262 @@
+"""One blob on its way into a registry: mounted, or sent in one PUT; large ones go on in chunks after a cut.
+
+Every byte is hashed as it leaves, and the last piece only leaves when the digest is right, so that no registry
+ever completes an upload of damaged content.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from bundler.adapters.content import Checked
+from bundler.adapters.http import Answer
+from bundler.adapters.network import FIRST_BYTE_TIMEOUT_S
+from bundler.adapters.registry_session import Call, Session, fault_codes, pull_scope, push_scope, refusal
+from bundler.domain.digest import Digest
+from bundler.domain.oci import Descriptor
+from bundler.domain.url import Url
+from bundler.errors import BundleError, DigestError, MissingRepositoryError, TransientError
+from bundler.ports import Reopen
+
+SLOWEST_REGISTRY_BYTES_PER_S = 20_000_000
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,18})\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadSettings:
+    """How blobs are sent.
+
+    Attributes:
+        chunk_bytes: size of a chunk, where chunks are used.
+        resume_bytes: an upload of more than this goes on in chunks after a cut; a smaller one begins again.
+        chunked_bytes: a blob of more than this is sent in chunks from the start; None means never.
+    """
+
+    chunk_bytes: int = 16 << 20
+    resume_bytes: int = 64 << 20
+    chunked_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadTask:
+    """What goes where: `repository` and `mount_from` are names at the endpoint."""
+
+    repository: str
+    blob: Descriptor
+    content: Reopen
+    mount_from: str | None = None
+
+
+class Upload:
+    """Brings one blob into one repository, over as many attempts as it takes.
+
+    Attributes:
+        furthest: the most bytes that the registry ever confirmed; grows with progress.
+    """
+
+    def __init__(self, session: Session, task: UploadTask, *, settings: UploadSettings, subject: str) -> None:
+        self.furthest = 0
+        self._session = session
+        self._task = task
+        self._blob = task.blob
+        self._settings = settings
+        self._subject = subject
+        self._mount_from = task.mount_from
+        self._in_chunks = settings.chunked_bytes is not None and task.blob.size > settings.chunked_bytes
+        self._location: Url | None = None
+        self._confirmed = 0
+        self._hashed = Checked(task.blob, subject=subject)
+        self._was_cut = False
+        self._was_damaged = False
+
+    def attempt(self) -> bool:
+        """Try once; return whether a mount saved the bytes. To be called again after a TransientError.
+
+        Raises:
+            DigestError: the content is not what its digest says; the upload was not completed.
+            MissingRepositoryError: there is no such repository.
+            TransientError: try again.
+        """
+        if self._was_cut and self._is_there():
+            return False
+        if self._was_cut and self._location is not None:
+            self._find_place()
+        if self._location is None and self._begin():
+            return True
+        self._was_cut = True
+        if self._in_chunks:
+            self._send_chunks()
+        self._close(self._confirmed)
+        return False
+
+    def _begin(self) -> bool:
+        """Open an upload, or mount; a refused mount is an open upload. Return whether it was mounted."""
+        query = ""
+        scope = push_scope(self._task.repository)
+        if self._mount_from is not None:
+            query = f"?mount={quote(str(self._blob.digest), safe='')}&from={quote(self._mount_from, safe='')}"
+            scope = f"{scope} {pull_scope(self._mount_from)}"
+        target = f"/v2/{self._task.repository}/blobs/uploads/{query}"
+        call = Call(target=target, scope=scope, subject=self._subject, method="POST", body=b"")
+        with self._session.call(call) as answer:
+            if answer.status == 201 and self._mount_from is not None:
+                return True
+            if answer.status == 202:
+                self._location = self._session.location(answer, call)
+                self._confirmed = 0
+                self._hashed = Checked(self._blob, subject=self._subject)
+                return False
+            if answer.status == 404:
+                raise self._no_repository()
+            if self._mount_from is None or answer.status in (401, 403):
+                raise refusal(answer, call, origin=self._session.endpoint.origin)
+        self._mount_from = None
+        return self._begin()
+
+    def _no_repository(self) -> MissingRepositoryError:
+        host = self._session.endpoint.host
+        return MissingRepositoryError(
+            f"{host}/{self._task.repository}",
+            "the repository does not exist, and this registry makes none on push",
+            hint="Create the repository, or let the site create it; then run the same command again.",
+        )
+
+    def _is_there(self) -> bool:
+        """Whether an attempt whose answer was lost has succeeded after all."""
+        target = f"/v2/{self._task.repository}/blobs/{self._blob.digest}"
+        call = Call(target=target, scope=push_scope(self._task.repository), subject=self._subject, method="HEAD")
+        with self._session.call(call) as answer:
+            return answer.status == 200
+
+    def _find_place(self) -> None:
+        """Ask how much of a cut upload has arrived; forget the upload when that is not clear or not worth it."""
+        if self._blob.size <= self._settings.resume_bytes and not self._in_chunks:
+            self._location = None
+            return
+        scope = push_scope(self._task.repository)
+        call = Call(target=self._open_location(), scope=scope, subject=self._subject)
+        with self._session.call(call) as answer:
+            arrived = _arrived(answer) if answer.status in (204, 202, 200) else None
+            if arrived is None or not self._confirmed <= arrived <= self._blob.size:
+                self._location = None
+                return
+            if answer.header("Location") is not None:
+                self._location = self._session.location(answer, call)
+        self._in_chunks = True
+        self._confirm(arrived)
+
+    def _confirm(self, arrived: int) -> None:
+        self._confirmed = arrived
+        self.furthest = max(self.furthest, arrived)
+
+    def _send_chunks(self) -> None:
+        while self._confirmed < self._blob.size:
+            start = self._confirmed
+            stop = min(start + self._settings.chunk_bytes, self._blob.size)
+            call = self._sending("PATCH", start, stop)
+            with self._session.call(call) as answer:
+                if answer.status != 202:
+                    raise self._failure(answer, call)
+                self._location = self._session.location(answer, call)
+                if answer.header("Range") is not None and _arrived(answer) != stop:
+                    raise self._anew(f"counts {answer.header('Range')!r:.60} where bytes 0-{stop - 1} were sent")
+            self._confirm(stop)
+
+    def _close(self, start: int) -> None:
+        """Send everything from `start` on and ask for completion."""
+        call = self._sending("PUT", start, self._blob.size)
+        with self._session.call(call) as answer:
+            if answer.status != 201:
+                raise self._failure(answer, call)
+            stated = answer.header("Docker-Content-Digest")
+            if stated is not None and Digest.parse(stated) != self._blob.digest:
+                raise DigestError(
+                    self._subject, f"{answer.url.origin} stored {stated} where {self._blob.digest} was sent"
+                )
+
+    def _sending(self, method: str, start: int, stop: int) -> Call:
+        headers = {"Content-Type": "application/octet-stream"}
+        target = self._open_location()
+        if method == "PATCH":
+            headers["Content-Range"] = f"{start}-{stop - 1}"
+        else:
+            joint = "&" if "?" in target.target else "?"
+            target = Url(target.origin, f"{target.target}{joint}digest={quote(str(self._blob.digest), safe='')}")
+        return Call(
+            target=target,
+            scope=push_scope(self._task.repository),
+            subject=self._subject,
+            method=method,
+            headers=headers,
+            body=lambda: self._outgoing(start, stop),
+            body_bytes=stop - start,
+            # a registry hashes or copies the whole blob before it answers
+            answer_within_s=FIRST_BYTE_TIMEOUT_S + self._blob.size / SLOWEST_REGISTRY_BYTES_PER_S,
+        )
+
+    def _outgoing(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield bytes `start` to `stop` of the blob; its very last piece only when the whole has the right digest."""
+        hashed = self._hashed_until(start)
+        if not hashed.left:
+            hashed.finish()
+            return
+        for piece in self._task.content(start):
+            wanted = piece[: stop - hashed.count]
+            hashed.add(wanted)
+            if not hashed.left:
+                hashed.finish()
+            yield wanted
+            if hashed.count == stop:
+                self._hashed = hashed
+                return
+        hashed.finish()
+
+    def _hashed_until(self, start: int) -> Checked:
+        """Return the hash of everything before `start`: kept from the chunk before, or read again."""
+        hashed = self._hashed.copy() if self._hashed.count <= start else Checked(self._blob, subject=self._subject)
+        if hashed.count == start:
+            return hashed
+        for piece in self._task.content(hashed.count):
+            hashed.add(piece[: start - hashed.count])
+            if hashed.count == start:
+                break
+        return hashed
+
+    def _open_location(self) -> Url:
+        if self._location is None:
+            raise self._anew("lost the upload")
+        return self._location
+
+    def _failure(self, answer: Answer, call: Call) -> BundleError:
+        """Return the error for a refused chunk or completion, after deciding how the next attempt begins."""
+        codes = fault_codes(answer)
+        if "DIGEST_INVALID" in codes:
+            if self._was_damaged:
+                return DigestError(self._subject, f"{answer.url.origin} received other content than was sent, twice")
+            self._was_damaged = True
+            return self._anew("received other content than was sent")
+        if answer.status == 413 and not self._in_chunks:
+            self._in_chunks = True
+            return self._anew("takes no body of this size; it goes on in chunks")
+        if answer.status in (404, 416) or codes & {"BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN"}:
+            return self._anew(f"does not know the upload any more ({answer.status})")
+        return refusal(answer, call, origin=answer.url.origin)
+
+    def _anew(self, cause: str) -> TransientError:
+        """Forget the open upload; the next attempt begins another one."""
+        self._location = None
+        return TransientError(self._subject, f"{self._session.endpoint.origin} {cause}")
+
+
+def _arrived(answer: Answer) -> int | None:
+    """Return how many bytes a registry says it has of an upload, None where it says nothing that makes sense.
+
+    `0-0` means none: registries answer it for an empty upload, and one byte sent twice costs nothing.
+    """
+    match = _RANGE.match(answer.header("Range") or "0-0")
+    if match is None:
+        return None
+    return int(match[1]) + 1 if int(match[1]) else 0
