@@ -1,0 +1,139 @@
+"""Where each image of the bundle is in the private registry, and how its repository there is named (DESIGN §6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bundler.domain.digest import Digest
+from bundler.domain.lock import Lock
+from bundler.domain.reference import Reference
+from bundler.errors import DefinitionError
+
+MAX_REPOSITORY = 256
+_ECR_REPOSITORY = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateRegistry:
+    """A registry and the prefix that everything is pushed below, e.g. ECR's host and `eks`; "" for no prefix."""
+
+    host: str
+    prefix: str
+
+    def image(self, source: Reference) -> Reference:
+        """Return `HOST/PREFIX/<source host>/<path>`, with the source's tag (`:` in a host becomes `-`)."""
+        path = f"{source.registry.lower().replace(':', '-')}/{source.repository}"
+        return Reference(registry=self.host, repository=self._below(path), tag=source.tag)
+
+    def chart(self, reference: str) -> Reference:
+        """Return where the chart `charts/<name>:<version>` is pushed to."""
+        path, _, tag = reference.partition(":")
+        return Reference(registry=self.host, repository=self._below(path), tag=tag)
+
+    def _below(self, path: str) -> str:
+        return f"{self.prefix}/{path}" if self.prefix else path
+
+
+def check_names(lock: Lock, registry: PrivateRegistry, *, source: str) -> None:
+    """Check that ECR takes every repository name, and that no two images or charts share one by accident.
+
+    Raises:
+        DefinitionError: over 256 characters, a name that ECR refuses, or two sources for one repository.
+    """
+    owners: dict[str, str] = {}
+    for image in lock.images:
+        _claim(owners, registry.image(image.reference).repository, image.reference.name, source)
+    for chart in lock.charts:
+        _claim(owners, registry.chart(chart.reference).repository, f"charts/{chart.name}", source)
+
+
+def _claim(owners: dict[str, str], repository: str, owner: str, source: str) -> None:
+    if len(repository) > MAX_REPOSITORY:
+        cause = f"{owner} needs the repository {repository}, which has {len(repository)} characters; ECR takes"
+        raise DefinitionError(source, f"{cause} at most {MAX_REPOSITORY}", hint="Give the registry a shorter prefix.")
+    if not _ECR_REPOSITORY.match(repository):
+        raise DefinitionError(source, f"{owner} needs the repository {repository}, a name that ECR does not take")
+    other = owners.setdefault(repository, owner)
+    if other != owner:
+        raise DefinitionError(source, f"{owner} and {other} would share the private repository {repository}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateImage:
+    """One image of the bundle.
+
+    Attributes:
+        source: its name in the lock, with tag.
+        digests: every digest that means this image: index, derived index, platform manifests.
+        target: private reference, tag and digest.
+    """
+
+    source: Reference
+    digests: frozenset[Digest]
+    target: Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageMap:
+    """Every image of the bundle by the name that charts use for it."""
+
+    host: str
+    by_name: Mapping[str, tuple[PrivateImage, ...]]
+
+    @classmethod
+    def of(cls, host: str, images: Iterable[PrivateImage]) -> ImageMap:
+        """Return the map of `images` in the private registry `host`."""
+        by_name: dict[str, tuple[PrivateImage, ...]] = {}
+        for image in images:
+            by_name[image.source.name] = (*by_name.get(image.source.name, ()), image)
+        return cls(host=host, by_name=by_name)
+
+    @property
+    def images(self) -> tuple[PrivateImage, ...]:
+        """All images, in the order they came."""
+        return tuple(image for group in self.by_name.values() for image in group)
+
+    def target(self, reference: Reference) -> Reference | None:
+        """The private reference of what `reference` means, None when the bundle does not hold it."""
+        for image in self.by_name.get(reference.name, ()):
+            if reference.digest in image.digests if reference.digest else reference.tag == image.source.tag:
+                return image.target
+        return None
+
+    def holds(self, reference: Reference) -> bool:
+        """Whether `reference` is one of the private ones, pinned by digest; a tag beside it says nothing."""
+        return any(
+            (reference.name, reference.digest) == (image.target.name, image.target.digest) for image in self.images
+        )
+
+
+def image_map(lock: Lock, references: Mapping[str, Reference], *, host: str) -> ImageMap:
+    """Return the map of the lock's images.
+
+    Args:
+        lock: the bundle's.
+        references: name in the lock -> private reference with tag and digest, as push left it there.
+        host: the private registry.
+    """
+    return ImageMap.of(
+        host,
+        (
+            PrivateImage(
+                source=image.reference,
+                digests=frozenset(
+                    digest
+                    for digest in (
+                        image.target.digest,
+                        image.reference.digest,
+                        image.upstream.digest if image.upstream else None,
+                        *(manifest.digest for manifest in image.manifests if manifest.platform is not None),
+                    )
+                    if digest is not None
+                ),
+                target=references[str(image.reference)],
+            )
+            for image in lock.images
+        ),
+    )
