@@ -31,6 +31,8 @@ START_LIMIT_S = 120.0
 CLUSTER_ADMIN_GROUP = "eks-access-policy:cluster-admin"
 KWOK_STAGES = "kwok-stages.yaml"
 STAND_IN = "kwok.x-k8s.io/node=fake"
+PULLED_CONDITION = "lab.eks-bundler.io/Pulled"
+NETWORK_CONDITION = "lab.eks-bundler.io/Network"
 PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 _PORTS = range(20000, 32000)  # below the range that the kernel gives to outgoing connections
 # seconds that an answer of the token check is believed: short, so that tests of access need not wait
@@ -206,10 +208,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def combined_stages(kwok_stages: Path) -> str:
-    """Return kwok's own stages with ours in the place of those of the same name."""
+    """Return kwok's own stages with ours in the place of those of the same name.
+
+    A node becomes Ready only once the node agent has seen its network plugin run, as with a real kubelet.
+    """
     ours = list(_stages(Path(__file__).with_name("stages.yaml")))
     names = {stage["metadata"]["name"] for stage in ours}
     kept = [stage for stage in _stages(kwok_stages) if stage["metadata"]["name"] not in names]
+    ready = next(stage for stage in kept if stage["metadata"]["name"] == "node-initialize")
+    key = f'.status.conditions[]? | select(.type == "{NETWORK_CONDITION}") | .status'
+    ready["spec"]["selector"]["matchExpressions"].append({"key": key, "operator": "In", "values": ["True"]})
     return yaml.safe_dump_all([*ours, *kept], sort_keys=False)
 
 
