@@ -41,12 +41,17 @@ def init(
     The file lists the core set of the Kubernetes version with the images of the Region's add-on registry. A tag that
     is not known to this version stands as a placeholder, and `bundle lock` names the AWS call that lists it.
     """
+    from bundler.domain.oci import Platform
     from bundler.workflows.init import initial_definition
 
     if out.exists() and not force:
         raise UsageError(str(out), "exists already", hint="Give another --out, or --force to overwrite it.")
     text = initial_definition(
-        name=name, kubernetes_version=kubernetes_version, region=region, partition=partition, platforms=platforms
+        name=name,
+        kubernetes_version=kubernetes_version,
+        region=region,
+        partition=partition,
+        platforms=[Platform.parse(platform) for platform in platforms],
     )
     publish(out, text.encode())
     click.echo(f"{out} written. Next: read it, fill in what it asks for, then run bundle lock {out}", err=True)
