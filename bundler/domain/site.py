@@ -117,7 +117,7 @@ class RegistrySettings(Strict):
 class Volume(Strict):
     """Root volume of a node: gp3, encrypted."""
 
-    size_gib: int = Field(default=40, ge=8, le=16384)
+    size_gib: int = Field(default=40, ge=8, le=16384, alias="sizeGiB")
     kms_key: Arn | None = None
 
 

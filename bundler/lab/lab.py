@@ -1,0 +1,235 @@
+"""`bundle lab`: start, find and stop the stand-ins, which live in one process (daemon.py) for each state folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bundler.errors import ConflictError, TargetError
+
+if TYPE_CHECKING:
+    from bundler.lab.kubernetes import KubernetesFacts
+
+ACCOUNT = "111122223333"
+REGION = "eu-central-1"
+PARTITION = "aws"
+CLUSTER = "lab"
+FACTS_FILE = "lab.json"
+LOCK_FILE = "lab.lock"
+REQUESTS_FILE = "requests.jsonl"
+_LOG_FILE = "daemon.log"
+_START_S = 180.0
+_STOP_S = 20.0
+_POLL_S = 0.05
+_TAIL_BYTES = 3000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabFacts:
+    """Where a running lab is and how to reach it.
+
+    Attributes:
+        aws_url: all AWS APIs and S3.
+        ecr_address: host:port of the registry, TLS; its certificate is for `registry_host`, localhost and 127.0.0.1.
+        ca_file: the authority of that certificate.
+        source_url: a plain registry that stands for upstream; empty when none was asked for.
+        site_file: site.yaml of this lab.
+        credentials_file: AWS shared credentials (0600) of the operator.
+        kubernetes: the control plane; None without one.
+    """
+
+    state: Path
+    pid: int
+    account: str
+    region: str
+    partition: str
+    aws_url: str
+    ecr_address: str
+    registry_host: str
+    ca_file: Path
+    source_url: str
+    bucket: str
+    site_file: Path
+    credentials_file: Path
+    kubernetes: KubernetesFacts | None = None
+
+    @property
+    def requests_file(self) -> Path:
+        """The request log (request_log.py)."""
+        return self.state / REQUESTS_FILE
+
+    def environment(self) -> dict[str, str]:
+        """Return what the tool needs in its environment; endpoints are in the site file."""
+        return {
+            "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials_file),
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "SSL_CERT_FILE": str(self.ca_file),
+        }
+
+
+def write_facts(facts: LabFacts) -> None:
+    """Publish the facts (0600): the lab is ready."""
+    path = facts.state / FACTS_FILE
+    partial = path.with_suffix(".partial")
+    partial.touch(mode=0o600)
+    partial.write_text(json.dumps(asdict(facts), default=str, indent=1), encoding="utf-8")
+    partial.replace(path)
+
+
+def _read_facts(path: Path) -> LabFacts:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    found = value.pop("kubernetes")
+    return LabFacts(**_typed(value, LabFacts), kubernetes=None if found is None else _kubernetes(found))
+
+
+def _kubernetes(value: Mapping[str, Any]) -> KubernetesFacts:
+    from bundler.lab.kubernetes import KubernetesFacts
+
+    return KubernetesFacts(**_typed(value, KubernetesFacts))
+
+
+def _typed(value: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    paths = {field.name for field in fields(kind) if field.type in ("Path", Path)}
+    return {name: Path(item) if name in paths else item for name, item in value.items()}
+
+
+def lab_status(state: Path) -> LabFacts | None:
+    """Return the facts of the lab that runs with this state folder; None when none does, or is not ready yet."""
+    path = state / FACTS_FILE
+    if not _is_running(state) or not path.exists():
+        return None
+    return _read_facts(path)
+
+
+def _is_running(state: Path) -> bool:
+    """Whether a daemon holds the lock of this folder; a crash lets go of it."""
+    try:
+        with (state / LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def lab_up(
+    state: Path, *, kubernetes: bool = False, source: bool = True, assets: Path | None = None, bound: bool = False
+) -> LabFacts:
+    """Start a lab and return when it is ready. What an earlier one left in the folder is gone, but for logs.
+
+    Args:
+        state: the lab's folder.
+        kubernetes: with a control plane; `assets` (default KUBEBUILDER_ASSETS) holds its programs.
+        source: with a plain registry that stands for upstream.
+        assets: folder of the control plane's programs.
+        bound: the lab ends when this process does.
+
+    Raises:
+        ConflictError: a lab runs there already.
+        TargetError: it did not start; with the end of its log.
+    """
+    state = state.absolute()
+    if _is_running(state):
+        raise ConflictError(str(state), "a lab runs with this folder already", hint="bundle lab status, or down")
+    logs = state / "logs"
+    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (state / FACTS_FILE).unlink(missing_ok=True)
+    process = _start(_arguments(state, kubernetes=kubernetes, source=source, assets=assets, bound=bound), logs)
+    try:
+        return _wait_until_ready(state, process, logs / _LOG_FILE)
+    except BaseException:
+        _kill(process.pid)
+        process.wait()
+        raise
+
+
+def _arguments(state: Path, *, kubernetes: bool, source: bool, assets: Path | None, bound: bool) -> list[str]:
+    arguments = ["--state", str(state)]
+    if source:
+        arguments.append("--source")
+    if kubernetes:
+        arguments += ["--kube-assets", str(assets or os.environ.get("KUBEBUILDER_ASSETS", ""))]
+    if bound:
+        arguments += ["--parent", str(os.getpid())]
+    return arguments
+
+
+def _start(arguments: list[str], logs: Path) -> subprocess.Popen[bytes]:
+    with (logs / _LOG_FILE).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bundler.lab.daemon", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait_until_ready(state: Path, process: subprocess.Popen[bytes], log: Path) -> LabFacts:
+    ends = time.monotonic() + _START_S
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            raise TargetError("lab", f"ended with {process.returncode} before it was ready\n{_tail(log)}")
+        if (state / FACTS_FILE).exists():
+            return _read_facts(state / FACTS_FILE)
+        time.sleep(_POLL_S)
+    raise TargetError("lab", f"did not become ready in {_START_S:.0f} s\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace")
+
+
+def lab_down(state: Path) -> None:
+    """Stop the lab of this folder, if one runs; the folder stays."""
+    state = state.absolute()
+    facts = lab_status(state)
+    if facts is None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(facts.pid, signal.SIGTERM)
+    ends = time.monotonic() + _STOP_S
+    while _is_running(state):
+        if time.monotonic() > ends:
+            _kill(facts.pid)
+        _reap(facts.pid)
+        time.sleep(_POLL_S)
+    _reap(facts.pid)
+    (state / FACTS_FILE).unlink(missing_ok=True)
+
+
+def _kill(pid: int) -> None:
+    """Kill the daemon; what it started is ended by the watchdog of programs.py."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _reap(pid: int) -> None:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+@contextmanager
+def lab(
+    state: Path, *, kubernetes: bool = False, source: bool = True, assets: Path | None = None
+) -> Iterator[LabFacts]:
+    """Run a lab for the length of a `with`; it ends with this process at the latest."""
+    facts = lab_up(state, kubernetes=kubernetes, source=source, assets=assets, bound=True)
+    try:
+        yield facts
+    finally:
+        lab_down(state)
