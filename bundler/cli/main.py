@@ -76,7 +76,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code that says what happened."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        result = cli.main(prog_name="bundle", args=None if argv is None else list(argv), standalone_mode=False, auto_envvar_prefix="BUNDLE")
+        result = cli.main(
+            prog_name="bundle",
+            args=None if argv is None else list(argv),
+            standalone_mode=False,
+            auto_envvar_prefix="BUNDLE",
+        )
         code = result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
