@@ -187,6 +187,7 @@ class Aws:
             max_pool_connections=self._settings.connections,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
+            s3={"payload_signing_enabled": False},  # each body goes with its SHA-256 in a signed header
             tcp_keepalive=True,
             user_agent_extra="eks-bundler",
         )

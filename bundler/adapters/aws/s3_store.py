@@ -1,0 +1,165 @@
+"""Files into S3, part by part, so that a second try sends only what the first did not."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from bundler.adapters.aws.clients import Answer, Service
+from bundler.domain.shipment import Part, S3Address, StoredObject, StoredPart, Upload
+from bundler.errors import ConflictError, RejectedError, UsageError
+
+_ABSENT = frozenset({"404", "NoSuchKey"})
+_RACED = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
+
+
+class S3Store:
+    """The S3 API as far as shipping needs it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def find(self, address: S3Address) -> StoredObject | None:
+        """Return what stands at the address, None where nothing does.
+
+        Raises:
+            AccessError: also where s3:ListBucket is missing and the object too: S3 does not tell them apart.
+        """
+        try:
+            return self._service.ask(
+                "HeadObject",
+                _stored_object,
+                about=str(address),
+                Bucket=address.bucket,
+                Key=address.key,
+                ChecksumMode="ENABLED",
+            )
+        except RejectedError as error:
+            if error.code in _ABSENT:
+                return None
+            raise
+
+    def uploads(self, address: S3Address) -> list[str]:
+        """Return the ids of the unfinished uploads for exactly this key, the newest first.
+
+        Raises:
+            UsageError: there is no such bucket.
+        """
+        try:
+            found = self._service.list(
+                "ListMultipartUploads",
+                "Uploads",
+                _upload,
+                about=str(address),
+                Bucket=address.bucket,
+                Prefix=address.key,
+            )
+        except RejectedError as error:
+            if error.code == "NoSuchBucket":
+                raise UsageError(f"s3://{address.bucket}", "there is no such bucket") from error
+            raise
+        ours = [upload for upload in found if upload[0] == address.key and upload[2] in (None, "SHA256")]
+        return [upload_id for _, _, _, upload_id in sorted(ours, key=lambda upload: upload[1], reverse=True)]
+
+    def upload(self, address: S3Address, upload_id: str) -> Upload:
+        """Return what an unfinished upload holds."""
+        parts = self._service.list(
+            "ListParts",
+            "Parts",
+            _stored_part,
+            about=str(address),
+            Bucket=address.bucket,
+            Key=address.key,
+            UploadId=upload_id,
+        )
+        return Upload(id=upload_id, parts=tuple(parts))
+
+    def begin(self, address: S3Address) -> Upload:
+        """Begin an upload whose parts carry SHA-256."""
+        upload_id = self._service.ask(
+            "CreateMultipartUpload",
+            lambda answer: str(answer["UploadId"]),
+            about=str(address),
+            Bucket=address.bucket,
+            Key=address.key,
+            ChecksumAlgorithm="SHA256",
+            ContentType="application/octet-stream",
+        )
+        return Upload(id=upload_id)
+
+    def send(self, address: S3Address, upload: Upload, part: Part, content: BinaryIO) -> StoredPart:
+        """Send one part; S3 refuses it where the bytes are not what the part's digest names."""
+        etag = self._service.ask(
+            "UploadPart",
+            lambda answer: str(answer["ETag"]),
+            about=f"{address} part {part.number}",
+            Bucket=address.bucket,
+            Key=address.key,
+            UploadId=upload.id,
+            PartNumber=part.number,
+            ContentLength=part.size,
+            ChecksumSHA256=part.checksum,
+            Body=content,
+        )
+        return StoredPart(number=part.number, size=part.size, etag=_bare(etag), checksum=part.checksum)
+
+    def complete(
+        self, address: S3Address, upload: Upload, parts: Sequence[StoredPart], *, replaces: StoredObject | None
+    ) -> None:
+        """Make the object of its parts, provided that nothing but `replaces` stands there.
+
+        Raises:
+            ConflictError: somebody else wrote the object meanwhile.
+        """
+        condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": f'"{replaces.etag}"'}
+        try:
+            self._service.call(
+                "CompleteMultipartUpload",
+                about=str(address),
+                Bucket=address.bucket,
+                Key=address.key,
+                UploadId=upload.id,
+                MultipartUpload={"Parts": [_completed(part) for part in parts]},
+                **condition,
+            )
+        except RejectedError as error:
+            if error.code in _RACED:
+                hint = "See who else ships to this address, then run the same command again."
+                raise ConflictError(str(address), "somebody else wrote it meanwhile", hint=hint) from error
+            if error.code != "NoSuchUpload":  # a try whose answer was lost may have completed it: the next look tells
+                raise
+
+    def abort(self, address: S3Address, upload_id: str) -> None:
+        """Throw an unfinished upload away."""
+        self._service.call(
+            "AbortMultipartUpload", about=str(address), Bucket=address.bucket, Key=address.key, UploadId=upload_id
+        )
+
+
+def _bare(etag: str) -> str:
+    return etag.strip('"')
+
+
+def _stored_object(answer: Answer) -> StoredObject:
+    return StoredObject(
+        size=int(answer["ContentLength"]), etag=_bare(answer["ETag"]), checksum=answer.get("ChecksumSHA256")
+    )
+
+
+def _upload(item: Answer) -> tuple[str, dt.datetime, str | None, str]:
+    return item["Key"], item["Initiated"], item.get("ChecksumAlgorithm"), item["UploadId"]
+
+
+def _stored_part(item: Answer) -> StoredPart:
+    return StoredPart(
+        number=int(item["PartNumber"]),
+        size=int(item["Size"]),
+        etag=_bare(item["ETag"]),
+        checksum=item.get("ChecksumSHA256"),
+    )
+
+
+def _completed(part: StoredPart) -> dict[str, object]:
+    fields: dict[str, object] = {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
+    return fields if part.checksum is None else {**fields, "ChecksumSHA256": part.checksum}

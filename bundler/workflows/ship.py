@@ -1,0 +1,79 @@
+"""`bundle ship`: an archive and its installer into S3, and the slip that travels by another channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundler.atomic import publish
+from bundler.domain.digest import Digest
+from bundler.domain.events import PhaseDone, PhaseStarted
+from bundler.domain.shipment import S3Address, Shipment, slip_bytes
+from bundler.stages.ship import ObjectStore, leftovers, observe, read_file, ship
+from bundler.transfer import Pace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What names an archive: digest of its root, digest of its newest trust root."""
+
+    root: Digest
+    trust: Digest
+
+
+Identify = Callable[[Path], Identity]
+"""Reads the identity of an archive (member 0 and 1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShipRequest:
+    """What to send where.
+
+    Attributes:
+        archive: STEM.tar.
+        destination: prefix below which files get their own names.
+        clean: throw unfinished uploads to the same names away when done.
+    """
+
+    archive: Path
+    destination: S3Address
+    clean: bool = False
+
+
+def ship_archive(request: ShipRequest, *, store: ObjectStore, identify: Identify, pace: Pace) -> Path:
+    """Send the archive, and before it `STEM.installer.zip` where that stands beside it; return the slip's path.
+
+    Raises:
+        RefusedError: the file is no archive.
+        ConflictError: it changed meanwhile, or somebody else wrote the object.
+    """
+    identity = identify(request.archive)
+    stem = request.archive.name.removesuffix(".tar")
+    installer = request.archive.with_name(f"{stem}.installer.zip")
+    sent_installer = _send(installer, request, store=store, pace=pace) if installer.exists() else None
+    sent = _send(request.archive, request, store=store, pace=pace)
+    slip = request.archive.with_name(f"{stem}.slip.json")
+    content = slip_bytes(
+        archive=sent,
+        address=request.destination,
+        root=identity.root,
+        trust=identity.trust,
+        installer=sent_installer,
+    )
+    if not slip.exists() or slip.read_bytes() != content:
+        publish(slip, content)
+    return slip
+
+
+def _send(path: Path, request: ShipRequest, *, store: ObjectStore, pace: Pace) -> Shipment:
+    address = request.destination.below(path.name)
+    pace.emit(PhaseStarted(phase="ship", detail=f"{path.name} → {address}"))
+    local = read_file(path, emit=pace.emit)
+    plan = observe(local, address, store=store, emit=pace.emit)
+    ship(plan, local, address, store=store, pace=pace)
+    leftovers(address, store=store, clean=request.clean, emit=pace.emit)
+    pace.emit(
+        PhaseDone(phase="ship", detail="was there already" if plan.is_done else f"sent {len(plan.missing)} parts")
+    )
+    return local.shipment
