@@ -72,14 +72,14 @@ class Layer:
     def measured(self) -> Measured:
         """What a manifest and a config say of the layer; reads the content once."""
         inner, outer, size = hashlib.sha256(), hashlib.sha256(), 0
-        for chunk in self._packed(_seen(self._tar(), inner.update)):
+        for chunk in self._packed(_seen(tar_stream(self.entries), inner.update)):
             outer.update(chunk)
             size += len(chunk)
         return Measured(digest=_digest(outer.hexdigest()), size=size, diff_id=_digest(inner.hexdigest()))
 
     def read(self) -> Iterator[bytes]:
         """Yield the packed layer in small chunks."""
-        return self._packed(self._tar())
+        return self._packed(tar_stream(self.entries))
 
     def _packed(self, tar: Iterator[bytes]) -> Iterator[bytes]:
         return gzip_stored(tar) if self.compression == "gzip" else zstd_raw(tar, self._tar_bytes)
@@ -88,16 +88,18 @@ class Layer:
     def _tar_bytes(self) -> int:
         return sum(_BLOCK_BYTES + _padded(entry.size) for entry in self.entries) + 2 * _BLOCK_BYTES
 
-    def _tar(self) -> Iterator[bytes]:
-        for entry in self.entries:
-            yield tar_header(entry)
-            if entry.content is not None:
-                yield from entry.content.read()
-                yield bytes(_padded(entry.size) - entry.size)
-        yield bytes(2 * _BLOCK_BYTES)
+
+def tar_stream(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """Yield a tar of `entries`, in their order."""
+    for entry in entries:
+        yield _tar_header(entry)
+        if entry.content is not None:
+            yield from entry.content.read()
+            yield bytes(_padded(entry.size) - entry.size)
+    yield bytes(2 * _BLOCK_BYTES)
 
 
-def tar_header(entry: Entry) -> bytes:
+def _tar_header(entry: Entry) -> bytes:
     """Return the ustar header (POSIX.1-1988) of an entry: root's, of 1 January 1970."""
     kind = b"0" if entry.content is not None else b"2" if entry.link is not None else b"5"
     name = entry.path + "/" * (kind == b"5")
