@@ -189,6 +189,10 @@ class LockedError(ConflictError):
     title = "Locked"
 
 
+class StaleStateError(ConflictError):
+    """State in S3 is not the version any more that was to be replaced: somebody else wrote it."""
+
+
 class LockLostError(ConflictError):
     """The lock was ours and is not any more: nothing else may be written."""
 

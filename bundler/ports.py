@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from bundler.domain.digest import Digest
@@ -104,5 +105,43 @@ class ByteSource(Protocol):
 
         Raises:
             FormatError: the source ends before.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredState:
+    """One small object of a site's state.
+
+    Attributes:
+        version: changes with each write.
+        age_s: seconds since it was written, by the store's own clock.
+    """
+
+    content: bytes
+    version: str
+    age_s: float
+
+
+class StateStore(Protocol):
+    """Small objects with compare-and-swap, shared by all operators of a site."""
+
+    def get(self, name: str) -> StoredState | None:
+        """Return an object, None where there is none."""
+        ...
+
+    def put(self, name: str, content: bytes, *, replaces: str | None) -> str:
+        """Write an object in place of version `replaces` (None: of nothing); return its new version.
+
+        Raises:
+            StaleStateError: something else stands there.
+        """
+        ...
+
+    def delete(self, name: str, *, version: str) -> None:
+        """Remove that version of an object.
+
+        Raises:
+            StaleStateError: something else stands there.
         """
         ...

@@ -170,3 +170,33 @@ class Once:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+class Beat:
+    """Calls `action` every `every_s` seconds in a thread of its own, while held.
+
+    A call that raises ends it; `failure` then says why, and the holder asks for it where it matters.
+    """
+
+    def __init__(self, action: Callable[[], None], *, every_s: float) -> None:
+        self.failure: BaseException | None = None
+        self._action = action
+        self._every_s = every_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="beat", daemon=True)
+
+    def __enter__(self) -> Beat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every_s):
+            try:
+                self._action()
+            except BaseException as error:  # noqa: BLE001 - kept for the holder, as a future keeps it
+                self.failure = error
+                return

@@ -300,8 +300,8 @@ class Service:
 
     @contextmanager
     def reading(self, operation: str, about: str) -> Iterator[None]:
-        """Hold around reading a streamed body of `operation`."""
-        with _translated(self._asked(operation, about), self._secrets, self._now):
+        """Hold around reading and parsing a streamed body of `operation`."""
+        with _translated(self._asked(operation, about), self._secrets, self._now), self._readable(operation):
             yield
 
     @contextmanager
@@ -330,10 +330,11 @@ def _translated(
 ) -> Iterator[None]:
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
-    except (BotoCoreError, ClientError, ResponseParserError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError, HTTPError) as error:
         hidden = secrets()
         ours = translate(error, asked, secrets=hidden, now=now)
         raise ours from (None if _shows_secret(error, hidden) else error)

@@ -52,7 +52,8 @@ _NO_CREDENTIALS = frozenset(
 )  # fmt: skip
 _UNREACHABLE = frozenset(
     {"EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError", "ReadTimeoutError",
-     "ProxyConnectionError", "HTTPClientError", "ConnectionError", "ResponseStreamingError", "IncompleteReadError"}
+     "ProxyConnectionError", "HTTPClientError", "ConnectionError", "ResponseStreamingError", "IncompleteReadError",
+     "HTTPError"}
 )  # fmt: skip
 _SETTINGS = frozenset(
     {"NoRegionError", "InvalidRegionError", "ParamValidationError", "UnknownServiceError", "InvalidConfigError",

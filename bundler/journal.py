@@ -1,0 +1,336 @@
+"""What this tool did at a site: append-only lines, fsynced, mirrored to S3. It only saves time: the world is the truth.
+
+One folder per site holds `journal.jsonl`, `lock` (this host's file lock) and `held.json` (the id of our lock in S3, so
+that a killed process finds its own lock again). Nothing is written before `hold`, and `hold` is only entered once a
+plan holds an action.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bundler.atomic import publish, sync_folder
+from bundler.domain.digest import Digest
+from bundler.domain.names import step_key
+from bundler.domain.oci import parse_strict_json
+from bundler.errors import (
+    ConflictError,
+    FormatError,
+    LocalResourceError,
+    LockedError,
+    LockLostError,
+    PolicyError,
+    StaleStateError,
+)
+from bundler.lease import Holder, Lease
+from bundler.ports import StateStore
+from bundler.transfer import Beat
+
+VERSION = 1
+JOURNAL_NAME = "journal.jsonl"
+MAX_JOURNAL_BYTES = 64 << 20
+_LOST_HINT = "It only saves time: move it away, then run the same command again."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One step that was done.
+
+    Attributes:
+        step: what, in words.
+        key: name of the step with its inputs and bundle (`step_key`).
+        at: UTC, for people; nothing depends on it.
+        facts: what was made: ids, ARNs. Never a secret.
+    """
+
+    step: str
+    key: str
+    at: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a site's journal is.
+
+    Attributes:
+        folder: on this host.
+        site: `account/region/cluster`, to notice a mix-up.
+        mirror: S3, where the site says so.
+    """
+
+    folder: Path
+    site: str
+    mirror: StateStore | None = None
+
+    @property
+    def file(self) -> Path:
+        """The journal."""
+        return self.folder / JOURNAL_NAME
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Who writes, and for which bundle.
+
+    Attributes:
+        id: new for each process that takes the lock.
+        owner: user@host and process, for people.
+        break_lock: id of an expired lock to take over.
+    """
+
+    id: str
+    owner: str
+    bundle: Digest
+    break_lock: str | None = None
+    now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+
+
+def read_journal(place: Place) -> tuple[Record, ...]:
+    """Return what is recorded on this host, writing nothing; a torn last line does not count.
+
+    Raises:
+        ConflictError: the journal of another site, of a newer version, or damaged.
+    """
+    return _parse(_complete_lines(_read(place.file)), place)
+
+
+@contextmanager
+def hold(place: Place, session: Session) -> Iterator[Journal]:
+    """Lock the site, here and in S3, and give the journal to write to.
+
+    Raises:
+        LockedError: somebody else works on the site.
+        PolicyError: others may write to the folder.
+        ConflictError: as `read_journal`.
+    """
+    _prepare(place.folder)
+    with _file_lock(place), _lease(place, session) as (lease, beat):
+        journal = Journal(place, session, lease=lease, beat=beat)
+        journal.open()
+        yield journal
+
+
+class Journal:
+    """The journal of a site that we hold the lock of."""
+
+    def __init__(self, place: Place, session: Session, *, lease: Lease | None, beat: Beat | None) -> None:
+        self._place = place
+        self._session = session
+        self._lease = lease
+        self._beat = beat
+        self._lines = b""
+        self._mirrored: str | None = None
+        self._records: dict[str, Record] = {}
+
+    def open(self) -> None:
+        """Cut a torn tail off, and bring file and mirror to the same lines.
+
+        Raises:
+            ConflictError: as `read_journal`.
+        """
+        mirror = self._place.mirror
+        there = mirror.get(JOURNAL_NAME) if mirror is not None else None
+        here = _read(self._place.file)
+        ours, theirs = _complete_lines(here), _complete_lines(there.content) if there is not None else b""
+        _parse(ours, self._place)
+        _parse(theirs, self._place)
+        self._lines = _joined(theirs, ours) or _header(self._place.site)
+        self._mirrored = there.version if there is not None else None
+        self._records = {record.key: record for record in _parse(self._lines, self._place)}
+        if self._lines != here:
+            publish(self._place.file, self._lines, mode=0o600)
+        if there is None or self._lines != there.content:
+            self._mirror()
+
+    def key(self, step: str, **inputs: object) -> str:
+        """Return the name of a step of this bundle with these inputs."""
+        return step_key(step, inputs, self._session.bundle)
+
+    def find(self, key: str) -> Record | None:
+        """Return the record of a step, None where there is none: a hint, never a proof."""
+        return self._records.get(key)
+
+    def check(self) -> None:
+        """Do nothing while the lock is ours; to be asked before each write to the world.
+
+        Raises:
+            LockLostError: it is not.
+        """
+        if self._beat is not None and self._beat.failure is not None:
+            raise LockLostError("lock of the site", "it was lost while working") from self._beat.failure
+        if self._lease is not None:
+            self._lease.check()
+
+    def record(self, step: str, key: str, **facts: str) -> None:
+        """Append a step that was done; durable here and in S3 when this returns.
+
+        Raises:
+            LockLostError: the lock is not ours any more; the line stays on this host.
+        """
+        at = f"{self._session.now():%Y-%m-%dT%H:%M:%SZ}"
+        record = Record(step=step, key=key, at=at, facts=facts)
+        line = _line({"step": step, "key": key, "at": at, "facts": facts, "bundle": str(self._session.bundle)})
+        _append(self._place.file, line)
+        self._lines += line
+        self._records[key] = record
+        self.check()
+        self._mirror()
+
+    def _mirror(self) -> None:
+        mirror = self._place.mirror
+        if mirror is None:
+            return
+        try:
+            self._mirrored = mirror.put(JOURNAL_NAME, self._lines, replaces=self._mirrored)
+        except StaleStateError as error:
+            there = mirror.get(JOURNAL_NAME)
+            if there is None or there.content != self._lines:  # else the answer to a first try was lost
+                raise LockLostError("journal of the site", "somebody else writes to it") from error
+            self._mirrored = there.version
+
+
+def _joined(theirs: bytes, ours: bytes) -> bytes:
+    """Return the longer where one continues the other, else the mirror's lines and then those only we have."""
+    if theirs.startswith(ours):
+        return theirs
+    if ours.startswith(theirs):
+        return ours
+    known = set(theirs.splitlines(keepends=True))
+    return theirs + b"".join(line for line in ours.splitlines(keepends=True) if line not in known)
+
+
+def _header(site: str) -> bytes:
+    return _line({"journal": VERSION, "site": site})
+
+
+def _line(fields: Mapping[str, object]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _complete_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse(lines: bytes, place: Place) -> tuple[Record, ...]:
+    if not lines:
+        return ()
+    first, *others = lines.splitlines()
+    header = _fields(first, place)
+    if header.get("journal") != VERSION:
+        hint = f"Use the version of this tool that wrote it. {_LOST_HINT}"
+        raise ConflictError(str(place.file), f"is of another format: version {header.get('journal')!r}", hint=hint)
+    if header.get("site") != place.site:
+        cause = f"is the journal of {str(header.get('site'))[:200]!r}, this site is {place.site}"
+        raise ConflictError(str(place.file), cause, hint="Check the site file, and BUNDLE_STATE_DIR.")
+    return tuple(_record(_fields(line, place), place) for line in others)
+
+
+def _fields(line: bytes, place: Place) -> dict[str, object]:
+    try:
+        value = parse_strict_json(line, subject=str(place.file))
+    except FormatError as error:
+        raise ConflictError(str(place.file), f"is damaged: {error.cause}", hint=_LOST_HINT) from error
+    if not isinstance(value, dict):
+        raise ConflictError(str(place.file), "is damaged: a line is no record", hint=_LOST_HINT)
+    return value
+
+
+def _record(fields: Mapping[str, object], place: Place) -> Record:
+    step, key, at, facts = (fields.get(name) for name in ("step", "key", "at", "facts"))
+    if not isinstance(step, str) or not isinstance(key, str) or not isinstance(at, str) or not isinstance(facts, dict):
+        raise ConflictError(str(place.file), "is damaged: a line is no record", hint=_LOST_HINT)
+    return Record(step=step, key=key, at=at, facts={str(name): str(value) for name, value in facts.items()})
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_JOURNAL_BYTES + 1)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
+    if len(content) > MAX_JOURNAL_BYTES:
+        raise ConflictError(str(path), f"is larger than {MAX_JOURNAL_BYTES} bytes", hint=_LOST_HINT)
+    return content
+
+
+def _append(path: Path, line: bytes) -> None:
+    try:
+        with path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise LocalResourceError(str(path), f"cannot be written: {error.strerror}") from error
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, and refuse one that others may write to: it decides what we take for our own lock."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sync_folder(folder.parent)
+        status = folder.stat()
+    except OSError as error:
+        raise LocalResourceError(str(folder), f"cannot be used: {error.strerror}") from error
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWOTH | stat.S_IWGRP):
+        hint = f"Check what is in it, then: chown $(id -u) {folder}; chmod 700 {folder}"
+        raise PolicyError(str(folder), "belongs to somebody else, or others may write to it", hint=hint)
+
+
+@contextmanager
+def _file_lock(place: Place) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(place.folder / "lock", timeout=0, mode=0o600)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        hint = "Wait for it, or stop it."
+        raise LockedError(f"site {place.site}", "another process on this host works on it", hint=hint) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _lease(place: Place, session: Session) -> Iterator[tuple[Lease | None, Beat | None]]:
+    if place.mirror is None:
+        yield None, None
+        return
+    held = place.folder / "held.json"
+    known = _known_id(held)
+    holder = Holder(
+        id=session.id,
+        owner=session.owner,
+        bundle=str(session.bundle),
+        since=f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
+    )
+    lease = Lease(place.mirror, holder)
+    # Written before the lock is taken: killed right after, the next process knows that the lock is its own. The old
+    # id stays beside it until then, for the kill right before.
+    publish(held, json.dumps([session.id, *known]).encode(), mode=0o600)
+    lease.take(known=known, break_id=session.break_lock)
+    publish(held, json.dumps([session.id]).encode(), mode=0o600)
+    try:
+        with lease.beating() as beat:
+            yield lease, beat
+    finally:
+        lease.release()
+
+
+def _known_id(held: Path) -> tuple[str, ...]:
+    try:
+        value = parse_strict_json(held.read_bytes(), subject=str(held))
+    except (FileNotFoundError, FormatError):
+        return ()
+    return tuple(str(item) for item in value[:64]) if isinstance(value, list) else ()

@@ -1,0 +1,157 @@
+"""The lock of a site, held in S3 by compare-and-swap and kept alive by a heartbeat.
+
+A lease that nobody renews expires, but is only taken over by name: `--break-lock ID`. Its former holder finds out at
+the next renewal, and before each write, that it is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+
+from bundler.domain.oci import parse_strict_json
+from bundler.errors import FormatError, LockedError, LockLostError, NetworkError, StaleStateError
+from bundler.ports import StateStore, StoredState
+from bundler.transfer import Beat, Once
+
+LOCK_NAME = "lock.json"
+LEASE_S = 180.0
+BEAT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds the lock.
+
+    Attributes:
+        id: of this one holding, never used again.
+        owner: user@host and process, for people.
+        bundle: digest of the bundle that is being installed.
+        since: when it was taken, UTC.
+    """
+
+    id: str
+    owner: str
+    bundle: str
+    since: str
+
+
+def parse_holder(content: bytes) -> Holder:
+    """Return the holder that a lock names.
+
+    Raises:
+        FormatError: not a lock of ours.
+    """
+    value = parse_strict_json(content, subject=LOCK_NAME)
+    fields = value if isinstance(value, dict) else {}
+    texts = {name: fields.get(name) for name in ("id", "owner", "bundle", "since")}
+    if not all(isinstance(text, str) and text.isprintable() and 0 < len(text) <= 200 for text in texts.values()):
+        raise FormatError(LOCK_NAME, "is not a lock that this tool wrote", hint="Look at it, and remove it by hand.")
+    return Holder(**{name: str(text) for name, text in texts.items()})
+
+
+class Lease:
+    """A lock that we hold, for as long as it is renewed."""
+
+    def __init__(self, store: StateStore, holder: Holder, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._holder = holder
+        self._clock = clock
+        self._once = Once()
+        self._beats = 0
+        self._version = ""
+        self._renewed = clock()
+
+    def take(self, *, known: Collection[str] = (), break_id: str | None) -> None:
+        """Take the lock.
+
+        Args:
+            known: ids under which earlier processes of this very state folder held it; they have died.
+            break_id: id of an expired lease to take over.
+
+        Raises:
+            LockedError: somebody else holds it.
+        """
+        there = self._store.get(LOCK_NAME)
+        if there is not None:
+            self._refuse(there, known, break_id)
+        try:
+            self._version = self._swap(there.version if there is not None else None)
+        except StaleStateError as error:
+            winner = self._store.get(LOCK_NAME)
+            if winner is None:
+                raise
+            raise _locked(parse_holder(winner.content), winner.age_s) from error
+        self._renewed = self._clock()
+
+    def _refuse(self, there: StoredState, known: Collection[str], break_id: str | None) -> None:
+        holder = parse_holder(there.content)
+        if holder.id in known:
+            return
+        if holder.id != break_id or there.age_s < LEASE_S:
+            raise _locked(holder, there.age_s)
+
+    def renew(self) -> None:
+        """Show that we live.
+
+        Raises:
+            LockLostError: the lock is somebody else's now.
+            NetworkError: S3 does not answer; the lease runs on.
+        """
+        with self._once:
+            self._beats += 1
+            try:
+                self._version = self._swap(self._version)
+            except StaleStateError as error:
+                raise LockLostError("lock of the site", "somebody else has taken it over") from error
+            self._renewed = self._clock()
+
+    def check(self) -> None:
+        """Do nothing while the lock is surely ours; renew it where that is long ago.
+
+        Raises:
+            LockLostError, NetworkError: as `renew`.
+        """
+        if self._clock() - self._renewed > LEASE_S / 2:
+            self.renew()
+
+    def release(self) -> None:
+        """Give the lock back; one that is lost already is left alone."""
+        with self._once, suppress(StaleStateError, NetworkError):
+            self._store.delete(LOCK_NAME, version=self._version)
+
+    @contextmanager
+    def beating(self) -> Iterator[Beat]:
+        """Renew in the background; `failure` of what this yields says when the lock was lost."""
+        with Beat(self._beat, every_s=BEAT_S) as beat:
+            yield beat
+
+    def _beat(self) -> None:
+        with suppress(NetworkError):  # the next beat tries again; `check` decides before a write
+            self.renew()
+
+    def _swap(self, replaces: str | None) -> str:
+        """Write the lock; a first try whose answer was lost has written it already."""
+        fields = {**asdict(self._holder), "beats": self._beats}
+        content = (json.dumps(fields, sort_keys=True) + "\n").encode()
+        try:
+            return self._store.put(LOCK_NAME, content, replaces=replaces)
+        except StaleStateError:
+            there = self._store.get(LOCK_NAME)
+            if there is not None and there.content == content:
+                return there.version
+            raise
+
+
+def _locked(holder: Holder, age_s: float) -> LockedError:
+    expired = age_s >= LEASE_S
+    state = "gave no sign of life" if expired else "was alive"
+    cause = f"is locked by {holder.owner} since {holder.since}, who {state} {age_s:.0f} s ago (lock {holder.id})"
+    if expired:
+        hint = f"Make sure that it is dead, then run the same command with --break-lock {holder.id}"
+    else:
+        hint = f"Wait for it, or stop it there; a lock without a sign of life for {LEASE_S:.0f} s can be broken."
+    return LockedError("site", cause, safe="Nothing was written.", hint=hint)
