@@ -26,6 +26,7 @@ from bundler.lab.aws import (
     make_operator,
     prepare_moto,
 )
+from bundler.lab.charts import repository_files
 from bundler.lab.faults import Faults, parse_fault
 from bundler.lab.http_server import Answer, Request, Server
 from bundler.lab.lab import (
@@ -41,7 +42,9 @@ from bundler.lab.lab import (
 from bundler.lab.place import Place
 from bundler.lab.plain import PlainRegistry
 from bundler.lab.request_log import RequestLog
+from bundler.lab.source import Source, fill, lab_content, write_registries
 from bundler.lab.tls import Authority, make_authority, server_context
+from bundler.lab.wheels import wheel_folder
 
 if TYPE_CHECKING:
     from bundler.lab.kubernetes import KubernetesFacts
@@ -218,7 +221,10 @@ class Lab:
             return ""
         registry = PlainRegistry(self._state / "source", faults=self._faults, log=self._log)
         registry.store.prepare()
-        return f"http://127.0.0.1:{self._serve(Server(registry)).port}"
+        fill(registry.store, lab_content(wheel_folder()))
+        url = f"http://127.0.0.1:{self._serve(Server(Source(registry, repository_files()))).port}"
+        write_registries(self._state, url)
+        return url
 
     def _start_aws(self, ecr: EmbeddedEcr) -> str:
         correct_moto()

