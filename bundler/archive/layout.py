@@ -1,0 +1,149 @@
+"""Lock -> layout: every offset of the archive, before the first byte of content exists (ADR 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from bundler.archive.header import BLOCK_BYTES, END_BYTES
+from bundler.archive.image_layout import INDEX_PATH, OCI_LAYOUT, OCI_LAYOUT_PATH, index_json
+from bundler.archive.members import MAX_MEMBERS_BYTES, Entry, Member, member_line, place_members
+from bundler.archive.root import MEMBERS_PATH, TRUST_PATH, Root, Table, Totals, root_payload, slot_bytes
+from bundler.domain.digest import Digest
+from bundler.domain.lock import Blob, Lock, blob_sizes, lock_bytes
+from bundler.errors import LimitError
+
+LOCK_PATH = "lock.json"
+CLOSURE_PATH = "closure.json"
+SBOM_PATH = "sbom.cdx.json"
+PROVENANCE_PATH = "provenance.json"
+METADATA = {
+    LOCK_PATH: "lock",
+    CLOSURE_PATH: "closure",
+    SBOM_PATH: "sbom",
+    PROVENANCE_PATH: "provenance",
+    OCI_LAYOUT_PATH: "oci-layout",
+    INDEX_PATH: "index",
+}
+"""Path -> role of the members between members.jsonl and the blobs, in order."""
+BLOB_FOLDER = "blobs/sha256/"
+_GROUPS = {"manifest": 0, "config": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A planned archive.
+
+    Attributes:
+        root: what will be signed.
+        slot_bytes: size of member 0, the root's envelope padded with spaces.
+        members: members 1…N in order, each in its place.
+        generated: path -> content of every one of them that is not a blob.
+        total_bytes: size of the archive.
+    """
+
+    root: Root
+    slot_bytes: int
+    members: tuple[Member, ...]
+    generated: Mapping[str, bytes]
+    total_bytes: int
+
+    @property
+    def blobs(self) -> tuple[Member, ...]:
+        """The members that are content-addressed blobs."""
+        return tuple(member for member in self.members if member.path.startswith(BLOB_FOLDER))
+
+
+def plan_layout(lock: Lock, *, generated: Mapping[str, bytes]) -> Layout:
+    """Return where every byte of the archive of `lock` goes.
+
+    Args:
+        lock: what the archive holds.
+        generated: the content of trust.json, closure.json, sbom.cdx.json and provenance.json.
+
+    Raises:
+        FormatError: the lock gives two sizes for one digest.
+        LimitError: more members than an archive may list.
+    """
+    contents = {
+        TRUST_PATH: generated[TRUST_PATH],
+        LOCK_PATH: lock_bytes(lock),
+        CLOSURE_PATH: generated[CLOSURE_PATH],
+        SBOM_PATH: generated[SBOM_PATH],
+        PROVENANCE_PATH: generated[PROVENANCE_PATH],
+        OCI_LAYOUT_PATH: OCI_LAYOUT,
+        INDEX_PATH: index_json(lock),
+    }
+    later = [*(_entry(path, role, contents[path]) for path, role in METADATA.items()), *blob_entries(lock)]
+    contents[MEMBERS_PATH] = b"".join(map(member_line, later))
+    if len(contents[MEMBERS_PATH]) > MAX_MEMBERS_BYTES:
+        raise LimitError(f"{lock.name}-{lock.sequence}", f"has {len(later)} members, more than one archive may list")
+    root = Root(
+        name=lock.name,
+        sequence=lock.sequence,
+        created=lock.created,
+        previous=lock.previous,
+        trust=_table(TRUST_PATH, contents[TRUST_PATH]),
+        members=_table(MEMBERS_PATH, contents[MEMBERS_PATH]),
+        totals=Totals(members=len(later), content_bytes=sum(entry.size for entry in later)),
+    )
+    slot = slot_bytes(root_payload(root))
+    members = place_members(chain(head_entries(root), later), start=BLOCK_BYTES + slot)
+    return Layout(
+        root=root,
+        slot_bytes=slot,
+        members=members,
+        generated=contents,
+        total_bytes=members[-1].end + END_BYTES,
+    )
+
+
+def head_entries(root: Root) -> tuple[Entry, Entry]:
+    """Return members 1 and 2, which the root itself names."""
+    trust, members = root.trust, root.members
+    return (
+        Entry(path=trust.path, role="trust", size=trust.size, digest=trust.digest),
+        Entry(path=members.path, role="members", size=members.size, digest=members.digest),
+    )
+
+
+def blob_entries(lock: Lock) -> list[Entry]:
+    """Return the blobs of `lock` in the order of the archive: manifests and indexes, configs, the rest; by digest.
+
+    Raises:
+        FormatError: the lock gives two sizes for one digest.
+    """
+    sizes, roles = blob_sizes(lock, source=LOCK_PATH), _roles(lock)
+    ordered = sorted(sizes, key=lambda digest: (_GROUPS.get(roles[digest], 2), digest))
+    return [
+        Entry(path=BLOB_FOLDER + digest.hex, role=roles[digest], size=sizes[digest], digest=digest)
+        for digest in ordered
+    ]
+
+
+def _roles(lock: Lock) -> dict[Digest, str]:
+    """The role of each blob; content with two uses has the first of them in this order."""
+    manifests = [manifest for image in lock.images for manifest in image.manifests]
+    charts = [chart.manifest for chart in lock.charts]
+    uses: list[tuple[str, list[Blob]]] = [
+        ("manifest", list(lock.manifests())),
+        ("config", [blob for manifest in (*manifests, *charts) for blob in manifest.blobs[:1]]),
+        ("layer", [blob for manifest in manifests for blob in manifest.blobs[1:]]),
+        ("chart", [blob for manifest in charts for blob in manifest.blobs[1:]]),
+        ("tool", [tool.content for tool in lock.tools]),
+        ("file", [file.content for file in lock.files]),
+    ]
+    roles: dict[Digest, str] = {}
+    for role, blobs in uses:
+        for blob in blobs:
+            roles.setdefault(blob.digest, role)
+    return roles
+
+
+def _entry(path: str, role: str, content: bytes) -> Entry:
+    return Entry(path=path, role=role, size=len(content), digest=Digest.of(content))
+
+
+def _table(path: str, content: bytes) -> Table:
+    return Table(path=path, size=len(content), sha256=Digest.of(content).hex)

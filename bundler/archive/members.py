@@ -1,0 +1,110 @@
+"""members.jsonl: one line per member after it, in order (docs/formats.md)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bundler.archive.header import BLOCK_BYTES, padded
+from bundler.domain.canonical import canonical_json
+from bundler.domain.digest import Digest
+from bundler.domain.oci import MAX_BLOB_BYTES
+from bundler.errors import FormatError, LimitError
+
+MAX_MEMBERS_BYTES = 64 << 20
+RUN_BYTES = 64 << 20
+RUN_MEMBERS = 2000
+# The whole grammar: a line in any other spelling is not a line.
+_LINE = re.compile(
+    rb'\{"path":"(?P<path>[a-z0-9][a-z0-9./-]{0,98})","role":"(?P<role>[a-z][a-z-]{0,30})",'
+    rb'"sha256":"(?P<sha256>[0-9a-f]{64})","size":(?P<size>0|[1-9][0-9]{0,15})\}\n'
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What a member is, before anybody knows where it stands. `size` is in bytes."""
+
+    path: str
+    role: str
+    size: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member(Entry):
+    """A member in its place; `offset` is that of its content, the header stands 512 bytes before."""
+
+    offset: int
+
+    @property
+    def header_offset(self) -> int:
+        """Where its header stands."""
+        return self.offset - BLOCK_BYTES
+
+    @property
+    def end(self) -> int:
+        """Where the next header stands."""
+        return self.offset + padded(self.size)
+
+
+def member_line(entry: Entry) -> bytes:
+    """Return the line of one member."""
+    return (
+        canonical_json({"path": entry.path, "role": entry.role, "sha256": entry.digest.hex, "size": entry.size}) + b"\n"
+    )
+
+
+def parse_members(raw: bytes, *, source: str) -> Iterator[Entry]:
+    """Yield the members that the lines of `raw` name.
+
+    Raises:
+        FormatError: a line in any spelling but ours (a delta's `absent` lines are not read by this version).
+        LimitError: a member of over 1 TiB.
+    """
+    position, number = 0, 0
+    while position < len(raw):
+        number += 1
+        match = _LINE.match(raw, position)
+        if match is None:
+            line = raw[position : position + 80].split(b"\n", 1)[0]
+            raise FormatError(source, f"members.jsonl line {number} is not a member: {line!r}")
+        position = match.end()
+        size = int(match["size"])
+        if size > MAX_BLOB_BYTES:
+            raise LimitError(source, f"members.jsonl line {number} names a member of {size} bytes")
+        yield Entry(
+            path=match["path"].decode("ascii"),
+            role=match["role"].decode("ascii"),
+            size=size,
+            digest=Digest("sha256:" + match["sha256"].decode("ascii")),
+        )
+
+
+def place_members(entries: Iterable[Entry], *, start: int) -> tuple[Member, ...]:
+    """Return the members one after another, the first header at `start`: offsets are computed, never stored."""
+    placed: list[Member] = []
+    for entry in entries:
+        member = Member(
+            path=entry.path, role=entry.role, size=entry.size, digest=entry.digest, offset=start + BLOCK_BYTES
+        )
+        start = member.end
+        placed.append(member)
+    return tuple(placed)
+
+
+def runs_of(members: Sequence[Member]) -> list[Sequence[Member]]:
+    """Cut `members` into runs of about 64 MiB: work for one worker, one ranged read, and few of them.
+
+    A member above that size has a run of its own.
+    """
+    runs: list[list[Member]] = []
+    room = 0
+    for member in members:
+        if not runs or member.size > room or len(runs[-1]) >= RUN_MEMBERS:
+            runs.append([])
+            room = RUN_BYTES
+        runs[-1].append(member)
+        room -= member.size
+    return list(runs)
