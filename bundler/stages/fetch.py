@@ -12,7 +12,7 @@ from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned
 from bundler.domain.lock import Blob, Lock, LockedImage
 from bundler.domain.oci import Descriptor, Index, derive_index
 from bundler.domain.reference import Reference
-from bundler.errors import DigestError, LockChangedError
+from bundler.errors import DigestError, LockChangedError, NotFoundUpstreamError
 from bundler.ports import ImageSource
 from bundler.transfer import Pace, parallel_map
 
@@ -122,13 +122,17 @@ class _Fetcher:
 
     def _blob(self, origin: _Origin, digest: Digest, size: int, place: _Counted) -> None:
         blob = Descriptor(media_type="application/octet-stream", digest=digest, size=size)
-        if origin.image.origin in ("docker", "docker-archive"):
+        source = self.supply.source_of(origin.image)
+        try:
+            source.read_blob(origin.reference, blob, place.write, restart=place.restart)
+        except NotFoundUpstreamError as error:
+            if origin.image.origin not in ("docker", "docker-archive"):
+                raise
             raise LockChangedError(
                 str(origin.image.reference),
-                f"the cache lost {digest} of the exported image {origin.image.image_id}",
-                hint="Export it again: bundle lock --update",
-            )
-        self.supply.source_of(origin.image).read_blob(origin.reference, blob, place.write, restart=place.restart)
+                f"the exported image {origin.image.image_id} is neither in the cache nor to be had again: {error.cause}",
+                hint="Load that image again, or accept the one that is there: bundle lock --update",
+            ) from error
 
     def _manifest(self, origin: _Origin, digest: Digest) -> bytes:
         """Bytes of a manifest by digest; a derived index is made again from the upstream index it comes from."""

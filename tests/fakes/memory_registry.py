@@ -44,7 +44,9 @@ class MemoryRegistry:
     def read_blob(self, name: Reference, blob: Descriptor, sink: Sink, *, restart: Callable[[], None]) -> None:
         del restart
         self._note(f"GET blob {blob.digest}")
-        content = self.blobs[name.name][blob.digest]
+        content = self.blobs.get(name.name, {}).get(blob.digest)
+        if content is None:
+            raise NotFoundUpstreamError(str(blob.digest), "does not exist upstream")
         for start in range(0, len(content), 300):
             sink(memoryview(content[start : start + 300]))
 

@@ -134,6 +134,7 @@ def test_a_lost_export_of_a_docker_image_names_the_image_id(tmp_path: Path) -> N
     wanted = WantedImage(reference=reference, platforms=(AMD64,), source=registry, origin="docker")
     lock = Lock.model_construct(images=resolve([wanted], cache=cache), charts=(), tools=(), files=())
     layer = lock.images[0].manifests[0].blobs[-1]
+    registry.blobs.clear()
     with pytest.raises(LockChangedError, match=str(lock.images[0].image_id)):
         fetch(
             lock,

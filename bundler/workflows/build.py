@@ -1,0 +1,135 @@
+"""`bundle build`: lock -> closure gate -> lay out -> fetch -> seal. Start reading here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundler import __version__
+from bundler.archive.layout import Layout, plan_layout
+from bundler.archive.metadata import closure_report, provenance, sbom
+from bundler.archive.writer import ArchiveWriter, Failpoint, no_failpoint
+from bundler.domain.definition import Definition
+from bundler.domain.digest import Digest
+from bundler.domain.events import PhaseDone, PhaseStarted
+from bundler.domain.lock import Lock, LockedImage, lock_bytes
+from bundler.errors import ClosureError, LockChangedError
+from bundler.ports import ImageSource
+from bundler.stages.discover import Discovered, discover
+from bundler.stages.fetch import Supply, fetch
+from bundler.stages.obtain import obtain
+from bundler.trust import Signer
+from bundler.workflows.lock import Connected, gather_releases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """What to build.
+
+    Attributes:
+        lock: what goes in; it belongs to `definition`.
+        out: folder of the archive.
+        trust: content of trust.json, carried for sites that know an older version.
+        signer: the bundle key.
+    """
+
+    definition: Definition
+    lock: Lock
+    out: Path
+    trust: bytes
+    signer: Signer
+    failpoint: Failpoint = no_failpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOutcome:
+    """A complete, signed archive."""
+
+    archive: Path
+    root: Digest
+    total_bytes: int
+
+
+def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
+    """Build the archive of a lock; an interrupted build of the same lock goes on from what is right already.
+
+    Raises:
+        LockChangedError: the lock belongs to another definition.
+        ClosureError: a rendered chart needs an image that the lock does not hold.
+        LocalResourceError: not enough disk; said before the first download.
+    """
+    lock, emit = request.lock, outside.pace.emit
+    require_current(request.definition, lock)
+    emit(PhaseStarted(phase="closure"))
+    planned = gather_releases(request.definition, outside=outside)
+    found = discover(request.definition, planned, renderer=outside.renderer)
+    gate(lock, found)
+    obtain(request.definition, folder=outside.folder, cache=outside.cache, urls=outside.urls)
+    emit(PhaseDone(phase="closure", detail=f"all {len(found)} images of the rendered charts are in the lock"))
+
+    layout = lay_out(request)
+    archive = request.out / f"{lock.name}-{lock.sequence}.tar"
+    emit(PhaseStarted(phase="fetch", detail=archive.name))
+    with ArchiveWriter(archive, layout, failpoint=request.failpoint) as writer:
+        members = {member.digest: member for member in writer.missing(pace=outside.pace)}
+        fetch(
+            lock,
+            [(member.digest, member.size) for member in members.values()],
+            place=lambda digest: writer.write_at(members[digest]),
+            supply=Supply(cache=outside.cache, source_of=lambda image: _source_of(image, request, outside)),
+            pace=outside.pace,
+        )
+        emit(PhaseDone(phase="fetch", detail=f"{len(members)} of {len(layout.blobs)} blobs were missing"))
+        writer.seal(request.signer)
+    root = layout.root.digest
+    emit(PhaseDone(phase="seal", detail=f"root {root}"))
+    return BuildOutcome(archive=archive, root=root, total_bytes=layout.total_bytes)
+
+
+def require_current(definition: Definition, lock: Lock) -> None:
+    """Do nothing where the lock was made from this definition.
+
+    Raises:
+        LockChangedError: the definition changed since.
+    """
+    if lock.definition != definition.digest:
+        raise LockChangedError(
+            "the lock",
+            "was made from another definition: something in bundle.yaml changed since",
+            hint="Make it again: bundle lock",
+        )
+
+
+def gate(lock: Lock, found: Iterable[Discovered]) -> None:
+    """Do nothing where every image that the charts need is in the lock.
+
+    Raises:
+        ClosureError: names each that is not, and where it stands.
+    """
+    absent = [image for image in found if lock.image(image.reference) is None]
+    if absent:
+        listed = "; ".join(f"{image.reference} ({image.evidence[0].by}, {image.evidence[0].where})" for image in absent)
+        raise ClosureError(
+            f"{len(absent)} image{'s' if len(absent) > 1 else ''} not in the lock",
+            listed,
+            safe="Nothing was built.",
+            hint="Lock them: bundle lock",
+        )
+
+
+def lay_out(request: BuildRequest) -> Layout:
+    """Return the place of every byte; only the content of blobs is still to come."""
+    lock = request.lock
+    generated = {
+        "trust.json": request.trust,
+        "closure.json": closure_report(lock),
+        "sbom.cdx.json": sbom(lock),
+        "provenance.json": provenance(lock, definition=lock.definition, tool_version=__version__),
+    }
+    return plan_layout(lock, generated=generated)
+
+
+def _source_of(image: LockedImage, request: BuildRequest, outside: Connected) -> ImageSource:
+    local = request.definition.local_source(image.reference)
+    return outside.registry if local is None else outside.local(local)[0]

@@ -1,0 +1,200 @@
+"""`bundle lock`: definition -> charts -> images -> digests -> lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bundler.atomic import publish
+from bundler.cache import Cache
+from bundler.domain.chart import FetchedChart
+from bundler.domain.definition import ChartSource, Definition, LocalSource
+from bundler.domain.digest import Digest
+from bundler.domain.events import Noted, PhaseDone, PhaseStarted
+from bundler.domain.lock import Lock, LockedImage, LockedRelease, lock_bytes, same_content
+from bundler.domain.reference import Reference
+from bundler.errors import LockChangedError
+from bundler.ports import ChartRenderer, ImageSource, UrlSource
+from bundler.stages.discover import Discovered, Release, discover, releases
+from bundler.stages.obtain import obtain
+from bundler.stages.resolve import Origin, WantedImage, moved, resolve
+from bundler.transfer import Pace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """The outside, as lock and build see it.
+
+    Attributes:
+        folder: relative paths of the definition start here.
+        cache: blobs by digest.
+        registry: every registry, each under its own name.
+        local: images that no registry has.
+        urls: files by URL.
+        find_chart: a chart from where the definition says.
+        wrap_manifest: a file of Kubernetes manifests as a chart.
+        renderer: the real `helm template`.
+        pace: transfers at a time, and who hears of them.
+    """
+
+    folder: Path
+    cache: Cache
+    registry: ImageSource
+    local: Callable[[LocalSource], tuple[ImageSource, Origin]]
+    urls: UrlSource
+    find_chart: Callable[[ChartSource], FetchedChart]
+    wrap_manifest: Callable[[str, str], FetchedChart]
+    renderer: ChartRenderer
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockRequest:
+    """What to lock.
+
+    Attributes:
+        definition: what a person wrote.
+        existing: the lock as it is, None for none.
+        created: ISO 8601 time for a lock that changes (SOURCE_DATE_EPOCH, else now).
+        previous: root digest of the archive before this one.
+        update: accept tags that moved.
+    """
+
+    definition: Definition
+    existing: Lock | None
+    created: str
+    previous: Digest | None = None
+    update: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockOutcome:
+    """A lock, and how it differs from the one before."""
+
+    lock: Lock
+    changed: bool
+    added: tuple[LockedImage, ...] = ()
+    removed: tuple[LockedImage, ...] = ()
+    moved: tuple[tuple[LockedImage, LockedImage], ...] = ()
+
+
+def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
+    """Return the lock of the definition; an unchanged upstream returns the existing one.
+
+    Raises:
+        LockChangedError: a tag moved and `update` was not given; the difference is named.
+        NotFoundUpstreamError: an image, tag, platform, chart or file does not exist upstream.
+    """
+    definition, emit = request.definition, outside.pace.emit
+    emit(PhaseStarted(phase="charts"))
+    planned = gather_releases(definition, outside=outside)
+    found = discover(definition, planned, renderer=outside.renderer)
+    emit(PhaseDone(phase="charts", detail=f"{len(planned)} releases rendered, {len(found)} images found"))
+    emit(PhaseStarted(phase="images"))
+    images = resolve(wanted_images(definition, found, outside=outside), cache=outside.cache, pace=outside.pace)
+    emit(PhaseDone(phase="images", detail=f"{len(images)} pinned by digest"))
+    tools, files = obtain(definition, folder=outside.folder, cache=outside.cache, urls=outside.urls)
+    emit(PhaseDone(phase="tools", detail=f"{len(tools)} tools, {len(files)} files"))
+    lock = Lock(
+        name=definition.name,
+        sequence=1 if request.existing is None else request.existing.sequence + 1,
+        created=request.created,
+        previous=request.previous,
+        definition=definition.digest,
+        kubernetes_version=definition.kubernetes_version,
+        platforms=definition.platforms,
+        operator_platforms=definition.operator_platforms,
+        pause=None if definition.core.pause is None else definition.core.pause.image,
+        images=images,
+        charts=_charts(planned),
+        releases=tuple(_locked_release(release) for release in planned),
+        tools=tools,
+        files=files,
+    )
+    return _compare(request, lock)
+
+
+def gather_releases(definition: Definition, *, outside: Connected) -> tuple[Release, ...]:
+    """Return every release of the definition with its chart; the charts' blobs go to the cache."""
+    planned = releases(definition, find=outside.find_chart, wrap=outside.wrap_manifest)
+    for release in planned:
+        outside.cache.put(release.chart.manifest)
+        for blob in release.chart.blobs:
+            outside.cache.put(blob)
+        for note in release.chart.content.notes:
+            outside.pace.emit(Noted(text=f"chart {release.chart.name}: {note}", warning=True))
+    return planned
+
+
+def wanted_images(definition: Definition, found: Iterable[Discovered], *, outside: Connected) -> Sequence[WantedImage]:
+    """Return what to resolve: each image for the definition's platforms, unless its own entry says otherwise."""
+    own = {extra.image: extra for extra in definition.images}
+    wanted = []
+    for image in found:
+        extra = own.get(image.reference)
+        source: ImageSource = outside.registry
+        origin: Origin = "registry"
+        if extra is not None and extra.from_ is not None:
+            source, origin = outside.local(extra.from_)
+        platforms = definition.platforms if extra is None or extra.platforms is None else extra.platforms
+        wanted.append(
+            WantedImage(
+                reference=image.reference,
+                platforms=platforms,
+                source=source,
+                origin=origin,
+                evidence=image.evidence,
+            )
+        )
+    return wanted
+
+
+def _charts(planned: Iterable[Release]) -> tuple:
+    found = {chart.reference: chart for chart in (release.chart.locked() for release in planned)}
+    return tuple(found[reference] for reference in sorted(found))
+
+
+def _locked_release(release: Release) -> LockedRelease:
+    return LockedRelease(
+        name=release.name,
+        namespace=release.namespace,
+        role=release.role,
+        chart=release.chart.locked().reference,
+        values=release.values,
+        api_versions=release.api_versions,
+        timeout_minutes=release.timeout_minutes,
+    )
+
+
+def _compare(request: LockRequest, lock: Lock) -> LockOutcome:
+    existing = request.existing
+    if existing is None:
+        return LockOutcome(lock=lock, changed=True, added=lock.images)
+    if same_content(existing, lock):
+        return LockOutcome(lock=existing, changed=False)
+    before, after = _by_name(existing.images), _by_name(lock.images)
+    went = moved(before, lock.images)
+    if went and not request.update:
+        raise LockChangedError(
+            f"{len(went)} image{'s' if len(went) > 1 else ''} moved upstream",
+            "; ".join(f"{new.reference} was {old.target.digest}, is {new.target.digest}" for old, new in went),
+            safe="The lock is as it was.",
+        )
+    return LockOutcome(
+        lock=lock,
+        changed=True,
+        added=tuple(image for name, image in after.items() if name not in before),
+        removed=tuple(image for name, image in before.items() if name not in after),
+        moved=tuple(went),
+    )
+
+
+def _by_name(images: Iterable[LockedImage]) -> Mapping[Reference, LockedImage]:
+    return {image.reference: image for image in images}
+
+
+def write_lock(outcome: LockOutcome, path: Path) -> None:
+    """Write the lock where it changed, whole or not at all."""
+    if outcome.changed:
+        publish(path, lock_bytes(outcome.lock))
