@@ -1,0 +1,191 @@
+"""`bundle lock` and `bundle build`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bundler.cli.options import (
+    FILE,
+    FOLDER,
+    ca_file_option,
+    definition_argument,
+    jobs_option,
+    output_option,
+    progress_option,
+    showing,
+)
+from bundler.cli.render import human_bytes, show_document
+from bundler.domain.events import Noted
+from bundler.errors import LockChangedError, UsageError
+
+if TYPE_CHECKING:
+    from bundler.domain.definition import Definition
+    from bundler.domain.digest import Digest
+    from bundler.wiring import Surroundings
+    from bundler.workflows.lock import LockOutcome
+
+
+@click.command()
+@definition_argument
+@click.option("--update", is_flag=True, help="Accept tags that moved upstream.")
+@click.option("--previous", metavar="sha256:…", help="Root digest of the archive that this one follows.")
+@ca_file_option
+@jobs_option
+@progress_option
+@output_option
+def lock(
+    definition: Path,
+    update: bool,
+    previous: str | None,
+    ca_file: Path | None,
+    jobs: int,
+    progress: str,
+    output: str,
+) -> None:
+    """Pin every image, chart and tool of DEFINITION by digest.
+
+    Writes bundle.lock.json beside bundle.yaml. When nothing changed upstream the file stays as it is, byte for byte; a
+    tag that moved is shown, and needs --update.
+    """
+    from bundler import wiring
+
+    with showing(progress) as emit:
+        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
+        parsed = wiring.read_definition(definition)
+        outcome = _lock(definition, parsed, surroundings, update=update, previous=_digest(previous))
+    path = wiring.lock_path(definition)
+    if output != "text":
+        show_document(_described(outcome, path), output)
+        return
+    for sign, images in (("+", outcome.added), ("-", outcome.removed)):
+        for image in images:
+            click.echo(f"{sign} {image.reference} {image.target.digest}")
+    for old, new in outcome.moved:
+        click.echo(f"~ {new.reference} {old.target.digest} -> {new.target.digest}")
+    state = f"sequence {outcome.lock.sequence}" if outcome.changed else "unchanged"
+    click.echo(f"{path}: {state}, {len(outcome.lock.images)} images, {len(outcome.lock.charts)} charts")
+
+
+@click.command()
+@definition_argument
+@click.option("--out", type=FOLDER, default=".", show_default=True, help="Folder for the archive.")
+@click.option("--locked", is_flag=True, help="Refuse when there is no lock, or it is not of this definition.")
+@click.option("--key", type=FILE, default="bundle.key", show_default=True, help="The signing key (bundle trust init).")
+@click.option("--trust-root", type=FILE, help="The trust.json to carry [default: beside the key].")
+@ca_file_option
+@jobs_option
+@progress_option
+@output_option
+def build(
+    definition: Path,
+    out: Path,
+    locked: bool,
+    key: Path,
+    trust_root: Path | None,
+    ca_file: Path | None,
+    jobs: int,
+    progress: str,
+    output: str,
+) -> None:
+    """Build the one signed archive that crosses the gap.
+
+    Without a lock it makes one first. Every chart is rendered again, and an image that is not in the lock stops the
+    build. An interrupted build goes on from what is right already; only a complete archive gets the final name.
+    """
+    from bundler import trust as store
+    from bundler import wiring
+    from bundler.trust import Signer
+    from bundler.workflows.build import BuildRequest
+    from bundler.workflows.build import build as run
+
+    with showing(progress) as emit:
+        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
+        signer = Signer.load(key)
+        chain = _read(trust_root or key.with_name(store.TRUST_NAME))
+        store.require_bundle_key(store.parse_trust_chain(chain, source=store.TRUST_NAME), signer)
+        parsed = wiring.read_definition(definition)
+        path = wiring.lock_path(definition)
+        pinned = wiring.read_lock(path)
+        if pinned is None:
+            if locked:
+                raise LockChangedError(str(path), "does not exist, and --locked was given", hint="bundle lock")
+            emit(Noted(text=f"there is no {path.name}: making it first"))
+            pinned = _lock(definition, parsed, surroundings, update=False, previous=None).lock
+        out.mkdir(parents=True, exist_ok=True)
+        request = BuildRequest(definition=parsed, lock=pinned, out=out, trust=chain, signer=signer)
+        outcome = run(request, outside=wiring.connected(parsed, definition.parent, surroundings))
+    if output == "text":
+        click.echo(f"{outcome.archive}  {human_bytes(outcome.total_bytes)}  root {outcome.root}")
+    else:
+        show_document(
+            {"archive": str(outcome.archive), "root": str(outcome.root), "bytes": outcome.total_bytes}, output
+        )
+
+
+def _lock(
+    path: Path, definition: Definition, surroundings: Surroundings, *, update: bool, previous: Digest | None
+) -> LockOutcome:
+    from bundler import wiring
+    from bundler.workflows.lock import LockRequest, make_lock, write_lock
+
+    target = wiring.lock_path(path)
+    request = LockRequest(
+        definition=definition,
+        existing=wiring.read_lock(target),
+        created=_now(),
+        previous=previous,
+        update=update,
+    )
+    outcome = make_lock(request, outside=wiring.connected(definition, path.parent, surroundings))
+    write_lock(outcome, target)
+    return outcome
+
+
+def _now() -> str:
+    """SOURCE_DATE_EPOCH (reproducible-builds.org), else now, as ISO 8601 in UTC."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        moment = dt.datetime.now(dt.UTC) if epoch is None else dt.datetime.fromtimestamp(int(epoch), dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError("SOURCE_DATE_EPOCH", f"{epoch!r} is not a number of seconds") from None
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _digest(text: str | None) -> Digest | None:
+    from bundler.domain.digest import Digest
+    from bundler.errors import FormatError
+
+    if text is None:
+        return None
+    try:
+        return Digest.parse(text)
+    except FormatError as error:
+        raise UsageError("--previous", str(error)) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            str(path), f"cannot be read: {error.strerror}", hint="Make key and trust root: bundle trust init"
+        ) from error
+
+
+def _described(outcome: LockOutcome, path: Path) -> dict[str, object]:
+    return {
+        "lock": str(path),
+        "changed": outcome.changed,
+        "sequence": outcome.lock.sequence,
+        "added": {str(image.reference): str(image.target.digest) for image in outcome.added},
+        "removed": {str(image.reference): str(image.target.digest) for image in outcome.removed},
+        "moved": {
+            str(new.reference): {"from": str(old.target.digest), "to": str(new.target.digest)}
+            for old, new in outcome.moved
+        },
+    }

@@ -1,0 +1,60 @@
+"""`bundle push`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from bundler.cli.options import ca_file_option, jobs_option, output_option, progress_option, showing, trust_option
+from bundler.cli.render import show_document, show_table
+from bundler.errors import UsageError
+
+
+@click.command()
+@click.argument("archive")
+@click.argument("registry", metavar="REGISTRY/PREFIX")
+@trust_option
+@ca_file_option
+@jobs_option
+@progress_option
+@output_option
+def push(
+    archive: str,
+    registry: str,
+    trust_folder: Path | None,
+    ca_file: Path | None,
+    jobs: int,
+    progress: str,
+    output: str,
+) -> None:
+    """Push an archive's images and charts to any OCI registry.
+
+    Each image goes to REGISTRY/PREFIX/<source host>/<path> with its tag, each chart to REGISTRY/PREFIX/charts/<name>.
+    What is there already is not sent. Credentials come from docker's configuration, or from the ECR API.
+    """
+    from bundler import trust as store
+    from bundler import wiring
+    from bundler.domain.image_map import PrivateRegistry
+    from bundler.stages.verify import verify
+    from bundler.workflows.push import push_archive
+
+    host, _, prefix = registry.partition("/")
+    if not host or "://" in registry:
+        raise UsageError("REGISTRY/PREFIX", f"{registry!r} is not HOST[:PORT]/PREFIX")
+    with showing(progress) as emit:
+        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
+        trusted = store.load_accepted_trust(store.trust_folder(trust_folder, environ=os.environ))
+        with wiring.archive_source(archive, surroundings) as source:
+            opened = verify(source, trust=trusted, emit=emit, full=False)
+            references = push_archive(
+                opened,
+                target=PrivateRegistry(host=host, prefix=prefix.strip("/")),
+                registry=wiring.registry_client(surroundings),
+                pace=surroundings.pace,
+            )
+    if output == "text":
+        show_table(("IN THE BUNDLE", "PUSHED"), [(name, str(target)) for name, target in references.items()])
+    else:
+        show_document({name: str(target) for name, target in references.items()}, output)

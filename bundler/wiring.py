@@ -1,0 +1,219 @@
+"""Picks the adapters: `connected` for the outside, `archive_source` and `registry_client` for both sides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bundler.adapters.documents import read_document
+from bundler.cache import Cache
+from bundler.domain.definition import Definition, parse_definition
+from bundler.domain.events import Emit, silent
+from bundler.domain.lock import Lock, parse_lock
+from bundler.domain.oci import Platform
+from bundler.domain.site import Site, parse_site
+from bundler.errors import LocalResourceError, UsageError
+from bundler.transfer import Pace
+
+if TYPE_CHECKING:
+    from bundler.adapters.aws.clients import Aws
+    from bundler.adapters.http import Transport
+    from bundler.adapters.oci_registry import RegistryClient
+    from bundler.adapters.registries_config import Registries
+    from bundler.adapters.registry_auth import CredentialProvider
+    from bundler.domain.definition import LocalSource
+    from bundler.ports import ByteSource, ImageSource
+    from bundler.retry import RetryPolicy
+    from bundler.stages.resolve import Origin
+    from bundler.workflows.lock import Connected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a command runs in."""
+
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    ca_file: Path | None = None
+    jobs: int = 8
+    emit: Emit = silent
+
+    @property
+    def pace(self) -> Pace:
+        """Transfers at a time, and who hears of them."""
+        return Pace(workers=self.jobs, emit=self.emit)
+
+
+def read_definition(path: Path) -> Definition:
+    """Return the definition in `path`."""
+    return parse_definition(read_document(path))
+
+
+def read_site(path: Path) -> Site:
+    """Return the site in `path`."""
+    return parse_site(read_document(path))
+
+
+def read_lock(path: Path) -> Lock | None:
+    """Return the lock in `path`, None where there is none."""
+    raw = _read(path)
+    return None if raw is None else parse_lock(raw, source=str(path))
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
+
+
+def lock_path(definition: Path) -> Path:
+    """Return where the lock of a definition stands: `bundle.lock.json` beside `bundle.yaml`."""
+    return definition.with_name(f"{definition.stem}.lock.json")
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder of the cache."""
+    named = environ.get("BUNDLE_CACHE_DIR")
+    if named:
+        return Path(named)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("eks-bundler")
+
+
+def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
+    """Return AWS as a site (its Region and endpoints) or the environment says."""
+    from bundler.adapters.aws.clients import Aws, AwsSettings, site_endpoints
+
+    return Aws(
+        AwsSettings(
+            region=None if site is None else site.region,
+            endpoints={} if site is None else site_endpoints(site),
+            ca_file=surroundings.ca_file,
+            environ=surroundings.environ,
+        )
+    )
+
+
+def transport_for(surroundings: Surroundings, site: Site | None = None) -> Transport:
+    """Return the guarded transport; a site's `ecr.dkr` override changes a TCP address in it."""
+    from bundler.adapters.http import Transport, TransportSettings
+    from bundler.adapters.proxies import Proxies
+
+    return Transport(
+        TransportSettings(
+            ca_files=() if surroundings.ca_file is None else (str(surroundings.ca_file),),
+            proxies=Proxies.from_environment(surroundings.environ),
+            connect_to={} if site is None else _overrides(site),
+        )
+    )
+
+
+def _overrides(site: Site) -> dict[str, tuple[str, int]]:
+    if site.endpoints.ecr_dkr is None:
+        return {}
+    host, _, port = site.endpoints.ecr_dkr.rpartition(":")
+    return {site.registry_host: (host, int(port))}
+
+
+def registry_client(
+    surroundings: Surroundings, site: Site | None = None, registries: Registries | None = None
+) -> RegistryClient:
+    """Return the client for every registry: ECR by its API's tokens, others by docker's configuration."""
+    from bundler.adapters.aws.ecr import EcrTokens
+    from bundler.adapters.docker_credentials import DockerCredentials
+    from bundler.adapters.oci_registry import RegistryClient
+    from bundler.adapters.registries_config import Registries
+    from bundler.adapters.registry_auth import FirstOf
+
+    known = Registries() if registries is None else registries
+    tokens = EcrTokens(aws_for(surroundings, site))
+    provider: CredentialProvider = FirstOf(DockerCredentials(surroundings.environ), tokens) if site is None else tokens
+    return RegistryClient(
+        transport_for(surroundings, site),
+        provider=provider,
+        registries=known,
+        policy=_policy(surroundings),
+    )
+
+
+def connected(definition: Definition, folder: Path, surroundings: Surroundings) -> Connected:
+    """Return the outside for lock and build.
+
+    Args:
+        definition: names helm, which renders.
+        folder: of the definition.
+        surroundings: what the command runs in.
+    """
+    from bundler.adapters.charts import ChartFinder
+    from bundler.adapters.http_files import HttpFiles
+    from bundler.adapters.registries_config import load_registries
+    from bundler.workflows.lock import Connected
+
+    cache = Cache(cache_folder(surroundings.environ))
+    registries = load_registries(surroundings.environ)
+    client = registry_client(surroundings, registries=registries)
+    urls = HttpFiles(transport_for(surroundings), registries=registries, policy=_policy(surroundings))
+    finder = ChartFinder(folder=folder, urls=urls, images=client)
+    return Connected(
+        folder=folder,
+        cache=cache,
+        registry=client,
+        local=lambda source: local_source(source, folder=folder, cache=cache, environ=surroundings.environ),
+        urls=urls,
+        find_chart=finder.find,
+        wrap_manifest=finder.wrap,
+        renderer=_renderer(definition, folder, cache, urls),
+        pace=surroundings.pace,
+    )
+
+
+def local_source(
+    source: LocalSource, *, folder: Path, cache: Cache, environ: Mapping[str, str]
+) -> tuple[ImageSource, Origin]:
+    """Return the images of an OCI layout, a `docker save` archive or the local daemon."""
+    if source.layout is not None:
+        from bundler.adapters.oci_layout import OciLayout
+
+        return OciLayout(folder / source.layout), "layout"
+    if source.docker_archive is not None:
+        from bundler.adapters.docker_archive import DockerArchive
+
+        return DockerArchive(folder / source.docker_archive, cache=cache), "docker-archive"
+    from bundler.adapters.docker_daemon import DockerDaemon
+
+    return DockerDaemon(environ, cache=cache), "docker"
+
+
+@contextmanager
+def archive_source(name: str, surroundings: Surroundings, site: Site | None = None) -> Iterator[ByteSource]:
+    """Yield the bytes of an archive: a local file, or an object in S3 (s3://bucket/key) read by ranges."""
+    if name.startswith("s3://"):
+        from bundler.adapters.aws.s3_object import open_s3_object
+        from bundler.domain.shipment import S3Address
+
+        yield open_s3_object(S3Address.parse(name), service=aws_for(surroundings, site).service("s3"))
+        return
+    from bundler.adapters.archive_file import ArchiveFile
+
+    with ArchiveFile.open(Path(name)) as source:
+        yield source
+
+
+def own_platform() -> Platform:
+    """Return the platform of this host, as tools are named."""
+    machine = os.uname().machine
+    return Platform(os="linux", architecture={"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine))
+
+
+def _policy(surroundings: Surroundings) -> RetryPolicy:
+    from bundler.retry import RetryPolicy
+    from bundler.transfer import pause
+
+    return RetryPolicy(sleep=pause, emit=surroundings.emit)

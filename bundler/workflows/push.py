@@ -1,0 +1,37 @@
+"""`bundle push`: the push phase of install by itself, to any OCI registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bundler.archive.reader import Archive
+from bundler.domain.events import PhaseDone, PhaseStarted
+from bundler.domain.image_map import PrivateRegistry, check_names
+from bundler.domain.reference import Reference
+from bundler.ports import ImageRegistry
+from bundler.stages.push import PushPlan, observe, plan_push, push, pushes_of
+from bundler.transfer import Pace
+
+
+def plan(
+    archive: Archive, *, target: PrivateRegistry, registry: ImageRegistry, immutable: bool, pace: Pace
+) -> PushPlan:
+    """Return what the registry lacks of the archive's images and charts; looks only.
+
+    Raises:
+        DefinitionError: a repository name is too long, or two images would share one.
+    """
+    check_names(archive.lock, target, source=archive.source.name)
+    pushes = pushes_of(archive.lock, image_target=target.image, chart_target=target.chart)
+    return plan_push(pushes, present=observe(pushes, registry=registry, pace=pace), immutable=immutable)
+
+
+def push_archive(
+    archive: Archive, *, target: PrivateRegistry, registry: ImageRegistry, pace: Pace
+) -> Mapping[str, Reference]:
+    """Push everything that is missing; return the private reference of each image and chart."""
+    pace.emit(PhaseStarted(phase="push", detail=f"{target.host}/{target.prefix}"))
+    wanted = plan(archive, target=target, registry=registry, immutable=False, pace=pace)
+    push(wanted, archive=archive, registry=registry, pace=pace)
+    pace.emit(PhaseDone(phase="push", detail=f"{len(wanted.missing)} pushed, {len(wanted.present)} were there"))
+    return wanted.references
