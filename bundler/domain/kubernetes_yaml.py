@@ -7,6 +7,7 @@ YAML 1.1 meaning, and every scalar knows where it stands, so that it can be edit
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import yaml
@@ -74,13 +75,35 @@ def compose(text: str, *, subject: str) -> Iterator[Node]:
         FormatError: not YAML, or a map whose key is no scalar.
         LimitError: larger, deeper or with more values than any honest one.
     """
+    composer = _composer(text, subject)
+    with _as_format_error(subject):
+        yield from composer.documents()
+
+
+def select(text: str, path: tuple[str, ...], *, subject: str) -> Node | None:
+    """Return what the first document of `text` has at `path`, None where there is nothing; the rest is only skipped.
+
+    Raises:
+        FormatError: not YAML as far as it was read.
+        LimitError: as for `compose`.
+    """
+    composer = _composer(text, subject)
+    with _as_format_error(subject):
+        return composer.select(path)
+
+
+def _composer(text: str, subject: str) -> _Composer:
     if len(text) > MAX_CHARACTERS:
         raise LimitError(subject, f"has {len(text)} characters; at most {MAX_CHARACTERS} are allowed")
     if text.startswith("\ufeff"):
         raise FormatError(subject, "begins with a byte order mark")  # libyaml does not count it, so places would be off
-    composer = _Composer(text, subject)
+    return _Composer(text, subject)
+
+
+@contextmanager
+def _as_format_error(subject: str) -> Iterator[None]:
     try:
-        yield from composer.documents()
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" in line {mark.line + 1}" if mark else ""
@@ -119,6 +142,32 @@ class _Composer:
             elif isinstance(event, yaml.DocumentEndEvent) and _start(event) - begin > MAX_DOCUMENT_CHARACTERS:
                 cause = f"holds an object of {_start(event) - begin} characters, more than Kubernetes takes"
                 raise LimitError(self._subject, cause)
+
+    def select(self, path: tuple[str, ...]) -> Node | None:
+        ends = (yaml.NodeEvent, yaml.StreamEndEvent)
+        event: yaml.Event = next(event for event in self._events if isinstance(event, ends))
+        for key in path:
+            if not isinstance(event, yaml.MappingStartEvent) or not self._skip_to(key):
+                return None
+            event = next(self._events)
+        return None if isinstance(event, yaml.StreamEndEvent) else self._node(event, 1)
+
+    def _skip_to(self, wanted: str) -> bool:
+        """Go on within a map until just behind the key `wanted`."""
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            if isinstance(event, yaml.ScalarEvent) and event.value == wanted:
+                return True
+            self._skip(event)
+            self._skip(next(self._events))
+        return False
+
+    def _skip(self, event: yaml.Event) -> None:
+        depth = 0
+        while True:
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth == 0:
+                return
+            event = next(self._events)
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent):
