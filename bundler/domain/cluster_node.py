@@ -1,0 +1,21 @@
+"""A node as the cluster sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterNode:
+    """One Node object.
+
+    Attributes:
+        provider_id: `aws:///<zone>/<instance>`; it names the instance whatever the node is called.
+        ready: whether its Ready condition is true.
+        message: what the condition says, empty where there is none yet.
+    """
+
+    name: str
+    provider_id: str
+    ready: bool
+    message: str = ""
