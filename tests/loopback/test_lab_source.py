@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bundler.adapters.charts import ChartFinder
 from bundler.adapters.documents import read_document
+from bundler.adapters.http import Transport, TransportSettings
+from bundler.adapters.http_files import HttpFiles
+from bundler.adapters.oci_registry import RegistryClient
+from bundler.adapters.registries_config import load_registries
+from bundler.adapters.registry_auth import FirstOf
+from bundler.cache import Cache
 from bundler.domain.definition import Definition, parse_definition
 from bundler.domain.digest import Digest
 from bundler.domain.oci import (
@@ -27,13 +34,15 @@ from bundler.domain.oci import (
     parse_diff_ids,
     parse_manifest,
 )
+from bundler.domain.reference import Reference
 from bundler.errors import DigestError
-from bundler.lab.charts import chart_folder
+from bundler.lab.charts import chart_folder, packed_chart
 from bundler.lab.images import RECIPES, WHEELS, BuiltImage, build_images
 from bundler.lab.registry_store import RegistryStore
 from bundler.lab.source import SourceFacts, fill, source_registry
 from bundler.lab.wheels import Member, Wheel, fetch_wheels, wheel_folder
-from bundler.stages.resolve import choose_children
+from bundler.retry import RetryPolicy
+from bundler.stages.resolve import WantedImage, choose_children, resolve
 
 pytestmark = pytest.mark.loopback
 
@@ -265,6 +274,45 @@ def test_helm_pulls_from_the_chart_repository(helm_in: HelmIn, source: SourceFac
 def definition() -> Definition:
     path = Path(__file__).parents[2] / "bundles" / "closed-minimal" / "bundle.lab.yaml"
     return parse_definition(read_document(path))
+
+
+def client(source: SourceFacts) -> tuple[RegistryClient, HttpFiles]:
+    """The product's own clients, led to the lab by its registries.yaml."""
+    registries = load_registries({"BUNDLE_REGISTRIES": str(source.registries_file)})
+    transport, policy = Transport(TransportSettings()), RetryPolicy(tries=1)
+    reader = RegistryClient(transport, provider=FirstOf(), registries=registries, policy=policy)
+    return reader, HttpFiles(transport, registries=registries, policy=policy)
+
+
+def test_our_client_resolves_every_image_under_its_upstream_name(
+    source: SourceFacts, images: dict[str, BuiltImage], tmp_path: Path
+) -> None:
+    reader, _ = client(source)
+    wanted = [WantedImage(reference=Reference.parse(name), platforms=BOTH, source=reader) for name in images]
+    locked = {str(image.reference): image for image in resolve(wanted, cache=Cache(tmp_path))}
+    assert {short(name) for name, image in locked.items() if image.form == "derived"} == {"coredns", "pause"}
+    for name, image in locked.items():
+        upstream = image.target if image.upstream is None else image.upstream
+        assert upstream.digest == images[name].index.digest
+        assert [platform.architecture for platform in image.platforms] == ["amd64", "arm64"]
+    assert sum(manifest.attests is not None for image in locked.values() for manifest in image.manifests) == 4
+
+
+def test_our_client_finds_the_charts_of_the_lab_bundle(source: SourceFacts) -> None:
+    reader, files = client(source)
+    lab = definition()
+    assert lab.core.coredns is not None
+    assert lab.core.vpc_cni is not None
+    assert lab.addons[0].chart is not None
+    finder = ChartFinder(folder=Path(), urls=files, images=reader)
+    for wanted, name, origin in (
+        (lab.core.coredns.chart, "coredns", "oci"),
+        (lab.core.vpc_cni.chart, "aws-vpc-cni", "https"),
+        (lab.addons[0].chart, "metrics-server", "https"),
+    ):
+        found = finder.find(wanted)
+        assert (found.name, found.origin) == (name, origin)
+        assert found.tgz == packed_chart(name).content
 
 
 def images_in(documents: list[dict[str, object]]) -> set[str]:
