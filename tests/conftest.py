@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bundler.lab.lab import LabFacts
+from bundler.lab.lab import lab as running_lab
 from bundler.lab.tools import Tools, lab_tools
+from tests.peers import StartRegistry
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +29,97 @@ def helm(request: pytest.FixtureRequest, tools: Tools) -> Path:
     """The helm program of each major that is carried."""
     program: Path = getattr(tools, request.param).path
     return program
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFacts]:
+    """A lab without Kubernetes, shared by the tests of one process: use names of your own, leave no faults behind."""
+    with running_lab(tmp_path_factory.mktemp("lab")) as facts:
+        yield facts
+
+
+@pytest.fixture
+def fresh_lab(tmp_path: Path) -> Iterator[LabFacts]:
+    """A lab of one's own, without Kubernetes, for tests that count requests or look at everything."""
+    with running_lab(tmp_path / "lab") as facts:
+        yield facts
+
+
+@pytest.fixture
+def docker_registry(tmp_path: Path) -> Iterator[StartRegistry]:
+    """Starts Debian's docker-registry (HTTP, 127.0.0.1) and returns its host:port; as often as asked."""
+    yield from _docker_registries(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRegistry]:
+    """The same for a whole session."""
+    yield from _docker_registries(tmp_path_factory.mktemp("docker-registry"))
+
+
+def _docker_registries(folder: Path) -> Iterator[StartRegistry]:
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("docker-registry is not installed (Debian: apt install docker-registry)")
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(**settings: object) -> str:
+        """Start one; `settings` are sections of its configuration."""
+        number = len(running)
+        address = f"127.0.0.1:{_free_port()}"
+        root = folder / f"registry-{number}"
+        config = {
+            "version": 0.1,
+            "log": {"level": "warn"},
+            "storage": {"filesystem": {"rootdirectory": str(root)}},
+            "http": {"addr": address},
+            **settings,
+        }
+        path = folder / f"registry-{number}.yml"
+        path.write_text(json.dumps(config))
+        with (folder / f"registry-{number}.log").open("wb") as log:
+            process = subprocess.Popen([program, "serve", str(path)], stdout=log, stderr=subprocess.STDOUT)
+        running.append(process)
+        _wait_for(address, process)
+        return address
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    host, _, port = address.partition(":")
+    ends = time.monotonic() + 20
+    while time.monotonic() < ends:
+        assert process.poll() is None, "docker-registry ended"
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("docker-registry did not start")
+
+
+@pytest.fixture(scope="session")
+def skopeo() -> Callable[..., bytes]:
+    """Runs skopeo and returns what it prints; it must succeed."""
+    program = shutil.which("skopeo")
+    if program is None:
+        pytest.skip("skopeo is not installed (Debian: apt install skopeo)")
+
+    def run(*arguments: str) -> bytes:
+        argv = [program, "--insecure-policy", *arguments]
+        done = subprocess.run(argv, capture_output=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    return run

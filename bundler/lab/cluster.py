@@ -8,11 +8,11 @@ from pathlib import Path
 
 from bundler.domain.reference import Reference
 from bundler.errors import FormatError
-from bundler.lab.aws import Place
 from bundler.lab.eks_tokens import AccessEntry, Cluster, TokenReviewServer
 from bundler.lab.instances import instance_name, running_instances
 from bundler.lab.kubernetes import ControlPlane, KubernetesFacts
 from bundler.lab.nodes import NodeAgent, Surroundings
+from bundler.lab.place import Place
 from bundler.lab.registry_store import RegistryStore
 
 NODES_LOG = "nodes.log"

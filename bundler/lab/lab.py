@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -158,12 +157,11 @@ def lab_up(
     logs = state / "logs"
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     (state / FACTS_FILE).unlink(missing_ok=True)
-    process = _start(_arguments(state, kubernetes=kubernetes, source=source, assets=assets, bound=bound), logs)
+    pid = _start(_arguments(state, kubernetes=kubernetes, source=source, assets=assets, bound=bound), logs)
     try:
-        return _wait_until_ready(state, process, logs / _LOG_FILE)
+        return _wait_until_ready(state, pid, logs / _LOG_FILE)
     except BaseException:
-        _kill(process.pid)
-        process.wait()
+        _kill(pid)
         raise
 
 
@@ -185,22 +183,23 @@ def _arguments(state: Path, *, kubernetes: bool, source: bool, assets: Path | No
     return arguments
 
 
-def _start(arguments: list[str], logs: Path) -> subprocess.Popen[bytes]:
-    with (logs / _LOG_FILE).open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "bundler.lab.daemon", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+def _start(arguments: list[str], logs: Path) -> int:
+    """Start the daemon in a session of its own and return its process id.
+
+    Not by subprocess: its object would want to be waited for, and this process may end long before the lab.
+    """
+    argv = [sys.executable, "-m", "bundler.lab.daemon", *arguments]
+    with (logs / _LOG_FILE).open("wb") as log, Path(os.devnull).open("rb") as nothing:
+        files = [(os.POSIX_SPAWN_DUP2, nothing.fileno(), 0)]
+        files += [(os.POSIX_SPAWN_DUP2, log.fileno(), number) for number in (1, 2)]
+        return os.posix_spawn(sys.executable, argv, os.environ, file_actions=files, setsid=True)
 
 
-def _wait_until_ready(state: Path, process: subprocess.Popen[bytes], log: Path) -> LabFacts:
+def _wait_until_ready(state: Path, pid: int, log: Path) -> LabFacts:
     ends = time.monotonic() + _START_S
     while time.monotonic() < ends:
-        if process.poll() is not None:
-            raise TargetError("lab", f"ended with {process.returncode} before it was ready\n{_tail(log)}")
+        if _has_ended(pid):
+            raise TargetError("lab", f"ended before it was ready\n{_tail(log)}")
         if (state / FACTS_FILE).exists():
             return _read_facts(state / FACTS_FILE)
         time.sleep(_POLL_S)
@@ -223,9 +222,9 @@ def lab_down(state: Path) -> None:
     while _is_running(state):
         if time.monotonic() > ends:
             _kill(facts.pid)
-        _reap(facts.pid)
         time.sleep(_POLL_S)
-    _reap(facts.pid)
+    with suppress(ChildProcessError):
+        os.waitpid(facts.pid, 0)
     (state / FACTS_FILE).unlink(missing_ok=True)
 
 
@@ -233,11 +232,16 @@ def _kill(pid: int) -> None:
     """Kill the daemon; what it started is ended by the watchdog of programs.py."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-
-
-def _reap(pid: int) -> None:
     with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+        os.waitpid(pid, 0)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether the process is gone; one of our own is also waited for."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
 
 
 @contextmanager

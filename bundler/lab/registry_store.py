@@ -79,17 +79,18 @@ class Upload:
         self.first_part = 0  # bytes after the first PATCH; ECR reports no progress beyond it
         self.parts: list[int] = []
         self._hash = hashlib.sha256()
-        self._out = path.open("wb", buffering=0)
         self.busy = threading.Lock()
+        path.touch()
 
     def write(self, chunks: Iterable[bytes]) -> int:
         """Append what comes and return how many bytes came; what came before a failure stays."""
         before = self.received
         try:
-            for chunk in chunks:
-                self._out.write(chunk)
-                self._hash.update(chunk)
-                self.received += len(chunk)
+            with self.path.open("ab", buffering=0) as out:
+                for chunk in chunks:
+                    out.write(chunk)
+                    self._hash.update(chunk)
+                    self.received += len(chunk)
         finally:
             count = self.received - before
             self.parts.append(count)
@@ -101,10 +102,6 @@ class Upload:
     def digest(self) -> Digest:
         """SHA-256 of the bytes so far."""
         return Digest("sha256:" + self._hash.hexdigest())
-
-    def close(self) -> None:
-        """Close the file; nothing can be appended any more."""
-        self._out.close()
 
 
 class RegistryStore:
@@ -165,7 +162,6 @@ class RegistryStore:
 
     def finish_upload(self, repository: Repository, upload: Upload) -> Digest:
         """Turn the session's bytes into a blob of the repository."""
-        upload.close()
         digest = upload.digest
         upload.path.replace(self.blob(digest))
         with self.lock:
@@ -175,7 +171,6 @@ class RegistryStore:
 
     def cancel_upload(self, upload: Upload) -> None:
         """Throw a session away."""
-        upload.close()
         with self.lock:
             self._uploads.pop(upload.id, None)
         with contextlib.suppress(FileNotFoundError):
