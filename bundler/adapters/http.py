@@ -48,7 +48,7 @@ USER_AGENT = "eks-bundler"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportSettings:
-    """What a transport is made of; the last five are replaced in tests only.
+    """What a transport is made of; the last six are replaced in tests only.
 
     Attributes:
         ca_files: PEM files trusted in addition to the system's (or SSL_CERT_FILE's) roots.
@@ -62,6 +62,7 @@ class TransportSettings:
     proxies: Proxies = field(default_factory=Proxies)
     connect_to: Mapping[str, Address] = field(default_factory=dict)
     connections: int = 32
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
     first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
     resolve: Resolve = resolve
     zone_of: Callable[[str], Zone] = zone_of
@@ -275,7 +276,7 @@ class Transport:
                 redirect=False,
                 preload_content=False,
                 decode_content=False,
-                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=within_s),
+                timeout=urllib3.Timeout(connect=self.settings.connect_timeout_s, read=within_s),
             )
         return Answer(response, url=url, request=request, where=where)
 
@@ -296,6 +297,8 @@ class Transport:
             resolve=settings.resolve,
             zone_of=settings.zone_of,
             seen=self._seen,
+            connect_timeout_s=settings.connect_timeout_s,
+            patience_s=settings.first_byte_timeout_s,
             clock=settings.clock,
         )
 

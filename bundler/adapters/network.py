@@ -94,6 +94,8 @@ class Gate:
         resolve: name service.
         zone_of: zone of an address.
         seen: `host:port` -> the outermost zone it was ever reached in; shared by all gates of a transport.
+        connect_timeout_s: seconds for one address to accept.
+        patience_s: seconds that one send may take.
         clock: for the stall detector.
     """
 
@@ -102,13 +104,15 @@ class Gate:
     resolve: Resolve = resolve
     zone_of: Callable[[str], Zone] = zone_of
     seen: dict[Address, Zone] = field(default_factory=dict)
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    patience_s: float = FIRST_BYTE_TIMEOUT_S
     clock: Clock = time.monotonic
 
     def override(self, host: str, port: int) -> Address | None:
         """Return the address that is to be used for a host, None where the name service decides."""
         return self.connect_to.get(f"{host}:{port}", self.connect_to.get(host))
 
-    def open(self, host: str, port: int, timeout_s: float) -> WatchedSocket:
+    def open(self, host: str, port: int) -> WatchedSocket:
         """Return a connected socket.
 
         Raises:
@@ -123,9 +127,9 @@ class Gate:
                 where = zone.name.lower().replace("_", "-")
                 raise HopelessError(f"the redirect to {host} leads to the {where} address {address}, which is refused")
             try:
-                connected = _connect((address, number), timeout_s, self.clock)
+                connected = _connect((address, number), self.connect_timeout_s, self.clock)
             except TimeoutError:
-                reason = f"{address} port {number} did not accept within {timeout_s:g} s"
+                reason = f"{address} port {number} did not accept within {self.connect_timeout_s:g} s"
             except OSError as error:
                 reason = f"{address} port {number}: {error.strerror}"
             else:

@@ -9,7 +9,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import make_headers
 
-from bundler.adapters.network import CONNECT_TIMEOUT_S, FIRST_BYTE_TIMEOUT_S, Gate, Meter, WatchedTlsSocket
+from bundler.adapters.network import Gate, Meter, WatchedTlsSocket
 from bundler.adapters.proxies import Proxy
 
 BLOCK_BYTES = 1 << 20
@@ -24,19 +24,19 @@ class GuardedConnection(HTTPConnection):
         self._gate = gate
 
     def _new_conn(self) -> Any:
-        return self._gate.open(self._dns_host, self.port, CONNECT_TIMEOUT_S)
+        return self._gate.open(self._dns_host, self.port)
 
     def connect(self) -> None:
         """Connect; from then on the socket's patience is that for sending, not that for connecting."""
         super().connect()
         if isinstance(self.sock, WatchedTlsSocket):
             self.sock.meter = Meter(self._gate.clock)
-        self.sock.settimeout(FIRST_BYTE_TIMEOUT_S)
+        self.sock.settimeout(self._gate.patience_s)
 
     def request(self, *args: Any, **options: Any) -> None:
         """Send a request; a connection that is used again would otherwise send with the connect timeout."""
         if self.sock is not None:
-            self.timeout = FIRST_BYTE_TIMEOUT_S
+            self.timeout = self._gate.patience_s
         super().request(*args, **options)
 
 

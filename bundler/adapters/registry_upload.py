@@ -139,8 +139,9 @@ class Upload:
         scope = push_scope(self._task.repository)
         call = Call(target=self._open_location(), scope=scope, subject=self._subject)
         with self._session.call(call) as answer:
-            arrived = _arrived(answer) if answer.status in (204, 202, 200) else None
-            if arrived is None or not self._confirmed <= arrived <= self._blob.size:
+            last = _last(answer) if answer.status in (200, 202, 204) else None
+            arrived = last + 1 if last else 0  # an empty upload is counted as 0-0 too; one byte is soon sent again
+            if last is None or not self._confirmed <= arrived <= self._blob.size:
                 self._location = None
                 return
             if answer.header("Location") is not None:
@@ -161,7 +162,7 @@ class Upload:
                 if answer.status != 202:
                     raise self._failure(answer, call)
                 self._location = self._session.location(answer, call)
-                if answer.header("Range") is not None and _arrived(answer) != stop:
+                if answer.header("Range") is not None and _last(answer) != stop - 1:
                     raise self._anew(f"counts {answer.header('Range')!r:.60} where bytes 0-{stop - 1} were sent")
             self._confirm(stop)
 
@@ -251,12 +252,7 @@ class Upload:
         return TransientError(self._subject, f"{self._session.endpoint.origin} {cause}")
 
 
-def _arrived(answer: Answer) -> int | None:
-    """Return how many bytes a registry says it has of an upload, None where it says nothing that makes sense.
-
-    `0-0` means none: registries answer it for an empty upload, and one byte sent twice costs nothing.
-    """
-    match = _RANGE.match(answer.header("Range") or "0-0")
-    if match is None:
-        return None
-    return int(match[1]) + 1 if int(match[1]) else 0
+def _last(answer: Answer) -> int | None:
+    """Return the number of the last byte that a registry says it has of an upload, None where that makes no sense."""
+    match = _RANGE.match(answer.header("Range") or "")
+    return None if match is None else int(match[1])

@@ -167,6 +167,9 @@ def _manifest(document: Mapping[str, object], raw: bytes, media_type: str, subje
     foreign = next((layer for layer in layers if layer.has_urls), None)
     if foreign is not None:
         raise FormatError(subject, f"layer {foreign.digest} is to be fetched from a foreign URL, which is never done")
+    empty = next((layer for layer in layers if layer.size == 0), None)
+    if empty is not None:
+        raise FormatError(subject, f"layer {empty.digest} is said to be empty, which no tar is")
     return Manifest(raw=raw, media_type=media_type, config=config, layers=layers)
 
 
