@@ -37,6 +37,7 @@ PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", 
 _PORTS = range(20000, 32000)  # below the range that the kernel gives to outgoing connections
 # seconds that an answer of the token check is believed: short, so that tests of access need not wait
 _TOKEN_CACHE_S = 2
+_BUILD = "Build the control plane: make kube"
 _CALLS_PER_S = 200  # Kubernetes' own 20 make a start last 4 s longer
 
 
@@ -190,7 +191,7 @@ def require_assets(assets: Path) -> None:
     """
     for name in (*PARTS, KWOK_STAGES):
         if not (assets / name).exists():
-            raise MissingToolError(str(assets / name), "is not there", hint="Build the control plane: make kube")
+            raise MissingToolError(str(assets / name), "is not there", hint=_BUILD)
 
 
 def free_ports(count: int) -> list[int]:
@@ -211,11 +212,16 @@ def combined_stages(kwok_stages: Path) -> str:
     """Return kwok's own stages with ours in the place of those of the same name.
 
     A node becomes Ready only once the node agent has seen its network plugin run, as with a real kubelet.
+
+    Raises:
+        MissingToolError: the file is not kwok's.
     """
     ours = list(_stages(Path(__file__).with_name("stages.yaml")))
     names = {stage["metadata"]["name"] for stage in ours}
     kept = [stage for stage in _stages(kwok_stages) if stage["metadata"]["name"] not in names]
-    ready = next(stage for stage in kept if stage["metadata"]["name"] == "node-initialize")
+    ready = next((stage for stage in kept if stage["metadata"]["name"] == "node-initialize"), None)
+    if ready is None:
+        raise MissingToolError(str(kwok_stages), "has no stage node-initialize", hint=_BUILD)
     key = f'.status.conditions[]? | select(.type == "{NETWORK_CONDITION}") | .status'
     ready["spec"]["selector"]["matchExpressions"].append({"key": key, "operator": "In", "values": ["True"]})
     return yaml.safe_dump_all([*ours, *kept], sort_keys=False)

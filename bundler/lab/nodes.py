@@ -249,7 +249,7 @@ def _status(instance: Instance, config: NodeConfig, version: str) -> dict[str, A
         "nodeInfo": {
             "architecture": instance.architecture,
             "operatingSystem": "linux",
-            "osImage": f"lab stand-in: {STAND_IN_NOTE[1]}",
+            "osImage": f"lab stand-in ({STAND_IN_NOTE[1]})",
             "containerRuntimeVersion": "kwok://none",
             "kernelVersion": "none",
             "kubeletVersion": version,
