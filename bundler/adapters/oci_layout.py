@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -89,10 +90,15 @@ class OciLayout:
 
     def _files(self) -> _Files:
         if self._opened is None:
-            files: _Files = _Folder(self._path) if self._path.is_dir() else open_tar(self._path)
+            files = _Folder(self._path) if self._path.is_dir() else self._tar()
             self._check_version(files)
             self._opened = files
         return self._opened
+
+    def _tar(self) -> _Files:
+        archive = open_tar(self._path)
+        weakref.finalize(self, archive.close)
+        return archive
 
     def _check_version(self, files: _Files) -> None:
         try:

@@ -213,7 +213,7 @@ def test_oras_has_no_way_past_our_client() -> None:
         lambda: registry.delete_tag(target, "1"),
         lambda: registry.pull(target),
         lambda: registry.session.get("http://127.0.0.1:1/"),
-        registry.auth.get_auth_header,
+        lambda: registry.auth.authenticate_request(None),
     ):
         with pytest.raises(RuntimeError, match="oras tried"):
             attempt()
