@@ -16,7 +16,7 @@ from bundler.domain.events import Emit, silent
 from bundler.domain.lock import Lock, parse_lock
 from bundler.domain.oci import Platform
 from bundler.domain.site import Site, parse_site
-from bundler.errors import LocalResourceError, UsageError
+from bundler.errors import LocalResourceError
 from bundler.transfer import Pace
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bundler.adapters.registries_config import Registries
     from bundler.adapters.registry_auth import CredentialProvider
     from bundler.domain.definition import LocalSource
+    from bundler.domain.shipment import S3Address
     from bundler.ports import ByteSource, ImageSource
     from bundler.retry import RetryPolicy
     from bundler.stages.resolve import Origin
@@ -204,6 +205,23 @@ def archive_source(name: str, surroundings: Surroundings, site: Site | None = No
 
     with ArchiveFile.open(Path(name)) as source:
         yield source
+
+
+def ship_file(path: Path, destination: S3Address, *, clean: bool, surroundings: Surroundings) -> Path:
+    """Send an archive to S3; return the path of the slip."""
+    from bundler.adapters.archive_file import ArchiveFile
+    from bundler.adapters.aws.s3_store import S3Store
+    from bundler.archive.identity import self_consistent
+    from bundler.workflows.ship import Identity, ShipRequest, ship_archive
+
+    def identify(archive: Path) -> Identity:
+        with ArchiveFile.open(archive) as source:
+            opened = self_consistent(source)
+            return Identity(root=opened.root.digest, trust=opened.trust_digest)
+
+    request = ShipRequest(archive=path, destination=destination, clean=clean)
+    store = S3Store(aws_for(surroundings).service("s3"))
+    return ship_archive(request, store=store, identify=identify, pace=surroundings.pace)
 
 
 def own_platform() -> Platform:

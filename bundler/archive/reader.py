@@ -190,7 +190,7 @@ def open_archive(source: ByteSource, trust: TrustRoot) -> Archive:
         LimitError: larger than any honest archive.
     """
     name = source.name
-    slot = _read_slot(source)
+    slot = read_slot(source)
     payload = trust.verify_bundle(_unpadded(slot, name), payload_type=ROOT_TYPE, subject=name)
     root = parse_root(payload, source=name)
     _check_slot(source, len(slot), slot_bytes(payload))
@@ -209,7 +209,7 @@ def open_archive(source: ByteSource, trust: TrustRoot) -> Archive:
     )
 
 
-def _read_slot(source: ByteSource) -> bytes:
+def read_slot(source: ByteSource) -> bytes:
     """Return the content of member 0; its header alone is read without knowing what it must be."""
     header = source.read_at(0, BLOCK_BYTES)
     kind = next((kind for magic, kind in _OTHER_FILES.items() if header.startswith(magic)), None)
