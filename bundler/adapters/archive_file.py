@@ -63,7 +63,9 @@ class ArchiveFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._handle)
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`.
