@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bundler.domain.digest import Digest
+from bundler.domain.image_map import ImageMap
 from bundler.domain.oci import Descriptor, Index, Manifest
 from bundler.domain.reference import Reference
+from bundler.domain.release import Rendering
 
 Sink = Callable[[memoryview], None]
 """Takes the next bytes of a stream; the memory is only valid during the call."""
@@ -47,6 +49,24 @@ class UrlSource(Protocol):
 
         Raises:
             NotFoundUpstreamError: the server says that it does not exist.
+        """
+        ...
+
+
+class ChartRenderer(Protocol):
+    """The real `helm template`."""
+
+    def render(self, chart: bytes, rendering: Rendering, *, images: ImageMap | None = None) -> str:
+        """Return the Kubernetes manifests of the chart in the .tgz `chart`, hooks and CRDs included.
+
+        Args:
+            chart: the packed chart.
+            rendering: release, namespace, values, Kubernetes version.
+            images: rewrites what the chart names to private references, after rendering.
+
+        Raises:
+            DefinitionError: the chart does not render with these values.
+            ClosureError: a pod would run an image that `images` does not know.
         """
         ...
 
