@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,6 +109,46 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
         else:
             return
     raise AssertionError("docker-registry did not start")
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[str]:
+    """Debian's dockerd with folders and a socket of its own, without network; the value for DOCKER_HOST."""
+    program = shutil.which("dockerd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None or os.geteuid() != 0:
+        pytest.skip("dockerd is not installed (Debian: apt install docker.io), or this is not root")
+    with tempfile.TemporaryDirectory(prefix="dockerd-") as name:  # a short path: sockets allow 107 characters
+        folder = Path(name)
+        host = f"unix://{folder}/docker.sock"
+        argv = [
+            program,
+            "--iptables=false",
+            "--bridge=none",
+            f"--data-root={folder}/data",
+            f"--exec-root={folder}/exec",
+        ]
+        with (folder / "log").open("wb") as log:
+            options = [f"--pidfile={folder}/pid", f"--host={host}"]
+            process = subprocess.Popen([*argv, *options], stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_for_docker(folder / "docker.sock", process, folder / "log")
+            yield host
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_for_docker(socket_path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends:
+        assert process.poll() is None, f"dockerd ended: {log.read_text()[-2000:]}"
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(socket_path)) == 0:
+                probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                if b" 200 " in probe.recv(64):
+                    return
+        time.sleep(0.2)
+    raise AssertionError(f"dockerd did not start: {log.read_text()[-2000:]}")
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 120
 CHUNK_BYTES = 1 << 20
 EXTRA_HINT = "Install it: pip install 'eks-bundler[build]'"
+DEFAULT_HOST = "unix:///var/run/docker.sock"
 DAEMON_HINT = "Start the daemon, or say where it is: DOCKER_HOST=unix:///path/to/docker.sock"
 
 
@@ -97,10 +98,13 @@ class DockerDaemon:
             import docker
         except ImportError as error:
             raise MissingToolError("docker SDK", "is not installed", hint=EXTRA_HINT) from error
+        where = self._environ.get("DOCKER_HOST") or DEFAULT_HOST
+        scheme, _, path = where.partition("://")
         try:
+            if scheme == "unix" and not Path(path).is_socket():
+                raise LocalResourceError("Docker daemon", f"does not run: there is no {path}", hint=DAEMON_HINT)
             return docker.DockerClient.from_env(environment=dict(self._environ), timeout=TIMEOUT_S)
         except docker.errors.DockerException as error:
-            where = self._environ.get("DOCKER_HOST", "its usual socket")
             raise LocalResourceError("Docker daemon", f"does not answer at {where}", hint=DAEMON_HINT) from error
 
     def _export(self, image: Image, image_id: Digest, subject: str) -> Manifest:
