@@ -1,0 +1,161 @@
+"""Preflight: all findings at once, each with its fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from bundler.domain.access import ClusterFacts
+from bundler.domain.finding import Finding
+from bundler.domain.reference import Reference
+from bundler.domain.site import Site
+from bundler.errors import AccessError, BundleError, DefinitionError, NetworkError, StoppedError
+from bundler.stages.preflight import Probes, preflight
+from tests.fakes.memory_registry import MemoryRegistry
+from tests.fakes.sites import ACCOUNT, make_site
+
+
+@dataclass
+class Aws:
+    """AWS in memory; `failing` maps a call to what it raises."""
+
+    failing: dict[str, BundleError] = field(default_factory=dict)
+    account: str = ACCOUNT
+    facts: ClusterFacts | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def _ask(self, name: str) -> None:
+        self.asked.append(name)
+        if name in self.failing:
+            raise self.failing[name]
+
+    def caller(self) -> tuple[str, str]:
+        self._ask("caller")
+        return f"arn:aws:iam::{self.account}:user/me", self.account
+
+    def ec2(self, vpc: str) -> None:
+        self._ask("ec2")
+
+    def autoscaling(self) -> None:
+        self._ask("autoscaling")
+
+    def ecr(self) -> None:
+        self._ask("ecr")
+
+    def s3(self) -> None:
+        self._ask("s3")
+
+    def cluster(self) -> ClusterFacts | None:
+        self._ask("cluster")
+        return self.facts
+
+
+@dataclass
+class Api:
+    """The Kubernetes API in memory."""
+
+    error: BundleError | None = None
+
+    def handshake(self, endpoint: str, ca_pem: bytes) -> None:
+        assert ca_pem.startswith(b"-----BEGIN CERTIFICATE-----")
+        if self.error is not None:
+            raise self.error
+
+
+class DeadRegistry(MemoryRegistry):
+    """Nothing answers."""
+
+    def manifest_digest(self, reference: Reference) -> None:  # type: ignore[override]
+        raise NetworkError(reference.registry, "no answer")
+
+
+def facts_of(site: Site, **changes: str) -> ClusterFacts:
+    fields = {
+        "status": "ACTIVE",
+        "endpoint": site.cluster.endpoint,
+        "certificate_authority": site.cluster.certificate_authority,
+        "service_cidr": site.cluster.service_cidr,
+        "authentication_mode": "API",
+    }
+    return ClusterFacts(**{**fields, **changes})
+
+
+def run(site: Site, aws: Aws, *, api: Api | None = None, registry: MemoryRegistry | None = None) -> tuple[Finding, ...]:
+    return preflight(site, probes=Probes(aws=aws, api=api or Api(), registry=registry or MemoryRegistry()))
+
+
+def test_a_site_where_everything_answers_has_no_findings() -> None:
+    site = make_site()
+    aws = Aws(facts=facts_of(site))
+    assert run(site, aws) == ()
+    assert set(aws.asked) == {"caller", "ec2", "autoscaling", "ecr", "s3", "cluster"}
+
+
+def test_every_check_that_fails_is_found_in_one_run_in_a_fixed_order() -> None:
+    site = make_site()
+    names = ("caller", "ecr", "s3", "ec2", "autoscaling", "cluster")
+    aws = Aws(failing={name: NetworkError(name, "silent", hint=f"mend {name}") for name in names})
+    findings = run(site, aws, api=Api(NetworkError("api", "silent")), registry=DeadRegistry())
+    assert [finding.check for finding in findings] == [
+        "Kubernetes API",
+        "STS",
+        "ECR API",
+        "ECR registry",
+        "S3",
+        "EC2",
+        "Auto Scaling",
+        "EKS",
+    ]
+    assert {finding.hint for finding in findings if finding.subject == "s3"} == {"mend s3"}
+
+
+def test_the_wrong_account_is_found() -> None:
+    site = make_site()
+    (finding,) = run(site, Aws(account="999999999999", facts=facts_of(site)))
+    assert "999999999999" in finding.cause
+    assert finding.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"endpoint": "https://OTHER.eks.amazonaws.com"}, "endpoint"),
+        ({"certificate_authority": "b3RoZXI="}, "certificateAuthority"),
+        ({"service_cidr": "172.20.0.0/16"}, "serviceCidr"),
+    ],
+)
+def test_facts_of_another_cluster_are_found(change: dict[str, str], name: str) -> None:
+    site = make_site()
+    (finding,) = run(site, Aws(facts=facts_of(site, **change)))
+    assert f"differ in {name}" in finding.cause
+    assert finding.exit_code == 2
+
+
+def test_a_cluster_that_eks_does_not_know_is_found() -> None:
+    (finding,) = run(make_site(), Aws(facts=None))
+    assert finding.exit_code == 7
+
+
+def test_where_access_entries_are_made_elsewhere_eks_is_not_asked() -> None:
+    aws = Aws()
+    assert run(make_site(accessEntries="existing"), aws) == ()
+    assert "cluster" not in aws.asked
+
+
+def test_without_node_groups_auto_scaling_is_not_asked() -> None:
+    aws = Aws()
+    assert run(make_site(nodeGroups=[]), aws) == ()
+    assert not {"autoscaling", "cluster"} & set(aws.asked)
+
+
+def test_another_authority_is_a_definition_and_a_denial_is_access() -> None:
+    site = make_site()
+    aws = Aws(facts=facts_of(site), failing={"ec2": AccessError("ec2:DescribeVpcs", "was denied")})
+    findings = run(site, aws, api=Api(DefinitionError("https://x", "other authority")))
+    assert [finding.exit_code for finding in findings] == [2, 4]
+
+
+def test_being_called_off_is_not_a_finding() -> None:
+    with pytest.raises(StoppedError):
+        run(make_site(), Aws(failing={"ec2": StoppedError("transfer", "was called off")}))

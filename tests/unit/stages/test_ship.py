@@ -1,0 +1,202 @@
+"""Shipping: what a second try sends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from bundler.domain import shipment
+from bundler.domain.digest import Digest
+from bundler.domain.events import BytesMoved, Event
+from bundler.domain.shipment import Part, S3Address, StoredObject, StoredPart, Upload
+from bundler.errors import AccessError, ConflictError, NetworkError, UsageError
+from bundler.stages.ship import leftovers, observe, read_file, ship
+from bundler.transfer import Pace
+from bundler.workflows.ship import Identity, ShipRequest, ship_archive
+
+ADDRESS = S3Address.parse("s3://bucket/in/a-1.tar")
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipment, "LEAST_PART_BYTES", MIB)
+
+
+@dataclass
+class Store:
+    """S3 in memory; `fail_at` ends the connection at that part, counted from 1; `retry` reads each part twice."""
+
+    objects: dict[str, tuple[bytes, StoredObject]] = field(default_factory=dict)
+    unfinished: dict[str, dict[int, tuple[StoredPart, bytes]]] = field(default_factory=dict)
+    sent: list[int] = field(default_factory=list)
+    fail_at: int = 0
+    retry: bool = False
+    listable: bool = True
+
+    def find(self, address: S3Address) -> StoredObject | None:
+        return self.objects[str(address)][1] if str(address) in self.objects else None
+
+    def uploads(self, address: S3Address) -> list[str]:
+        if not self.listable:
+            raise AccessError("s3:ListBucketMultipartUploads", "was denied")
+        return list(reversed(self.unfinished))
+
+    def upload(self, address: S3Address, upload_id: str) -> Upload:
+        return Upload(id=upload_id, parts=tuple(part for part, _ in self.unfinished[upload_id].values()))
+
+    def begin(self, address: S3Address) -> Upload:
+        upload = Upload(id=f"u{len(self.unfinished) + 1}")
+        self.unfinished[upload.id] = {}
+        return upload
+
+    def send(self, address: S3Address, upload: Upload, part: Part, content: BinaryIO) -> StoredPart:
+        if len(self.sent) + 1 == self.fail_at:
+            raise NetworkError("s3", "cut")
+        if self.retry:
+            content.read(1000)
+            content.seek(0)
+        raw = content.read()
+        assert Digest.of(raw) == part.digest
+        etag = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+        stored = StoredPart(number=part.number, size=len(raw), etag=etag, checksum=part.checksum)
+        self.unfinished[upload.id][part.number] = (stored, raw)
+        self.sent.append(part.number)
+        return stored
+
+    def complete(
+        self, address: S3Address, upload: Upload, parts: Sequence[StoredPart], *, replaces: StoredObject | None
+    ) -> None:
+        assert self.find(address) == replaces
+        held = self.unfinished.pop(upload.id)
+        raw = b"".join(held[part.number][1] for part in parts)
+        md5s = b"".join(bytes.fromhex(part.etag) for part in parts)
+        etag = f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}"
+        self.objects[str(address)] = (raw, StoredObject(size=len(raw), etag=etag))
+
+    def abort(self, address: S3Address, upload_id: str) -> None:
+        del self.unfinished[upload_id]
+
+
+def make_file(folder: Path, *, size: int = 5 * MIB // 2, name: str = "a-1.tar") -> Path:
+    path = folder / name
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+def send(path: Path, store: Store, events: list[Event] | None = None) -> None:
+    local = read_file(path)
+    plan = observe(local, ADDRESS, store=store)
+    ship(plan, local, ADDRESS, store=store, pace=Pace(workers=1, emit=(events if events is not None else []).append))
+
+
+def moved(events: list[Event]) -> int:
+    return sum(event.count for event in events if isinstance(event, BytesMoved))
+
+
+def test_the_object_has_the_bytes_of_the_file(tmp_path: Path) -> None:
+    path, store, events = make_file(tmp_path), Store(), list[Event]()
+    send(path, store, events)
+    assert store.objects[str(ADDRESS)][0] == path.read_bytes()
+    assert store.sent == [1, 2, 3]
+    assert moved(events) == path.stat().st_size
+
+
+def test_a_second_run_sends_nothing(tmp_path: Path) -> None:
+    path, store = make_file(tmp_path), Store()
+    send(path, store)
+    send(path, store)
+    assert store.sent == [1, 2, 3]
+
+
+@pytest.mark.parametrize("fail_at", [1, 2, 3])
+def test_after_a_cut_only_what_is_missing_is_sent(tmp_path: Path, fail_at: int) -> None:
+    path, store = make_file(tmp_path), Store(fail_at=fail_at)
+    with pytest.raises(NetworkError):
+        send(path, store)
+    store.fail_at = 0
+    send(path, store)
+    assert sorted(store.sent) == [1, 2, 3]
+    assert store.objects[str(ADDRESS)][0] == path.read_bytes()
+    assert not store.unfinished
+
+
+def test_after_a_cut_the_parts_of_a_changed_file_are_sent_again(tmp_path: Path) -> None:
+    path, store = make_file(tmp_path), Store(fail_at=3)
+    with pytest.raises(NetworkError):
+        send(path, store)
+    store.fail_at = 0
+    with path.open("r+b") as file:
+        file.write(b"other")
+    send(path, store)
+    assert store.sent == [1, 2, 1, 3]
+    assert store.objects[str(ADDRESS)][0] == path.read_bytes()
+
+
+def test_another_object_of_that_name_is_replaced(tmp_path: Path) -> None:
+    store = Store()
+    send(make_file(tmp_path), store)
+    path = make_file(tmp_path)
+    send(path, store)
+    assert store.objects[str(ADDRESS)][0] == path.read_bytes()
+
+
+def test_progress_is_taken_back_when_a_part_starts_again(tmp_path: Path) -> None:
+    path, store, events = make_file(tmp_path), Store(retry=True), list[Event]()
+    send(path, store, events)
+    assert moved(events) == path.stat().st_size
+    assert any(event.count < 0 for event in events if isinstance(event, BytesMoved))
+
+
+def test_a_file_that_changes_while_it_is_sent_makes_no_object(tmp_path: Path) -> None:
+    path, store = make_file(tmp_path), Store()
+    local = read_file(path)
+    plan = observe(local, ADDRESS, store=store)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ConflictError, match="changed while it was sent"):
+        ship(plan, local, ADDRESS, store=store)
+    assert not store.objects
+
+
+def test_who_may_not_list_uploads_sends_everything(tmp_path: Path) -> None:
+    path, store = make_file(tmp_path), Store(fail_at=2)
+    with pytest.raises(NetworkError):
+        send(path, store)
+    store.fail_at, store.listable = 0, False
+    send(path, store)
+    assert store.sent == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("clean", "left"), [(True, 0), (False, 1)])
+def test_older_uploads_are_thrown_away_on_request(tmp_path: Path, clean: bool, left: int) -> None:
+    store = Store()
+    store.begin(ADDRESS)
+    leftovers(ADDRESS, store=store, clean=clean)
+    assert len(store.unfinished) == left
+
+
+def test_a_file_that_is_absent_or_empty_is_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        read_file(tmp_path / "none")
+    with pytest.raises(UsageError, match="is empty"):
+        read_file(make_file(tmp_path, size=0))
+
+
+def test_the_installer_goes_first_and_the_slip_stays(tmp_path: Path) -> None:
+    path, store = make_file(tmp_path), Store()
+    make_file(tmp_path, size=10, name="a-1.installer.zip")
+    identity = Identity(root=Digest.of(b"root"), trust=Digest.of(b"trust"))
+    request = ShipRequest(archive=path, destination=S3Address.parse("s3://bucket/in"))
+    slip = ship_archive(request, store=store, identify=lambda _: identity, pace=Pace(workers=1))
+    assert list(store.objects) == ["s3://bucket/in/a-1.installer.zip", "s3://bucket/in/a-1.tar"]
+    assert slip == tmp_path / "a-1.slip.json"
+    text = slip.read_text()
+    digests = (Digest.of(b"root"), Digest.of(b"trust"), Digest.of(path.read_bytes()))
+    assert all(str(digest) in text for digest in digests)
+    assert "a-1.installer.zip" in text

@@ -1,0 +1,206 @@
+"""The journal of a site: what survives a kill, and who may write."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bundler.domain.digest import Digest
+from bundler.errors import ConflictError, LockedError, LockLostError, PolicyError
+from bundler.journal import Place, Session, hold, read_journal
+from bundler.lease import LEASE_S, LOCK_NAME
+from tests.fakes.state_store import MemoryState
+
+BUNDLE = Digest.of(b"bundle")
+SITE = "111122223333/ap-northeast-1/c1"
+
+
+def session(name: str = "a", **changes: str) -> Session:
+    now = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+    return Session(id=name, owner=f"{name}@host", bundle=BUNDLE, now=lambda: now, **changes)  # type: ignore[arg-type]
+
+
+def place(folder: Path, mirror: MemoryState | None = None, site: str = SITE) -> Place:
+    return Place(folder=folder / "state", site=site, mirror=mirror)
+
+
+def write(where: Place, *steps: str, name: str = "a") -> None:
+    with hold(where, session(name)) as journal:
+        for step in steps:
+            journal.record(step, journal.key(step, number=1), id=f"made-by-{step}")
+
+
+def steps(where: Place) -> list[str]:
+    return [record.step for record in read_journal(where)]
+
+
+def test_looking_writes_nothing(tmp_path: Path) -> None:
+    where = place(tmp_path, MemoryState())
+    assert read_journal(where) == ()
+    assert not where.folder.exists()
+    assert where.mirror is not None
+    assert not where.mirror.writes  # type: ignore[attr-defined]
+
+
+def test_a_step_is_found_again_by_step_inputs_and_bundle(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    write(where, "push")
+    with hold(where, session("b")) as journal:
+        found = journal.find(journal.key("push", number=1))
+        assert found is not None
+        assert found.facts == {"id": "made-by-push"}
+        assert found.at == "2026-01-02T03:04:05Z"
+        assert journal.find(journal.key("push", number=2)) is None
+
+
+@given(cut=st.integers(min_value=1, max_value=60))
+def test_a_torn_last_line_is_cut_and_the_rest_stays(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    where = place(tmp_path_factory.mktemp("journal"))
+    write(where, "one", "two")
+    content = where.file.read_bytes()
+    where.file.write_bytes(content[:-cut])
+    assert steps(where) == ["one"]
+    write(where, "three")
+    assert steps(where) == ["one", "three"]
+    assert where.file.read_bytes().endswith(b"\n")
+
+
+def test_a_torn_first_line_begins_anew(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    where.folder.mkdir(mode=0o700)
+    where.file.write_bytes(b'{"journal":')
+    write(where, "one")
+    assert steps(where) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b'{"journal":2,"site":"%s"}\n' % SITE.encode(), "of another format"),
+        (b'{"journal":1,"site":"999999999999/x/y"}\n', "is the journal of '999999999999/x/y'"),
+        (b'{"journal":1,"site":"%s"}\nrubbish\n{"a":1}\n' % SITE.encode(), "is damaged"),
+        (b'{"journal":1,"site":"%s"}\n{"step":1}\n' % SITE.encode(), "is damaged"),
+        (b"[]\n", "is damaged"),
+    ],
+)
+def test_a_journal_that_is_not_this_ones_is_a_conflict_with_a_way_out(
+    tmp_path: Path, content: bytes, text: str
+) -> None:
+    where = place(tmp_path)
+    where.folder.mkdir(mode=0o700)
+    where.file.write_bytes(content)
+    with pytest.raises(ConflictError, match=text) as caught:
+        write(where, "one")
+    assert caught.value.hint
+    assert where.file.read_bytes() == content
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    where = place(tmp_path)
+    where.folder.mkdir()
+    where.folder.chmod(mode)
+    with pytest.raises(PolicyError):
+        write(where, "one")
+
+
+def test_files_are_for_the_owner_alone(tmp_path: Path) -> None:
+    where = place(tmp_path, MemoryState())
+    write(where, "one")
+    assert {path.name: path.stat().st_mode & 0o077 for path in where.folder.iterdir()} == {
+        "journal.jsonl": 0,
+        "lock": 0,
+        "held.json": 0,
+    }
+
+
+def test_two_processes_of_one_host_do_not_work_at_once(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    with hold(where, session("a")), pytest.raises(LockedError, match="another process"), hold(where, session("b")):
+        pass
+    write(where, "one")
+
+
+def test_two_hosts_do_not_work_at_once(tmp_path: Path) -> None:
+    store = MemoryState()
+    here, there = place(tmp_path / "here", store), place(tmp_path / "there", store)
+    with hold(here, session("a")), pytest.raises(LockedError, match="a@host"), hold(there, session("b")):
+        pass
+    write(there, "one", name="b")
+    assert LOCK_NAME not in store.objects
+
+
+def test_another_host_goes_on_with_the_mirrored_journal(tmp_path: Path) -> None:
+    store = MemoryState()
+    here, there = place(tmp_path / "here", store), place(tmp_path / "there", store)
+    write(here, "one")
+    write(there, "two", name="b")
+    write(here, "three")
+    assert steps(here) == ["one", "two", "three"]
+    assert store.objects["journal.jsonl"][0] == here.file.read_bytes()
+
+
+def test_lines_that_never_reached_the_mirror_are_not_lost(tmp_path: Path) -> None:
+    store = MemoryState()
+    here, there = place(tmp_path / "here", store), place(tmp_path / "there", store)
+    write(here, "one")
+    with here.file.open("ab") as file:
+        line = {"step": "local", "key": "k", "at": "t", "facts": {}, "bundle": str(BUNDLE)}
+        file.write(json.dumps(line).encode() + b"\n")
+    write(there, "two", name="b")
+    write(here, "three")
+    assert sorted(steps(here)) == ["local", "one", "three", "two"]
+
+
+def test_a_killed_process_finds_its_own_lock_again(tmp_path: Path) -> None:
+    store = MemoryState()
+    where = place(tmp_path, store)
+    with hold(where, session("a")):
+        lock = store.objects[LOCK_NAME]
+    store.objects[LOCK_NAME] = lock  # as if `a` had been killed
+    write(where, "one", name="b")
+    assert steps(where) == ["one"]
+
+
+def test_a_process_killed_right_after_taking_the_lock_finds_it_too(tmp_path: Path) -> None:
+    store = MemoryState()
+    where = place(tmp_path, store)
+
+    def die(name: str) -> None:
+        raise KeyboardInterrupt
+
+    store.after_put = die
+    with pytest.raises(KeyboardInterrupt), hold(where, session("a")):
+        pass
+    assert LOCK_NAME in store.objects
+    store.after_put = lambda name: None
+    write(where, "one", name="b")
+
+
+def test_another_hosts_lock_needs_its_id_and_the_end_of_its_lease(tmp_path: Path) -> None:
+    store = MemoryState()
+    here, there = place(tmp_path / "here", store), place(tmp_path / "there", store)
+    with hold(here, session("a")):
+        lock = store.objects[LOCK_NAME]
+    store.objects[LOCK_NAME] = lock
+    store.now = LEASE_S + 1
+    with pytest.raises(LockedError, match="lock a"):
+        write(there, "one", name="b")
+    with hold(there, session("b", break_lock="a")) as journal:
+        journal.record("one", journal.key("one"))
+    assert steps(there) == ["one"]
+
+
+def test_who_lost_the_lock_records_nothing_in_the_mirror(tmp_path: Path) -> None:
+    store = MemoryState()
+    where = place(tmp_path, store)
+    with hold(where, session("a")) as journal:
+        store.put("journal.jsonl", b"other", replaces=store.get("journal.jsonl").version)  # type: ignore[union-attr]
+        with pytest.raises(LockLostError):
+            journal.record("one", journal.key("one"))
+    assert store.objects["journal.jsonl"][0] == b"other"

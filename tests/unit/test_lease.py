@@ -1,0 +1,120 @@
+"""The lock of a site in S3."""
+
+from __future__ import annotations
+
+import pytest
+
+from bundler.errors import LockedError, LockLostError, NetworkError
+from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, parse_holder
+from tests.fakes.state_store import MemoryState
+
+
+def lease(store: MemoryState, name: str) -> Lease:
+    holder = Holder(id=name, owner=f"{name}@host", bundle="sha256:0", since="2026-01-01T00:00:00Z")
+    return Lease(store, holder, clock=lambda: store.now)
+
+
+def taken(store: MemoryState, name: str = "a") -> Lease:
+    made = lease(store, name)
+    made.take(break_id=None)
+    return made
+
+
+def test_a_free_lock_is_taken_and_given_back() -> None:
+    store = MemoryState()
+    held = taken(store)
+    assert parse_holder(store.objects[LOCK_NAME][0]).id == "a"
+    held.release()
+    assert not store.objects
+
+
+def test_a_second_operator_is_told_who_holds_it_and_since_when() -> None:
+    store = MemoryState()
+    taken(store)
+    store.now = 42
+    with pytest.raises(LockedError) as caught:
+        lease(store, "b").take(break_id=None)
+    assert "a@host since 2026-01-01T00:00:00Z, who was alive 42 s ago (lock a)" in caught.value.cause
+    assert caught.value.exit_code == 7
+
+
+def test_of_two_at_the_same_moment_one_wins() -> None:
+    store = MemoryState()
+
+    def race(name: str) -> None:
+        store.before_put = lambda name: None
+        taken(store, "b")
+
+    store.before_put = race
+    with pytest.raises(LockedError, match="b@host"):
+        lease(store, "a").take(break_id=None)
+
+
+def test_an_expired_lock_is_broken_by_its_id_only() -> None:
+    store = MemoryState()
+    taken(store)
+    store.now = LEASE_S + 1
+    for wrong in (None, "c"):
+        with pytest.raises(LockedError) as caught:
+            lease(store, "b").take(break_id=wrong)
+        assert "--break-lock a" in caught.value.hint
+    lease(store, "b").take(break_id="a")
+    assert parse_holder(store.objects[LOCK_NAME][0]).id == "b"
+
+
+def test_a_lock_whose_holder_lives_is_not_broken() -> None:
+    store = MemoryState()
+    held = taken(store)
+    store.now = LEASE_S + 1
+    held.renew()
+    store.now += 5
+    with pytest.raises(LockedError, match="was alive 5 s ago"):
+        lease(store, "b").take(break_id="a")
+
+
+def test_the_former_holder_notices_and_leaves_the_new_lock_alone() -> None:
+    store = MemoryState()
+    held = taken(store)
+    store.now = LEASE_S + 1
+    lease(store, "b").take(break_id="a")
+    with pytest.raises(LockLostError):
+        held.check()
+    held.release()
+    assert parse_holder(store.objects[LOCK_NAME][0]).id == "b"
+
+
+def test_our_own_dead_process_needs_no_breaking() -> None:
+    store = MemoryState()
+    taken(store)
+    lease(store, "b").take(known=("x", "a"), break_id=None)
+    assert parse_holder(store.objects[LOCK_NAME][0]).id == "b"
+
+
+def test_an_answer_that_was_lost_does_not_lock_us_out() -> None:
+    store = MemoryState()
+    held = lease(store, "a")
+
+    def write_twice(name: str) -> None:
+        store.before_put = lambda name: None
+        held.take(break_id=None)
+
+    other = lease(store, "a")
+    store.before_put = write_twice
+    other.take(break_id=None)
+    other.renew()
+    assert parse_holder(store.objects[LOCK_NAME][0]).id == "a"
+
+
+def test_silence_of_s3_does_not_end_the_lease_before_its_time() -> None:
+    store = MemoryState()
+    held = taken(store)
+
+    def silent(name: str) -> None:
+        raise NetworkError("s3", "silent")
+
+    store.before_put = silent
+    store.now = LEASE_S / 4
+    held.check()
+    store.now = LEASE_S
+    with pytest.raises(NetworkError):
+        held.check()
