@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime as dt
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bundler.adapters.aws.failures import Asked, translate
 from bundler.domain.credentials import Secret
@@ -80,7 +81,7 @@ class Aws:
         self._once = Once()
         self._made: botocore.session.Session | None = None
         self._services: dict[tuple[str, str | None], Service] = {}
-        self._bundle: IO[bytes] | None = None
+        self._bundle: Path | None = None
 
     def service(self, name: str, *, region: str | None = None) -> Service:
         """Return one service; `region` other than the settings' has no endpoint override.
@@ -94,12 +95,6 @@ class Aws:
                 self._services[key] = self._service(name, region)
             return self._services[key]
 
-    @property
-    def session(self) -> botocore.session.Session:
-        """The session of botocore, for signing."""
-        with self._once:
-            return self._session()
-
     def credentials(self) -> Any:
         """Return botocore's credentials, refreshed where they must be.
 
@@ -108,7 +103,8 @@ class Aws:
         """
         asked = Asked(service="sts", operation="GetCallerIdentity", resource="*", endpoint="", setting="sts")
         with _translated(asked, tuple, self._now):
-            found = self.session.get_credentials()
+            with self._once:
+                found = self._session().get_credentials()
             frozen = found.get_frozen_credentials() if found is not None else None
         if frozen is None or not frozen.access_key or not frozen.secret_key:
             hint = "Set AWS_PROFILE, or give this host an instance profile or another source of credentials."
@@ -125,29 +121,6 @@ class Aws:
         except BotoCoreError:
             return ()  # credentials that cannot be had are in no message
         return tuple(Secret(text) for text in texts if text)
-
-    def dns_suffix(self, partition: str) -> str:
-        """Return what names end with in a partition: `amazonaws.com`, `amazonaws.com.cn`, ….
-
-        Raises:
-            UsageError: botocore does not know the partition.
-        """
-        return str(self._resolver(partition).get_partition_dns_suffix(partition))
-
-    def regional_host(self, service: str, *, region: str, partition: str) -> str:
-        """Return a service's own regional host name, whatever the overrides say.
-
-        Raises:
-            UsageError: botocore does not know the partition.
-        """
-        found = self._resolver(partition).construct_endpoint(service, region, partition_name=partition)
-        return str(found["hostname"])
-
-    def _resolver(self, partition: str) -> Any:
-        resolver = self.session.get_component("endpoint_resolver")
-        if partition not in resolver.get_available_partitions():
-            raise UsageError("partition", f"{partition} is not one that this tool's botocore knows")
-        return resolver
 
     def _session(self) -> botocore.session.Session:
         if self._made is None:
@@ -200,7 +173,8 @@ class Aws:
             return usual
         if self._bundle is None:
             self._bundle = _joined(Path(usual) if usual else _default_bundle(), self._settings.ca_file)
-        return self._bundle.name
+            weakref.finalize(self, self._bundle.unlink, missing_ok=True)
+        return str(self._bundle)
 
 
 def _default_bundle() -> Path:
@@ -209,17 +183,18 @@ def _default_bundle() -> Path:
     return Path(get_cert_path(True))
 
 
-def _joined(usual: Path, added: Path) -> IO[bytes]:
-    """Return a temporary file with both; it goes away with the object."""
-    bundle = tempfile.NamedTemporaryFile(prefix="eks-bundler-ca-", suffix=".pem")  # noqa: SIM115 - lives with the clients
-    for path in (usual, added):
+def _joined(*files: Path) -> Path:
+    """Return a new temporary file with what the files hold."""
+    content = b""
+    for path in files:
         try:
-            bundle.write(path.read_bytes() + b"\n")
+            content += path.read_bytes() + b"\n"
         except OSError as error:
-            bundle.close()
             raise LocalResourceError(str(path), f"cannot be read as CA certificates: {error.strerror}") from error
-    bundle.flush()
-    return bundle
+    handle, name = tempfile.mkstemp(prefix="eks-bundler-ca-", suffix=".pem")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    return Path(name)
 
 
 def _stop_here(**_: object) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bundler.adapters.aws.clients import Aws
 from bundler.domain.credentials import Secret
-from bundler.domain.site import Site
+from bundler.domain.site import DNS_SUFFIXES, Site
 
 PREFIX = "k8s-aws-v1."
 SIGNED_FOR_S = 60
@@ -34,12 +34,11 @@ def cluster_token(aws: Aws, site: Site, *, now: Callable[[], dt.datetime]) -> Cl
 
     Raises:
         AccessError: there are no credentials on this host.
-        UsageError: the partition is not one that botocore knows.
     """
     from botocore.auth import SigV4QueryAuth
     from botocore.awsrequest import AWSRequest
 
-    host = aws.regional_host("sts", region=site.region, partition=site.partition)
+    host = f"sts.{site.region}.{DNS_SUFFIXES[site.partition]}"
     request = AWSRequest(
         method="GET",
         url=f"https://{host}/?Action=GetCallerIdentity&Version=2011-06-15",

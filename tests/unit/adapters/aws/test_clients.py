@@ -1,0 +1,126 @@
+"""Settings of AWS clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bundler.adapters.aws.clients import Aws, AwsSettings, Service, site_endpoints
+from bundler.errors import AccessError, LocalResourceError, NetworkError, UsageError
+from tests.fakes.sites import authority, make_site
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def aws(**settings: object) -> Aws:
+    return Aws(AwsSettings(**{"region": "ap-northeast-1", "environ": {}, **settings}))  # type: ignore[arg-type]
+
+
+def test_an_endpoint_is_what_the_site_says_then_what_botocore_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert aws().service("ec2").endpoint == "https://ec2.ap-northeast-1.amazonaws.com"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://all.example")
+    assert aws().service("ec2").endpoint == "https://all.example"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_EC2", "https://vpce.example")
+    assert aws().service("ec2").endpoint == "https://vpce.example"
+    assert aws(endpoints={"ec2": "https://site.example"}).service("ec2").endpoint == "https://site.example"
+
+
+def test_the_sites_endpoint_is_for_the_sites_region() -> None:
+    other = aws(endpoints={"ecr": "https://site.example"}).service("ecr", region="us-west-2")
+    assert other.endpoint == "https://api.ecr.us-west-2.amazonaws.com"
+
+
+def test_endpoints_of_the_site_have_botocores_names() -> None:
+    site = make_site(endpoints={"ecr.api": "https://a.example", "s3": "https://b.example", "ecr.dkr": "c.example:443"})
+    assert site_endpoints(site) == {"ecr": "https://a.example", "s3": "https://b.example"}
+
+
+@pytest.mark.parametrize("url", ["nonsense", "vpce.example:443"])
+def test_an_endpoint_that_is_no_url_is_usage(url: str) -> None:
+    with pytest.raises(UsageError):
+        aws(endpoints={"ec2": url}).service("ec2")
+
+
+def test_no_region_is_usage() -> None:
+    with pytest.raises(UsageError):
+        aws(region=None).service("ec2")
+
+
+def test_a_profile_that_does_not_exist_is_access(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(AccessError):
+        aws().service("ec2")
+
+
+def config_of(service: Service) -> object:
+    return service._client.meta.config
+
+
+def test_patience_is_five_seconds_to_connect_and_eight_tries_or_little() -> None:
+    patient, quick = config_of(aws().service("ec2")), config_of(aws(quick=True).service("ec2"))
+    assert (patient.connect_timeout, patient.retries["total_max_attempts"]) == (5, 8)  # type: ignore[attr-defined]
+    assert (quick.connect_timeout, quick.retries["total_max_attempts"]) == (3, 2)  # type: ignore[attr-defined]
+
+
+def test_authorities_are_the_usual_ones_and_the_given_one(tmp_path: Path) -> None:
+    usual, added = tmp_path / "usual.pem", tmp_path / "added.pem"
+    usual.write_text("usual\n")
+    added.write_bytes(authority())
+    assert aws()._verify() is None
+    assert aws(environ={"SSL_CERT_FILE": str(usual)})._verify() == str(usual)
+    both = {"SSL_CERT_FILE": "/nowhere", "AWS_CA_BUNDLE": str(usual)}
+    assert aws(environ=both)._verify() == str(usual)
+    with_ca = aws(environ=both, ca_file=added)
+    joined = Path(str(with_ca._verify()))
+    assert joined.read_bytes() == b"usual\n\n" + authority() + b"\n"
+    assert b"BEGIN CERTIFICATE" in Path(str(aws(ca_file=added)._verify())).read_bytes()[:100_000]
+
+
+def test_an_authority_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LocalResourceError, match=r"none\.pem"):
+        aws(ca_file=tmp_path / "none.pem").service("ec2")
+
+
+class Client:
+    """Answers what it is given."""
+
+    class meta:  # noqa: N801 - as botocore calls it
+        endpoint_url = "https://ec2.example"
+        region_name = "ap-northeast-1"
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def describe_vpcs(self, **_: object) -> object:
+        return self._answer
+
+    def get_paginator(self, _: str) -> Client:
+        return self
+
+    def paginate(self, **_: object) -> object:
+        return self._answer
+
+
+@pytest.mark.parametrize("answer", [{}, {"Vpcs": []}, {"Vpcs": None}, {"Vpcs": [{}]}, {"Vpcs": [None]}])
+def test_an_answer_that_lacks_what_the_api_promises_is_network(answer: object) -> None:
+    service = Service("ec2", Client(answer), setting="ec2")
+    with pytest.raises(NetworkError, match="lacks what the API promises"):
+        service.ask("DescribeVpcs", lambda found: str(found["Vpcs"][0]["VpcId"]))
+
+
+def test_pages_without_end_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bundler.adapters.aws.clients.MAX_PAGES", 3)
+    service = Service("ec2", Client([{"Vpcs": []}] * 5), setting="ec2")
+    with pytest.raises(NetworkError, match="more than 3 pages"):
+        service.list("DescribeVpcs", "Vpcs", lambda item: item)
