@@ -75,7 +75,10 @@ def plan_layout(lock: Lock, *, generated: Mapping[str, bytes]) -> Layout:
         OCI_LAYOUT_PATH: OCI_LAYOUT,
         INDEX_PATH: index_json(lock),
     }
-    later = [*(_entry(path, role, contents[path]) for path, role in METADATA.items()), *blob_entries(lock)]
+    later = [
+        *(_entry(path, role, contents[path]) for path, role in METADATA.items()),
+        *blob_entries(lock, source=LOCK_PATH),
+    ]
     contents[MEMBERS_PATH] = b"".join(map(member_line, later))
     if len(contents[MEMBERS_PATH]) > MAX_MEMBERS_BYTES:
         raise LimitError(f"{lock.name}-{lock.sequence}", f"has {len(later)} members, more than one archive may list")
@@ -108,13 +111,17 @@ def head_entries(root: Root) -> tuple[Entry, Entry]:
     )
 
 
-def blob_entries(lock: Lock) -> list[Entry]:
+def blob_entries(lock: Lock, *, source: str) -> list[Entry]:
     """Return the blobs of `lock` in the order of the archive: manifests and indexes, configs, the rest; by digest.
+
+    Args:
+        lock: names them.
+        source: what errors name.
 
     Raises:
         FormatError: the lock gives two sizes for one digest.
     """
-    sizes, roles = blob_sizes(lock, source=LOCK_PATH), _roles(lock)
+    sizes, roles = blob_sizes(lock, source=source), _roles(lock)
     ordered = sorted(sizes, key=lambda digest: (_GROUPS.get(roles[digest], 2), digest))
     return [
         Entry(path=BLOB_FOLDER + digest.hex, role=roles[digest], size=sizes[digest], digest=digest)

@@ -326,11 +326,11 @@ def _check_lock(source: ByteSource, root: Root, lock: Lock, members: Sequence[Me
         lock.previous,
     ):
         raise FormatError(source.name, "has a root and a lock of different bundles")
-    wanted, found = blob_entries(lock), members[len(METADATA) + 2 :]
+    wanted, found = blob_entries(lock, source=f"{source.name}: {LOCK_PATH}"), members[len(METADATA) + 2 :]
     if len(wanted) == len(found) and all(map(_is_same, wanted, found)):
         return
     asked, held = ({(entry.path, entry.role, entry.size) for entry in entries} for entries in (wanted, found))
-    cause = "lists its blobs in another order than its lock asks for"
+    cause = "lists a blob twice, or its blobs in another order than its lock asks for"
     for path, role, size in sorted(asked - held)[:1]:
         cause = f"lacks {path} ({role}, {size} bytes), which its lock names"
     for path, role, size in sorted(held - asked)[:1]:

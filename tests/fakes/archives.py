@@ -238,6 +238,7 @@ class Forgery:
         paddings: path -> what follows the content instead of zeros.
         table: members.jsonl itself, where it is not simply the lines.
         tables: `trust` or `members` -> what the root says of it instead of the truth.
+        tail: further members, as bytes, before the end.
         payload: what is signed, where it is not simply the root.
     """
 
@@ -255,6 +256,7 @@ class Forgery:
     slot_fill: bytes = b" "
     signers: tuple[Signer, ...] = ()
     payload_type: str = ROOT_TYPE
+    tail: bytes = b""
     end: bytes = bytes(1024)
 
     @classmethod
@@ -294,9 +296,9 @@ class Forgery:
         envelope = signed(payload, *self.signers, payload_type=self.payload_type)
         parts = [self.headers.get(ROOT_PATH, member_header(ROOT_PATH, slot)), envelope.ljust(slot, self.slot_fill)]
         for path, content in {"trust.json": self.trust, "members.jsonl": table, **self.contents}.items():
-            parts.append(self.headers.get(path, member_header(path, len(content))))
+            parts.append(self.headers[path] if path in self.headers else member_header(path, len(content)))
             parts += [content, self.paddings.get(path, bytes(padding(len(content))))]
-        return b"".join([*parts, self.end])
+        return b"".join([*parts, self.tail, self.end])
 
 
 def blob_path(made: Sample, role: str) -> str:
