@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +17,20 @@ from bundler.domain.events import Emit, silent
 from bundler.domain.lock import Lock, parse_lock
 from bundler.domain.oci import Platform
 from bundler.domain.site import Site, parse_site
-from bundler.errors import LocalResourceError
+from bundler.errors import LocalResourceError, UsageError
 from bundler.transfer import Pace
 
 if TYPE_CHECKING:
     from bundler.adapters.aws.clients import Aws
+    from bundler.adapters.helm import Helm
     from bundler.adapters.http import Transport
+    from bundler.adapters.http_files import HttpFiles
     from bundler.adapters.oci_registry import RegistryClient
     from bundler.adapters.registries_config import Registries
     from bundler.adapters.registry_auth import CredentialProvider
     from bundler.domain.definition import LocalSource
+    from bundler.domain.image_map import ImageMap
+    from bundler.domain.release import Rendering
     from bundler.domain.shipment import S3Address
     from bundler.ports import ByteSource, ImageSource
     from bundler.retry import RetryPolicy
@@ -152,7 +157,7 @@ def connected(definition: Definition, folder: Path, surroundings: Surroundings) 
         folder: of the definition.
         surroundings: what the command runs in.
     """
-    from bundler.adapters.charts import ChartFinder
+    from bundler.adapters.charts import ChartFinder, built_in_chart
     from bundler.adapters.http_files import HttpFiles
     from bundler.adapters.registries_config import load_registries
     from bundler.workflows.lock import Connected
@@ -170,9 +175,46 @@ def connected(definition: Definition, folder: Path, surroundings: Surroundings) 
         urls=urls,
         find_chart=finder.find,
         wrap_manifest=finder.wrap,
-        renderer=_renderer(definition, folder, cache, urls),
+        built_in_chart=built_in_chart,
+        renderer=_LazyHelm(lambda: _own_helm(definition, folder, cache, urls)),
         pace=surroundings.pace,
     )
+
+
+class _LazyHelm:
+    """The definition's helm, fetched when the first chart is rendered."""
+
+    def __init__(self, make: Callable[[], Helm]) -> None:
+        self._make = functools.cache(make)
+
+    def render(self, chart: bytes, rendering: Rendering, *, images: ImageMap | None = None) -> str:
+        """Return what the chart renders to."""
+        return self._make().render(chart, rendering, images=images)
+
+
+def _own_helm(definition: Definition, folder: Path, cache: Cache, urls: HttpFiles) -> Helm:
+    """Return the definition's helm for this host.
+
+    Raises:
+        UsageError: the definition has none for this platform.
+    """
+    from bundler.adapters.helm import Helm, HelmSettings
+    from bundler.adapters.tool_files import tool_file
+    from bundler.stages.obtain import obtain_one
+
+    platform = own_platform()
+    pinned = definition.tools.helm.platforms.get(platform)
+    if pinned is None:
+        raise UsageError(
+            "tools.helm", f"has no entry for {platform}, which this host needs to render charts", hint="Add one."
+        )
+    blob = obtain_one(pinned, folder=folder, cache=cache, urls=urls)
+    binary = tool_file(cache.folder / "tools", "helm", blob.digest, cache.read(blob.digest))
+    work = cache.folder / "work"
+    work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    helm = Helm(HelmSettings(binary=binary, work=work))
+    helm.version()
+    return helm
 
 
 def local_source(

@@ -39,7 +39,7 @@ def obtain(
             name=name,
             version=tool.version,
             platform=platform,
-            content=_obtain_one(tool.platforms[platform], folder=folder, cache=cache, urls=urls),
+            content=obtain_one(tool.platforms[platform], folder=folder, cache=cache, urls=urls),
         )
         for name, tool in _tools(definition)
         for platform in sorted(definition.operator_platforms)
@@ -48,7 +48,7 @@ def obtain(
         LockedFile(
             name=file.name,
             purpose=file.purpose,
-            content=_obtain_one(file, folder=folder, cache=cache, urls=urls),
+            content=obtain_one(file, folder=folder, cache=cache, urls=urls),
         )
         for file in sorted(definition.files, key=lambda file: file.name)
     ]
@@ -59,7 +59,13 @@ def _tools(definition: Definition) -> tuple[tuple[Literal["helm", "kubectl"], To
     return ("helm", definition.tools.helm), ("kubectl", definition.tools.kubectl)
 
 
-def _obtain_one(pinned: PinnedFile, *, folder: Path, cache: Cache, urls: UrlSource) -> Blob:
+def obtain_one(pinned: PinnedFile, *, folder: Path, cache: Cache, urls: UrlSource) -> Blob:
+    """Return one pinned file (or its `member`), its bytes in the cache.
+
+    Raises:
+        DigestError: the file is not what its sha256 pins.
+        DefinitionError: the path, or the member, does not exist.
+    """
     if not _is_cached(cache, pinned.digest):
         chunks = urls.stream(pinned.url) if pinned.url is not None else _read(folder / str(pinned.path))
         try:

@@ -13,7 +13,7 @@ from bundler.archive.writer import ArchiveWriter, Failpoint, no_failpoint
 from bundler.domain.definition import Definition
 from bundler.domain.digest import Digest
 from bundler.domain.events import PhaseDone, PhaseStarted
-from bundler.domain.lock import Lock, LockedImage, lock_bytes
+from bundler.domain.lock import Lock, LockedImage
 from bundler.errors import ClosureError, LockChangedError
 from bundler.ports import ImageSource
 from bundler.stages.discover import Discovered, discover

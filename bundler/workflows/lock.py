@@ -12,7 +12,7 @@ from bundler.domain.chart import FetchedChart
 from bundler.domain.definition import ChartSource, Definition, LocalSource
 from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted
-from bundler.domain.lock import Lock, LockedImage, LockedRelease, lock_bytes, same_content
+from bundler.domain.lock import Lock, LockedChart, LockedImage, LockedRelease, lock_bytes, same_content
 from bundler.domain.reference import Reference
 from bundler.errors import LockChangedError
 from bundler.ports import ChartRenderer, ImageSource, UrlSource
@@ -34,6 +34,7 @@ class Connected:
         urls: files by URL.
         find_chart: a chart from where the definition says.
         wrap_manifest: a file of Kubernetes manifests as a chart.
+        built_in_chart: a chart that comes with this tool.
         renderer: the real `helm template`.
         pace: transfers at a time, and who hears of them.
     """
@@ -45,6 +46,7 @@ class Connected:
     urls: UrlSource
     find_chart: Callable[[ChartSource], FetchedChart]
     wrap_manifest: Callable[[str, str], FetchedChart]
+    built_in_chart: Callable[[str], FetchedChart]
     renderer: ChartRenderer
     pace: Pace = field(default_factory=Pace)
 
@@ -117,7 +119,7 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
 
 def gather_releases(definition: Definition, *, outside: Connected) -> tuple[Release, ...]:
     """Return every release of the definition with its chart; the charts' blobs go to the cache."""
-    planned = releases(definition, find=outside.find_chart, wrap=outside.wrap_manifest)
+    planned = releases(definition, find=outside.find_chart, wrap=outside.wrap_manifest, built_in=outside.built_in_chart)
     for release in planned:
         outside.cache.put(release.chart.manifest)
         for blob in release.chart.blobs:
@@ -150,7 +152,7 @@ def wanted_images(definition: Definition, found: Iterable[Discovered], *, outsid
     return wanted
 
 
-def _charts(planned: Iterable[Release]) -> tuple:
+def _charts(planned: Iterable[Release]) -> tuple[LockedChart, ...]:
     found = {chart.reference: chart for chart in (release.chart.locked() for release in planned)}
     return tuple(found[reference] for reference in sorted(found))
 
@@ -161,7 +163,7 @@ def _locked_release(release: Release) -> LockedRelease:
         namespace=release.namespace,
         role=release.role,
         chart=release.chart.locked().reference,
-        values=release.values,
+        values=dict(release.values),
         api_versions=release.api_versions,
         timeout_minutes=release.timeout_minutes,
     )

@@ -1,0 +1,108 @@
+"""The whole program as its users run it: a folder, a shell's environment, the `bundle` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bundler.lab.lab import LabFacts
+from bundler.lab.tools import Tools
+from bundler.trust import parse_trust_chain, trust_digest
+
+BUNDLE = [sys.executable, "-m", "bundler"]
+REGISTRY = "602401143452.dkr.ecr.eu-central-1.amazonaws.com"
+
+
+@dataclass(kw_only=True)
+class Workspace:
+    """A user's folder and environment."""
+
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def bundle(self, *arguments: str, expect: int | None = 0, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run `bundle`; its exit code must be `expect` (None: any)."""
+        done = subprocess.run(
+            [*BUNDLE, *arguments],
+            cwd=self.folder,
+            env={**clean_environment(), **self.environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        if expect is not None:
+            assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `bundle` in a process group of its own, to be killed."""
+        return subprocess.Popen(
+            [*BUNDLE, *arguments],
+            cwd=self.folder,
+            env={**clean_environment(), **self.environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def make_trust(self) -> None:
+        """Make keys/, and accept their trust root in trust/."""
+        self.bundle("trust", "init", "--out", "keys")
+        self.accept(self.folder / "keys" / "trust.json")
+
+    def accept(self, document: Path) -> None:
+        """Accept a trust root in trust/."""
+        digest = trust_digest(parse_trust_chain(document.read_bytes(), source="trust.json"))
+        self.bundle("trust", "accept", str(document), "--expect", str(digest), "--trust", "trust")
+
+    def build(self, *arguments: str, **more: str) -> Path:
+        """Run `bundle build` and return the archive."""
+        done = self.bundle("build", "--key", "keys/bundle.key", "-o", "json", *arguments, **more)
+        return self.folder / json.loads(done.stdout)["archive"]
+
+
+def clean_environment() -> dict[str, str]:
+    """Nothing of the machine's own configuration."""
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "KUBEBUILDER_ASSETS", "PYTHONPATH")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def definition(tools: Tools, *, helm: str = "helm4", images: str = "", addons: str = "", name: str = "journey") -> str:
+    """A small definition that needs pause, and whatever is added."""
+    program = getattr(tools, helm)
+    return f"""\
+apiVersion: eks-bundler/v1
+kind: Bundle
+name: {name}
+kubernetesVersion: "1.36"
+source: {{region: eu-central-1}}
+platforms: [linux/amd64, linux/arm64]
+operatorPlatforms: [linux/amd64]
+core:
+  pause: {{image: "registry.k8s.io/pause:v1.0.0-lab.1"}}
+{addons}
+{images}
+tools:
+  helm:
+    version: {program.version}
+    platforms: {{linux/amd64: {{path: {program.path}, sha256: {program.sha256}}}}}
+  kubectl:
+    version: {tools.kubectl.version}
+    platforms: {{linux/amd64: {{path: {tools.kubectl.path}, sha256: {tools.kubectl.sha256}}}}}
+"""
+
+
+def workspace(folder: Path, facts: LabFacts, text: str) -> Workspace:
+    """A folder with bundle.yaml and keys, whose upstream is the lab; the cache is its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bundle.yaml").write_text(text)
+    environment = {**facts.environment(), "BUNDLE_CACHE_DIR": str(folder / "cache")}
+    made = Workspace(folder=folder, environment=environment)
+    made.make_trust()
+    return made

@@ -1,0 +1,233 @@
+"""`bundle lock` and `bundle build` against the lab's upstream, as processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from bundler.lab.lab import LabFacts
+from bundler.lab.tools import Tools
+from tests.journey import Workspace, definition, workspace
+
+pytestmark = pytest.mark.loopback
+ADDONS = """\
+addons:
+  - name: metrics-server
+    namespace: kube-system
+    chart:
+      repository: https://kubernetes-sigs.github.io/metrics-server
+      name: metrics-server
+      version: 1.0.0-lab.1
+"""
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def place(lab: LabFacts, tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with a lock and an archive."""
+    made = workspace(tmp_path_factory.mktemp("build"), lab, definition(tools, addons=ADDONS))
+    made.build(SOURCE_DATE_EPOCH="1700000000")
+    return made
+
+
+def archive(place: Workspace) -> Path:
+    return place.folder / "journey-1.tar"
+
+
+def test_build_without_a_lock_makes_one_first_and_says_so(lab: LabFacts, tools: Tools, tmp_path: Path) -> None:
+    fresh = workspace(tmp_path, lab, definition(tools))
+    refused = fresh.bundle("build", "--locked", "--key", "keys/bundle.key", expect=2)
+    assert "does not exist, and --locked was given" in refused.stderr
+    done = fresh.bundle("build", "--key", "keys/bundle.key")
+    assert "there is no bundle.lock.json: making it first" in done.stderr
+    assert (tmp_path / "journey-1.tar").is_file()
+
+
+def test_an_unchanged_upstream_leaves_the_lock_byte_for_byte(place: Workspace) -> None:
+    lock = place.folder / "bundle.lock.json"
+    before = lock.read_bytes(), lock.stat().st_mtime_ns
+    done = place.bundle("lock", SOURCE_DATE_EPOCH="1800000000")
+    assert "unchanged" in done.stdout
+    assert (lock.read_bytes(), lock.stat().st_mtime_ns) == before
+
+
+def test_a_new_lock_is_the_same_anywhere(place: Workspace, lab: LabFacts, tools: Tools, tmp_path: Path) -> None:
+    other = workspace(tmp_path / "elsewhere", lab, definition(tools, addons=ADDONS))
+    other.bundle("lock", SOURCE_DATE_EPOCH="1700000000", LC_ALL="C", TZ="Asia/Tokyo")
+    assert (other.folder / "bundle.lock.json").read_bytes() == (place.folder / "bundle.lock.json").read_bytes()
+
+
+def test_nothing_of_this_machine_enters_lock_or_archive(place: Workspace, lab: LabFacts) -> None:
+    found = (place.folder / "bundle.lock.json").read_bytes() + archive(place).read_bytes()[: 4 << 20]
+    for text in (lab.source_url.removeprefix("http://"), str(place.folder), os.uname().nodename):
+        assert text.encode() not in found
+
+
+def test_two_builds_of_one_lock_are_byte_identical(place: Workspace, tmp_path: Path) -> None:
+    """Other folder, umask, locale, time zone, cache, number of workers, and a later time."""
+    other = Workspace(folder=tmp_path, environment={**place.environment, "BUNDLE_CACHE_DIR": str(tmp_path / "c")})
+    for name in ("bundle.yaml", "bundle.lock.json"):
+        shutil.copy(place.folder / name, tmp_path / name)
+    shutil.copytree(place.folder / "keys", tmp_path / "keys")
+    before = os.umask(0o077)
+    try:
+        second = other.build("-j", "3", LC_ALL="C", TZ="Pacific/Auckland", SOURCE_DATE_EPOCH="1900000000")
+    finally:
+        os.umask(before)
+    assert digest_of(second) == digest_of(archive(place))
+
+
+def test_inspect_and_verify_know_the_archive(place: Workspace) -> None:
+    shown = json.loads(place.bundle("inspect", "journey-1.tar", "--trust", "trust", "-o", "json").stdout)
+    assert [image["reference"].split("/")[-1] for image in shown["images"]] == [
+        "pause:v1.0.0-lab.1",
+        "metrics-server:v1.0.0-lab.1",
+    ] or len(shown["images"]) == 2
+    assert shown["bytes"] == archive(place).stat().st_size
+    assert "complete and signed" in place.bundle("verify", "journey-1.tar", "--trust", "trust").stdout
+
+
+def test_without_an_accepted_trust_root_verify_refuses_and_prints_the_command(place: Workspace) -> None:
+    done = place.bundle("verify", "journey-1.tar", "--trust", "nowhere", expect=3)
+    assert "bundle trust accept trust.json --expect sha256:" in " ".join(done.stderr.split())
+
+
+def test_platform_manifests_are_byte_identical_to_the_sources(place: Workspace, lab: LabFacts) -> None:
+    """The source is asked by plain HTTP, the archive is read by tar."""
+    lock = json.loads((place.folder / "bundle.lock.json").read_bytes())
+    for image in lock["images"]:
+        host, _, rest = image["reference"].partition("/")
+        path, _, _ = rest.partition(":")
+        wanted = list(image["manifests"])
+        wanted += [image["target"]] if image["form"] == "index" else []
+        wanted += [image["upstream"]] if "upstream" in image else []
+        for manifest in wanted:
+            url = f"{lab.source_url}/v2/{host}/{path}/manifests/{manifest['digest']}"
+            upstream = urllib3.request("GET", url, headers={"Accept": manifest["mediaType"]}).data
+            name = f"blobs/sha256/{manifest['digest'][7:]}"
+            ours = subprocess.run(["tar", "-xOf", archive(place), name], capture_output=True, check=True).stdout
+            assert ours == upstream
+
+
+def test_skopeo_copies_every_oci_image_out_under_its_full_name(
+    place: Workspace, skopeo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    index = json.loads(subprocess.run(["tar", "-xOf", archive(place), "index.json"], capture_output=True, check=True).stdout)
+    names = [
+        entry["annotations"]["org.opencontainers.image.ref.name"]
+        for entry in index["manifests"]
+        if entry["mediaType"].startswith("application/vnd.oci.image.index")
+    ]
+    assert names
+    for number, name in enumerate(names):
+        skopeo("copy", "--all", f"oci-archive:{archive(place)}:{name}", f"dir:{tmp_path}/{number}")
+
+
+def test_a_moved_tag_is_shown_and_needs_update(lab: LabFacts, tools: Tools, tmp_path: Path) -> None:
+    place = workspace(tmp_path, lab, definition(tools))
+    place.bundle("lock")
+    path = tmp_path / "bundle.lock.json"
+    lock = json.loads(path.read_bytes())
+    pinned = lock["images"][0]["upstream"]["digest"]
+    text = path.read_text().replace(pinned, "sha256:" + "0" * 64)
+    path.write_text(text)
+    refused = place.bundle("lock", expect=2)
+    assert "pause" in refused.stderr
+    assert "--update" in refused.stderr
+    assert path.read_text() == text
+    done = place.bundle("lock", "--update")
+    assert "~ registry.k8s.io/pause:v1.0.0-lab.1" in done.stdout
+    assert json.loads(path.read_bytes())["sequence"] == 2
+
+
+BAD = {
+    "tag absent": ("pause:v1.0.0-lab.1", "pause:v9", 2, "does not exist", ""),
+    "image absent": ("registry.k8s.io/pause:", "registry.k8s.io/paws:", 2, "does not exist", ""),
+    "platform absent": ("linux/amd64, linux/arm64", "linux/amd64, linux/s390x", 2, "no platform linux/s390x", ""),
+    "unpinned chart": ("      version: 1.0.0-lab.1\n", "", 2, "version is missing", ""),
+    "chart version absent": ("version: 1.0.0-lab.1", "version: 9.9.9", 2, "9.9.9", ""),
+    "unknown key": ("name: journey", "nmae: journey", 2, "did you mean 'name'", ""),
+    "wrong digest of a tool": (
+        "sha256: 210d576a",
+        "sha256: 210d576b",
+        3,
+        "is not the file that the definition pins",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "code", "cause", "_"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_refused_with_object_cause_and_next_step(
+    lab: LabFacts, tools: Tools, tmp_path: Path, old: str, new: str, code: int, cause: str, _: str
+) -> None:
+    text = definition(tools, addons=ADDONS)
+    assert old in text
+    place = workspace(tmp_path, lab, text.replace(old, new, 1))
+    done = place.bundle("build", "--key", "keys/bundle.key", expect=code)
+    told = " ".join(done.stderr.split())
+    assert cause in told
+    assert "next:" in told
+    assert "Traceback" not in told
+    assert not list(tmp_path.glob("*.tar"))
+    (tmp_path / "bundle.yaml").write_text(text)
+    place.build()
+
+
+def test_an_unreachable_registry_is_exit_5(lab: LabFacts, tools: Tools, tmp_path: Path) -> None:
+    place = workspace(tmp_path, lab, definition(tools))
+    registries = tmp_path / "registries.yaml"
+    registries.write_text("registry.k8s.io: {url: 'http://127.0.0.1:9'}\n")
+    done = place.bundle("lock", expect=5, BUNDLE_REGISTRIES=str(registries))
+    assert "registry.k8s.io/pause" in done.stderr
+
+
+@pytest.mark.slow
+def test_kill_9_of_build_at_50_moments_changes_nothing(place: Workspace, tmp_path: Path) -> None:
+    """Each run is killed later than the one before; what it left is gone on with, and the bytes are the same."""
+    work = Workspace(folder=tmp_path, environment={**place.environment, "BUNDLE_CACHE_DIR": str(tmp_path / "c")})
+    for name in ("bundle.yaml", "bundle.lock.json"):
+        shutil.copy(place.folder / name, tmp_path / name)
+    shutil.copytree(place.folder / "keys", tmp_path / "keys")
+    wanted, whole_s = digest_of(archive(place)), duration(work)
+    chance, killed = random.Random(3), 0
+    for moment in range(50):
+        shutil.rmtree(tmp_path / "c", ignore_errors=moment % 10 == 0) if moment % 10 == 0 else None
+        (tmp_path / "journey-1.tar").unlink(missing_ok=True)
+        process = work.start("build", "--key", "keys/bundle.key")
+        time.sleep(whole_s * (moment + chance.random()) / 50)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        final = tmp_path / "journey-1.tar"
+        assert not final.exists() or digest_of(final) == wanted
+        if moment % 5 == 4:
+            assert digest_of(work.build()) == wanted
+            (tmp_path / "journey-1.tar").unlink()
+    assert killed >= 30
+    assert digest_of(work.build()) == wanted
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def duration(work: Workspace) -> float:
+    """Seconds that a build takes here and now, from nothing."""
+    started = time.monotonic()
+    work.build().unlink()
+    shutil.rmtree(Path(work.environment["BUNDLE_CACHE_DIR"]))
+    return time.monotonic() - started
