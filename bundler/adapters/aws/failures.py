@@ -139,7 +139,8 @@ def _answered(
     if code in _BAD_CREDENTIALS or code in _SIGNATURE:
         return _bad_credentials(code, message, asked)
     if code in _BUSY or (isinstance(status, int) and status >= 500):
-        return NetworkError(asked.action, f"the service is busy or failing: {code} {message}".rstrip())
+        where = f"{asked.action} on {asked.resource}"
+        return NetworkError(where, f"the service is busy or failing: {code} {message}".rstrip())
     return _rejected(code, message, asked)
 
 
