@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +15,29 @@ from bundler.lab.lab import LabFacts
 StartRegistry = Callable[..., str]
 
 
+def lab_key(facts: LabFacts) -> tuple[str, str]:
+    """The operator's access key and secret."""
+    keys = configparser.ConfigParser(interpolation=None)
+    keys.read(facts.credentials_file)
+    return keys["default"]["aws_access_key_id"], keys["default"]["aws_secret_access_key"]
+
+
 def boto_client(facts: LabFacts, service: str, **options: Any) -> Any:
     """A boto3 client for the lab with the operator's key; one try, so that refusals are seen as they are."""
-    import boto3
     from botocore.config import Config
 
-    keys = configparser.ConfigParser()
-    keys.read(facts.credentials_file)
-    secrets = {name: keys["default"][name] for name in ("aws_access_key_id", "aws_secret_access_key")}
+    secrets = dict(zip(("aws_access_key_id", "aws_secret_access_key"), lab_key(facts), strict=True))
     config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
-    session = boto3.Session(region_name=facts.region)
-    return session.client(service, **{"endpoint_url": facts.aws_url, "config": config, **secrets, **options})
+    given = {"endpoint_url": facts.aws_url, "config": config, **secrets, **options}
+    return _session(facts.region).client(service, **given)
+
+
+@functools.cache
+def _session(region: str) -> Any:
+    """One session keeps the service models that it has read."""
+    import boto3
+
+    return boto3.Session(region_name=region)
 
 
 def lab_control(facts: LabFacts, method: str, path: str, value: object = None) -> None:

@@ -7,9 +7,9 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bundler.lab.ecr import EcrRules, EcrSettings, Tokens
 from bundler.lab.faults import Faults
@@ -18,10 +18,8 @@ from bundler.lab.registry import Registry
 from bundler.lab.registry_store import RegistryStore
 from bundler.lab.request_log import RequestLog
 
-if TYPE_CHECKING:
-    from werkzeug.serving import BaseWSGIServer
-
 OPERATOR = "lab-operator"
+_OBJECT_IN_MEMORY_BYTES = 256 << 10  # moto's 16 MiB, times the parts of a bundle, would be all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +42,7 @@ def prepare_moto(place: Place, folder: Path) -> None:
         MOTO_EC2_LOAD_DEFAULT_AMIS="false",
         MOTO_DISABLE_GLOBAL_CORS="true",
         MOTO_ALLOW_NONEXISTENT_REGION="true",
+        MOTO_S3_DEFAULT_KEY_BUFFER_SIZE=str(_OBJECT_IN_MEMORY_BYTES),
     )
 
 
@@ -92,10 +91,9 @@ class AwsServer:
         self._faults = faults
         self._log = log
         self._control = control
-        self._server: BaseWSGIServer | None = None
 
     def start(self) -> str:
-        """Serve in a thread and return the URL."""
+        """Serve in a thread, to the end of the process, and return the URL."""
         from moto.moto_server.werkzeug_app import MotoRequestHandler
         from werkzeug.serving import make_server
 
@@ -104,15 +102,14 @@ class AwsServer:
         class Handler(MotoRequestHandler):
             timeout = 600
 
+            def handle(self) -> None:
+                with suppress(OSError):  # a connection that a planned fault has ended
+                    super().handle()
+
             def log(self, _kind: str, message: str, *args: object) -> None:
                 logging.getLogger("bundler.lab.aws").debug(message, *args)
 
         gate = AwsGate(self._place, faults=self._faults, log=self._log, control=self._control)
-        self._server = make_server("127.0.0.1", 0, gate, threaded=True, request_handler=Handler)
-        threading.Thread(target=self._server.serve_forever, name="aws", daemon=True).start()
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def stop(self) -> None:
-        """Stop serving."""
-        if self._server is not None:
-            self._server.shutdown()
+        server = make_server("127.0.0.1", 0, gate, threaded=True, request_handler=Handler)
+        threading.Thread(target=server.serve_forever, name="aws", daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"

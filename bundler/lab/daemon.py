@@ -208,8 +208,7 @@ class Lab:
         self._stack.callback(shutil.rmtree, self._state / "tmp", ignore_errors=True)
 
     def _serve(self, server: Server) -> Server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self._stack.callback(server.shutdown)
+        threading.Thread(target=server.serve_forever, daemon=True).start()  # ends with the process
         return server
 
     def _registry_tls(self, authority: Authority) -> ssl.SSLContext:
@@ -230,9 +229,7 @@ class Lab:
         correct_moto()
         control = Control(self._faults, ecr)
         server = AwsServer(self._place, faults=self._faults, log=self._log, control=control)
-        url = server.start()
-        self._stack.callback(server.stop)
-        return url
+        return server.start()
 
     def _start_kubernetes(self, aws_url: str, ecr: EmbeddedEcr) -> KubernetesFacts | None:
         from bundler.lab.cluster import ClusterOptions, LabCluster, holds_image

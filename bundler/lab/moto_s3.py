@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import threading
 import zlib
 from collections.abc import Iterator
@@ -27,19 +28,21 @@ _WRITING = threading.Lock()
 
 
 class StoredBytes:
-    """The content of an object, read from its file only where it is asked for."""
+    """The content of an object or part, read from its file only where it is asked for."""
 
     def __init__(self, key: Any) -> None:
-        self._key = key
+        self._file = key._value_buffer
+        self._lock = key.lock
+        self._size = int(key.contentsize)
 
     def __len__(self) -> int:
-        return int(self._key.contentsize)
+        return self._size
 
     def __getitem__(self, part: slice) -> bytes:
         first, last, _ = part.indices(len(self))
-        with self._key.lock:
-            self._key._value_buffer.seek(first)
-            return bytes(self._key._value_buffer.read(max(0, last - first)))
+        with self._lock:
+            self._file.seek(first)
+            return bytes(self._file.read(max(0, last - first)))
 
     def __iter__(self) -> Iterator[bytes]:
         for first in range(0, len(self), _CHUNK_BYTES):
@@ -47,10 +50,12 @@ class StoredBytes:
 
 
 class JoinedParts:
-    """The parts of a finished multipart upload, one after the other."""
+    """The parts of a finished multipart upload, one after the other; their files are taken, for moto closes parts."""
 
     def __init__(self, parts: list[Any]) -> None:
         self.parts = [StoredBytes(part) for part in parts]
+        for part in parts:
+            part._value_buffer = io.BytesIO()
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
