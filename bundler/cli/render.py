@@ -44,7 +44,9 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Return a duration as 4 s, 2:05 or 1:02:03."""
+    """Return a duration as 0.4 s, 42 s, 2:05 or 1:02:03."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -277,10 +279,13 @@ def show_document(document: Mapping[str, object], output: str) -> None:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 0) -> None:
-    """Print rows in columns as wide as they need to be; nothing is cut."""
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows in columns; where they do not fit the terminal, each row's first cell gets a line of its own."""
     table = [tuple(headers), *(tuple(row) for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(headers))]
+    fits = sum(widths) + 2 * (len(widths) - 1) <= shutil.get_terminal_size().columns
     for number, row in enumerate(table):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        click.echo(" " * indent + (click.style(line, bold=True) if number == 0 else line))
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines = ["  ".join(cells)] if fits else [row[0], "    " + "  ".join(cells[1:])]
+        for line in lines:
+            click.echo(click.style(line.rstrip(), bold=True) if number == 0 else line.rstrip())

@@ -29,7 +29,7 @@ def test_bytes_are_written_as_people_read_them(count: int, text: str) -> None:
     assert human_bytes(count) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(4.9, "4 s"), (125, "2:05"), (3723, "1:02:03")])
+@pytest.mark.parametrize(("seconds", "text"), [(0.42, "0.4 s"), (42.9, "42 s"), (125, "2:05"), (3723, "1:02:03")])
 def test_durations_are_written_as_people_read_them(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text
 
@@ -43,7 +43,7 @@ def test_a_transfer_tells_share_rate_time_left_and_the_slowest_item() -> None:
     assert "40%" in line
     assert "400 B of 1.00 kB" in line
     assert "1/3" in line
-    assert "slowest slow 4 s" in line
+    assert "slowest slow 4.0 s" in line
     assert "left" in line
 
 
