@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from bundler.adapters.process import Completed
-from bundler.errors import AccessError, BundleError, ConflictError, NetworkError, TargetError
+from bundler.errors import AccessError, BundleError, ConflictError, NetworkError, TargetError, TransientError
 
 _ACCESS_HINT = (
     "The caller needs an access entry of the cluster with AmazonEKSClusterAdminPolicy: aws eks create-access-entry,"
@@ -29,7 +29,7 @@ _LATE = ("timed out waiting|deadline exceeded|not ready. status|progress deadlin
 _TABLE: tuple[tuple[tuple[str, ...], type[BundleError], str], ...] = (
     (_DENIED, AccessError, _ACCESS_HINT),
     (("x509: |tls: ",), NetworkError, "Compare certificateAuthority and endpoint in site.yaml with the cluster's own."),
-    (_NOT_REACHED, NetworkError, _REACH_HINT),
+    (_NOT_REACHED, TransientError, _REACH_HINT),
     (_TAKEN, ConflictError, "Somebody else owns this object; agree with them, then run the same command again."),
     (_LATE, TargetError, "Look at its pods (kubectl describe pod), mend the cause, then run bundle install again."),
 )

@@ -64,6 +64,11 @@ class Mapping:
         value = self.get(key)
         return value if isinstance(value, Mapping) else Mapping()
 
+    def mappings(self, key: str) -> list[Mapping]:
+        """The maps in the list under `key`, none where there is no list."""
+        value = self.get(key)
+        return [item for item in value.items if isinstance(item, Mapping)] if isinstance(value, Sequence) else []
+
 
 Node = Text | Sequence | Mapping
 

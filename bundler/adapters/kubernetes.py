@@ -1,0 +1,140 @@
+"""The cluster through kubectl: JSON in, JSON out, tokens only by the kubeconfig's exec plugin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bundler.adapters.cluster_failures import cluster_failure
+from bundler.adapters.process import Completed, run
+from bundler.domain.cluster_node import ClusterNode
+from bundler.domain.workload import Pod, Workload, WorkloadRef, parse_node, parse_pod, parse_workload
+from bundler.errors import FormatError, ProgramError
+from bundler.retry import RetryPolicy, retry
+
+LIMIT_S = 60.0
+_ASK_S = 30
+_NAMES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_NAMES_ANY_CASE = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+_PREFIXES = ("AWS_", "BUNDLE_", "XDG_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubectlSettings:
+    """Where kubectl is and how it reaches the cluster.
+
+    Attributes:
+        binary: the program.
+        kubeconfig: file with endpoint, CA and token plugin.
+        work: a folder of ours for kubectl's own cache.
+        environ: what the token plugin needs (`client_environment`).
+        policy: for what may be asked again.
+    """
+
+    binary: Path
+    kubeconfig: Path
+    work: Path
+    environ: Mapping[str, str] = field(default_factory=dict)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+def client_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what kubectl, helm and the token plugin they start may see: AWS, proxy, CA and locale variables."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in _NAMES or name.upper() in _NAMES_ANY_CASE or name.startswith(_PREFIXES)
+    }
+
+
+class Kubectl:
+    """One cluster."""
+
+    def __init__(self, settings: KubectlSettings) -> None:
+        self._settings = settings
+
+    def version(self) -> str:
+        """Return the API server's version, such as v1.36.3-eks-a1b2c3d."""
+        answer = self._ask(["version", "--output=json"], "the cluster")
+        server = answer.get("serverVersion")
+        return str(server.get("gitVersion", "")) if isinstance(server, Mapping) else ""
+
+    def is_ready(self) -> bool:
+        """Whether the API server says that all of it works.
+
+        Raises:
+            AccessError: it does not know us.
+            NetworkError: it does not answer.
+        """
+        return self._run(["get", "--raw=/readyz"], "the cluster").stdout.strip() == b"ok"
+
+    def get(self, kind: str, *, namespace: str, name: str) -> Mapping[str, object] | None:
+        """Return one object as the API server holds it, None where it does not exist."""
+        argv = ["get", kind, name, f"--namespace={namespace}", "--ignore-not-found", "--show-managed-fields"]
+        subject = f"{kind} {namespace}/{name}"
+        done = self._run([*argv, "--output=json"], subject)
+        return _object(done, subject) if done.stdout.strip() else None
+
+    def get_all(self, kind: str, *, namespace: str | None = None) -> list[Mapping[str, object]]:
+        """Return the objects of one kind, of one namespace or (None) of all."""
+        where = "--all-namespaces" if namespace is None else f"--namespace={namespace}"
+        answer = self._ask(["get", kind, where, "--output=json"], kind)
+        items = answer.get("items")
+        return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+
+    def workload(self, ref: WorkloadRef) -> Workload | None:
+        """Return a live Deployment, DaemonSet or StatefulSet."""
+        found = self.get(f"{ref.kind.lower()}s.apps", namespace=ref.namespace, name=ref.name)
+        return None if found is None else parse_workload(found)
+
+    def pods(self, namespace: str) -> tuple[Pod, ...]:
+        """Return the pods of a namespace that are to stay."""
+        found = (parse_pod(item) for item in self.get_all("pods", namespace=namespace))
+        return tuple(pod for pod in found if pod is not None)
+
+    def nodes(self) -> Sequence[ClusterNode]:
+        """Return every node."""
+        return tuple(parse_node(item) for item in self.get_all("nodes"))
+
+    def apply(self, item: Mapping[str, object], *, field_manager: str) -> None:
+        """Apply the fields of `item` in the server, taking them over from whoever has them."""
+        metadata = item.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, Mapping) else ""
+        argv = ["apply", "--server-side", "--force-conflicts", f"--field-manager={field_manager}", "--filename=-"]
+        self._run(argv, f"{item.get('kind')} {name}", feed=json.dumps(item).encode())
+
+    def _ask(self, argv: Sequence[str], subject: str) -> Mapping[str, object]:
+        return _object(self._run(argv, subject), subject)
+
+    def _run(self, argv: Sequence[str], subject: str, *, feed: bytes | None = None) -> Completed:
+        return retry(lambda: self._once(argv, subject, feed), subject=subject, policy=self._settings.policy)
+
+    def _once(self, argv: Sequence[str], subject: str, feed: bytes | None) -> Completed:
+        settings = self._settings
+        common = [
+            f"--kubeconfig={settings.kubeconfig}",
+            f"--request-timeout={_ASK_S}s",
+            f"--cache-dir={settings.work / 'kube-cache'}",
+        ]
+        done = run(
+            [str(settings.binary), *common, *argv],
+            timeout_s=LIMIT_S,
+            input=feed,
+            env={"HOME": str(settings.work), **settings.environ},
+            cwd=settings.work,
+        )
+        if done.returncode != 0:
+            raise cluster_failure(done, subject) or done.error(subject)
+        return done
+
+
+def _object(done: Completed, subject: str) -> Mapping[str, object]:
+    try:
+        found = json.loads(done.stdout)
+    except ValueError as error:
+        raise FormatError(subject, "kubectl did not print JSON") from error
+    if not isinstance(found, dict):
+        raise ProgramError(subject, "kubectl printed JSON that is no object")
+    return found
