@@ -9,7 +9,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ GRACE_S = 5.0
 """Seconds between asking a program to stop and killing it: Helm uses them to record that a release failed."""
 TAIL_CHARACTERS = 1000
 _CHUNK_BYTES = 1 << 16
+_TICK_S = 1.0
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?")
 
 
@@ -54,6 +55,7 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
     cwd: Path | None = None,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
     max_memory_bytes: int | None = None,
+    tick: Callable[[float], None] | None = None,
 ) -> Completed:
     """Run a program to its end and return what it said, whatever its return code.
 
@@ -68,6 +70,7 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
         cwd: its working folder.
         max_output_bytes: most that stdout and stderr may hold, each.
         max_memory_bytes: most address space it may have.
+        tick: told about once a second how many seconds it runs; what it raises stops the program.
 
     Raises:
         MissingToolError: there is no such program, or it cannot be run here.
@@ -80,7 +83,7 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
             with suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
         conversation = _Conversation(process, input or b"", max_output_bytes)
-        conversation.hold(timeout_s)
+        conversation.hold(timeout_s, tick or _untold)
     except BaseException:
         _stop(process)
         raise
@@ -136,7 +139,7 @@ class _Conversation:
             self._watch(pipe, selectors.EVENT_READ, buffer)
         self._watch(process.stdin, selectors.EVENT_WRITE, None)
 
-    def hold(self, timeout_s: float) -> None:
+    def hold(self, timeout_s: float, tick: Callable[[float], None]) -> None:
         """Talk until the process has ended and its pipes are closed.
 
         Raises:
@@ -144,19 +147,23 @@ class _Conversation:
             LimitError: it wrote too much.
         """
         with self._selector:
-            if self._until(time.monotonic() + timeout_s):
+            if self._until(timeout_s, tick):
                 return
             _signal(self._process, signal.SIGTERM)
-            self._until(time.monotonic() + GRACE_S)
+            self._until(GRACE_S, _untold)
             _signal(self._process, signal.SIGKILL)
         said = visible_tail(bytes(self.stderr or self.stdout)) or "it said nothing"
         raise ProgramError(_name(self._process), f"did not end within {timeout_s:g} s and was stopped: {said}")
 
-    def _until(self, deadline: float) -> bool:
-        ended = False
+    def _until(self, limit_s: float, tick: Callable[[float], None]) -> bool:
+        ended, begun, told_s = False, time.monotonic(), 0.0
         while self._selector.get_map() or not ended:
-            if time.monotonic() >= deadline:
+            elapsed_s = time.monotonic() - begun
+            if elapsed_s >= limit_s:
                 return False
+            if elapsed_s >= told_s + _TICK_S:
+                told_s = elapsed_s
+                tick(elapsed_s)
             for key, _ in self._selector.select(0.2 if self._selector.get_map() else 0):
                 self._write(key.fd) if key.data is None else self._read(key.fd, key.data)
             if not self._selector.get_map() and not ended:
@@ -189,6 +196,10 @@ class _Conversation:
         buffer += chunk
         if len(buffer) > self._limit:
             raise LimitError(_name(self._process), f"wrote more than {self._limit} bytes and was stopped")
+
+
+def _untold(elapsed_s: float) -> None:
+    del elapsed_s
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:

@@ -121,6 +121,12 @@ def test_what_a_program_leaves_behind_does_not_hold_us(tmp_path: Path) -> None:
     assert ends_soon(int(done.stdout))
 
 
+def test_a_long_run_is_told_about_once_a_second() -> None:
+    told: list[float] = []
+    run(python("import time; time.sleep(2.5)"), timeout_s=20, tick=told.append)
+    assert [round(elapsed_s) for elapsed_s in told] == [1, 2]
+
+
 def test_a_flood_is_stopped() -> None:
     with pytest.raises(LimitError, match="wrote more than 100000 bytes"):
         run(python("while True: print('x' * 1000)"), timeout_s=20, max_output_bytes=100_000)
