@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from bundler.lab.lab import LabFacts
 from bundler.lab.tools import Tools
 from bundler.trust import parse_trust_chain, trust_digest
+from tests.fakes.images import image, index, layer_bytes
 
 BUNDLE = [sys.executable, "-m", "bundler"]
 REGISTRY = "602401143452.dkr.ecr.eu-central-1.amazonaws.com"
@@ -98,11 +100,54 @@ tools:
 """
 
 
-def workspace(folder: Path, facts: LabFacts, text: str) -> Workspace:
+def small_definition(folder: Path, *, images: int = 6, name: str = "small", layer_bytes_each: int = 40_000) -> str:
+    """A definition of small synthetic images in an OCI layout beside it, and tools that nobody runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tool = b"#!/bin/sh\nexit 1\n"
+    (folder / "tool").write_bytes(tool)
+    names = write_layout(folder / "layout", images, layer_bytes_each)
+    entries = "\n".join(f"  - {{image: '{ref}', reason: a test, from: {{layout: layout}}}}" for ref in names)
+    program = f"{{path: tool, sha256: {hashlib.sha256(tool).hexdigest()}}}"
+    return f"""\
+apiVersion: eks-bundler/v1
+kind: Bundle
+name: {name}
+kubernetesVersion: "1.36"
+source: {{region: eu-central-1}}
+platforms: [linux/amd64, linux/arm64]
+operatorPlatforms: [linux/amd64]
+images:
+{entries}
+tools:
+  helm: {{version: 4.1.4, platforms: {{linux/amd64: {program}}}}}
+  kubectl: {{version: 1.35.2, platforms: {{linux/amd64: {program}}}}}
+"""
+
+
+def write_layout(folder: Path, images: int, layer_bytes_each: int) -> list[str]:
+    """Write an OCI layout of two-platform images with a shared layer; return their names."""
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    shared, entries, names = layer_bytes("shared", layer_bytes_each), [], []
+    for number in range(images):
+        seed = f"image {number}"
+        own = layer_bytes(seed, layer_bytes_each)
+        made = index(image(seed, layers=[shared, own]), image(seed, platform="linux/arm64", layers=[shared, own[::-1]]))
+        for digest, content in {**made.blobs, **{key: raw for key, (_, raw) in made.manifests.items()}}.items():
+            (blobs / digest.hex).write_bytes(content)
+        names.append(f"registry.example/team/app-{number}:1.0.{number}")
+        entries.append(made.descriptor(annotations={"org.opencontainers.image.ref.name": names[-1]}))
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
+    return names
+
+
+def workspace(folder: Path, facts: LabFacts | None, text: str) -> Workspace:
     """A folder with bundle.yaml and keys, whose upstream is the lab; the cache is its own."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bundle.yaml").write_text(text)
-    environment = {**facts.environment(), "BUNDLE_CACHE_DIR": str(folder / "cache")}
+    known = {} if facts is None else facts.environment()
+    environment = {**known, "BUNDLE_CACHE_DIR": str(folder / "cache")}
     made = Workspace(folder=folder, environment=environment)
     made.make_trust()
     return made
