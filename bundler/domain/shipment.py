@@ -76,10 +76,12 @@ class Shipment:
     parts: tuple[Part, ...]
 
     @property
-    def checksum(self) -> str:
-        """S3's composite SHA-256: of the digests of the parts, with their number."""
+    def checksums(self) -> frozenset[str]:
+        """What S3 may say its SHA-256 is: of all bytes, or of the digests of the parts (with their number, or bare)."""
         joined = b"".join(bytes.fromhex(part.digest.hex) for part in self.parts)
-        return f"{base64.b64encode(hashlib.sha256(joined).digest()).decode()}-{len(self.parts)}"
+        composite = base64.b64encode(hashlib.sha256(joined).digest()).decode()
+        whole = base64.b64encode(bytes.fromhex(self.digest.hex)).decode()
+        return frozenset({whole, composite, f"{composite}-{len(self.parts)}"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +167,7 @@ def _is_same(shipment: Shipment, there: StoredObject, md5_of: Md5) -> bool:
     if there.size != shipment.size:
         return False
     if there.checksum is not None:
-        return there.checksum == shipment.checksum
+        return there.checksum in shipment.checksums
     if not there.etag.endswith(f"-{len(shipment.parts)}"):
         return False
     md5s = b"".join(bytes.fromhex(md5_of(part)) for part in shipment.parts)

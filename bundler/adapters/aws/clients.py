@@ -23,6 +23,7 @@ from bundler.errors import AccessError, LocalResourceError, NetworkError, UsageE
 from bundler.transfer import Once, check_stopped
 
 if TYPE_CHECKING:
+    import boto3
     import botocore.session
 
 Parsed = TypeVar("Parsed")
@@ -80,6 +81,7 @@ class Aws:
         self._now = now
         self._once = Once()
         self._made: botocore.session.Session | None = None
+        self._factory: boto3.Session | None = None
         self._services: dict[tuple[str, str | None], Service] = {}
         self._bundle: Path | None = None
 
@@ -130,22 +132,24 @@ class Aws:
         return self._made
 
     def _service(self, name: str, region: str | None) -> Service:
-        import boto3
-
         settings = self._settings
         own = region is None or region == settings.region
         endpoint = settings.endpoints.get(name) if own else None
         setting = _SITE_KEYS.get(name, name)
         asked = Asked(service=name, operation="*", resource=endpoint or name, endpoint=endpoint or "", setting=setting)
         with _translated(asked, tuple, self._now):
-            session = boto3.Session(botocore_session=self._session(), region_name=region or settings.region)
-            client = self._client(session, name, endpoint)
+            client = self._client(name, region or settings.region, endpoint)
         client.meta.events.register("before-send", _stop_here)
         return Service(name, client, setting=setting, secrets=self.secrets, now=self._now)
 
-    def _client(self, session: Any, name: str, endpoint: str | None) -> Any:
+    def _client(self, name: str, region: str | None, endpoint: str | None) -> Any:
+        import boto3
+
+        if self._factory is None:
+            self._factory = boto3.Session(botocore_session=self._session())
+        options = {"endpoint_url": endpoint, "config": self._config(), "verify": self._verify()}
         try:
-            return session.client(name, endpoint_url=endpoint, config=self._config(), verify=self._verify())
+            return self._factory.client(name, region_name=region, **options)
         except ValueError as error:
             raise UsageError(f"endpoint of {name}", str(error), hint="Give a URL: https://HOST[:PORT].") from error
 

@@ -94,8 +94,13 @@ class Asked:
     @property
     def action(self) -> str:
         """The IAM action that the operation needs."""
-        prefix = f"{self.service}:{self.operation}"
-        return _S3_ACTIONS.get(self.operation, prefix) if self.service == "s3" else prefix
+        return _iam_action(self.service, self.operation)
+
+
+def _iam_action(service: str, operation: str) -> str:
+    """Return the action for an operation; S3 names some otherwise than its API."""
+    action = f"{service}:{operation}"
+    return _S3_ACTIONS.get(operation, action) if service == "s3" else action
 
 
 def translate(
@@ -163,7 +168,7 @@ def _wrong_clock(asked: Asked, offset_s: float | None) -> NetworkError:
 def _denied(message: str, asked: Asked) -> AccessError:
     action, resource = _ACTION.search(message), _RESOURCE.search(message)
     layer = _LAYER.search(message)
-    name = action[1] if action else asked.action
+    name = _iam_action(*action[1].split(":", 1)) if action else asked.action
     where = resource[1] if resource else asked.resource
     policy = f"the {layer[1]} policy" if layer else "the policies of the caller, of the resource or of the VPC endpoint"
     return AccessError(

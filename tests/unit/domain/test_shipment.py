@@ -106,9 +106,12 @@ def test_a_part_of_another_size_is_sent_again() -> None:
     assert plan.missing == FILE.parts
 
 
-def test_the_same_object_is_known_by_its_checksum_without_reading_the_file() -> None:
-    joined = b"".join(bytes.fromhex(part.digest.hex) for part in FILE.parts)
-    checksum = f"{base64.b64encode(hashlib.sha256(joined).digest()).decode()}-3"
+JOINED = hashlib.sha256(b"".join(bytes.fromhex(part.digest.hex) for part in FILE.parts)).digest()
+COMPOSITE, WHOLE = (base64.b64encode(raw).decode() for raw in (JOINED, hashlib.sha256(b"whole").digest()))
+
+
+@pytest.mark.parametrize("checksum", [f"{COMPOSITE}-3", COMPOSITE, WHOLE])
+def test_the_same_object_is_known_by_its_checksum_without_reading_the_file(checksum: str) -> None:
     there = StoredObject(size=SIZE, etag="kms-random", checksum=checksum)
     assert plan_ship(FILE, there=there, upload=None, md5_of=never).is_done
 
@@ -123,7 +126,7 @@ def test_the_same_object_is_known_by_its_etag_where_there_is_no_checksum() -> No
     [
         StoredObject(size=SIZE, etag=etag(*FILE.parts), checksum="AAAA-3"),
         StoredObject(size=SIZE, etag=etag(*shipment("x", "other", "z").parts)),
-        StoredObject(size=SIZE - 1, etag=etag(*FILE.parts), checksum=FILE.checksum),
+        StoredObject(size=SIZE - 1, etag=etag(*FILE.parts), checksum=COMPOSITE),
         StoredObject(size=SIZE, etag="0" * 32),
     ],
 )

@@ -1,0 +1,131 @@
+"""Journal and lock in the lab's S3."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bundler.adapters.aws.journal_mirror import S3State
+from bundler.domain.digest import Digest
+from bundler.domain.shipment import S3Address
+from bundler.errors import AccessError, LockedError, StaleStateError
+from bundler.journal import Place, Session, hold, read_journal
+from bundler.transfer import parallel_map
+from tests.loopback.aws.conftest import Closed
+
+pytestmark = pytest.mark.loopback
+BUNDLE = Digest.of(b"bundle")
+
+
+def state(closed: Closed, name: str) -> S3State:
+    return S3State(closed.aws.service("s3"), S3Address.parse(f"s3://{closed.lab.bucket}/state").below(name))
+
+
+def session(name: str) -> Session:
+    return Session(id=name, owner=f"{name}@host", bundle=BUNDLE)
+
+
+def test_state_is_written_only_in_place_of_what_was_read(closed: Closed) -> None:
+    store = state(closed, "swap")
+    assert store.get("x") is None
+    first = store.put("x", b"one", replaces=None)
+    with pytest.raises(StaleStateError):
+        store.put("x", b"two", replaces=None)
+    second = store.put("x", b"two", replaces=first)
+    with pytest.raises(StaleStateError):
+        store.put("x", b"three", replaces=first)
+    found = store.get("x")
+    assert found is not None
+    assert (found.content, found.version) == (b"two", second)
+    assert 0 <= found.age_s < 60
+    with pytest.raises(StaleStateError):
+        store.delete("x", version=first)
+    store.delete("x", version=second)
+    assert store.get("x") is None
+    with pytest.raises(StaleStateError):
+        store.put("x", b"four", replaces=second)
+
+
+def test_a_denial_is_access_and_not_a_lost_race(closed: Closed) -> None:
+    closed.fault("s3", "PutObject", "denied")
+    with pytest.raises(AccessError, match="s3:PutObject"):
+        state(closed, "denied").put("x", b"one", replaces=None)
+
+
+def test_a_write_whose_answer_was_lost_counts_as_ours(closed: Closed, tmp_path: Path) -> None:
+    where = Place(folder=tmp_path / "state", site="a/b/c", mirror=state(closed, "lost"))
+    for _ in range(3):
+        closed.fault("s3", "PutObject", "reset", nth=2)
+        with hold(where, session("a")) as journal:
+            journal.record("one", journal.key("one"))
+        closed.no_faults()
+
+
+def test_of_eight_operators_one_gets_the_lock(closed: Closed, tmp_path: Path) -> None:
+    for round_number in range(3):
+        name = f"race-{round_number}"
+
+        def work(number: int, name: str = name) -> str:
+            where = Place(folder=tmp_path / f"{name}-{number}", site="a/b/c", mirror=state(closed, name))
+            context = hold(where, session(f"{name}-{number}"))
+            try:
+                context.__enter__()
+            except LockedError:
+                return "locked"
+            return "won"
+
+        assert Counter(parallel_map(work, range(8), workers=8)) == {"won": 1, "locked": 7}
+
+
+HELD = """
+    import sys, time
+    from pathlib import Path
+    from bundler.adapters.aws.clients import Aws, AwsSettings
+    from bundler.adapters.aws.journal_mirror import S3State
+    from bundler.domain.digest import Digest
+    from bundler.domain.shipment import S3Address
+    from bundler.journal import Place, Session, hold
+
+    folder, prefix, url, region = sys.argv[1:]
+    mirror = S3State(Aws(AwsSettings(region=region, endpoints={"s3": url})).service("s3"), S3Address.parse(prefix))
+    with hold(Place(folder=Path(folder), site="a/b/c", mirror=mirror), Session(id="killed", owner="k",
+              bundle=Digest.of(b"bundle"))) as journal:
+        journal.record("one", journal.key("one"), id="made")
+        print("held", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_after_a_kill_the_same_host_goes_on_and_another_must_ask(closed: Closed, tmp_path: Path) -> None:
+    folder, prefix = tmp_path / "here", f"s3://{closed.lab.bucket}/state/kill"
+    arguments = [str(folder), prefix, closed.lab.aws_url, closed.site.region]
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HELD), *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout as out:
+        assert out.readline() == "held\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    mirror = state(closed, "kill")
+    there = Place(folder=tmp_path / "there", site="a/b/c", mirror=mirror)
+    with pytest.raises(LockedError, match="lock killed"), hold(there, session("other")):
+        pass
+    here = Place(folder=folder, site="a/b/c", mirror=mirror)
+    with hold(here, session("again")) as journal:
+        found = journal.find(journal.key("one"))
+        assert found is not None
+        journal.record("two", journal.key("two"))
+    with hold(there, session("other")) as journal:
+        assert journal.find(journal.key("two")) is not None
+    assert [record.step for record in read_journal(there)] == ["one", "two"]
+    content = mirror.get("journal.jsonl")
+    assert content is not None
+    assert json.loads(content.content.splitlines()[0]) == {"journal": 1, "site": "a/b/c"}
