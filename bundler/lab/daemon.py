@@ -11,11 +11,12 @@ import shutil
 import signal
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from bundler.errors import ConflictError, UsageError
 from bundler.lab.aws import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _PARENT_POLL_S = 1.0
+_LOCK_S, _LOCK_POLL_S = 1.0, 0.05
 _FRESH = ("ecr", "source", "tmp", "tls", "kubernetes")
 _SERVICE_CIDR = "10.100.0.0/16"
 _KUBERNETES_VERSION = "1.36"  # where no control plane runs
@@ -90,11 +92,21 @@ def main() -> None:
 @contextmanager
 def _locked(state: Path) -> Iterator[None]:
     with (state / LOCK_FILE).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(str(state), "a lab runs with this folder already") from None
+        ends = time.monotonic() + _LOCK_S
+        while not _try_lock(lock):
+            if time.monotonic() > ends:
+                raise ConflictError(str(state), "a lab runs with this folder already")
+            time.sleep(_LOCK_POLL_S)
         yield
+
+
+def _try_lock(lock: IO[bytes]) -> bool:
+    """Take the lock that says a lab runs here; who asks for the status holds it for a moment, too."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _wait(stop: threading.Event, parent: int | None) -> None:

@@ -154,8 +154,9 @@ def lab_up(
         raise ConflictError(str(state), "a lab runs with this folder already", hint="bundle lab status, or down")
     if source:
         _fetch_programs()
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
     logs = state / "logs"
-    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    logs.mkdir(exist_ok=True)
     (state / FACTS_FILE).unlink(missing_ok=True)
     pid = _start(_arguments(state, kubernetes=kubernetes, source=source, assets=assets, bound=bound), logs)
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moto.autoscaling import models
 from moto.autoscaling.exceptions import AutoscalingClientError
 from moto.autoscaling.models import FakeAutoScalingGroup, InstanceState
 from moto.ec2.models.launch_templates import LaunchTemplateVersion
@@ -34,7 +33,6 @@ class LabInstanceState(InstanceState):
 
 def correct_autoscaling() -> None:
     """Put our launch in the place of moto's."""
-    put_in_place(models, "InstanceState", LabInstanceState)
     put_in_place(FakeAutoScalingGroup, "replace_autoscaling_group_instances", _launch)
 
 
