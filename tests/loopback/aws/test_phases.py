@@ -8,10 +8,15 @@ import time
 import pytest
 
 from bundler.adapters.aws.autoscaling import AutoScaling
+from bundler.adapters.aws.clients import Aws, AwsSettings
 from bundler.adapters.aws.ec2 import Ec2
+from bundler.adapters.aws.ecr import EcrTokens
 from bundler.adapters.aws.eks import Eks
 from bundler.adapters.aws.iam import Iam
 from bundler.adapters.aws.probe import AwsProbe
+from bundler.adapters.http import Transport, TransportSettings
+from bundler.adapters.oci_registry import RegistryClient
+from bundler.adapters.tls_probe import TlsProbe
 from bundler.domain.cluster_node import ClusterNode
 from bundler.domain.digest import Digest
 from bundler.domain.infrastructure import Infrastructure
@@ -24,7 +29,6 @@ from bundler.stages.identity import identity, observe_identity
 from bundler.stages.infrastructure import infrastructure
 from bundler.stages.nodes import nodes, observe_nodes, plan_nodes
 from bundler.stages.preflight import Probes, preflight
-from tests.fakes.memory_registry import MemoryRegistry
 from tests.loopback.aws.conftest import Closed
 
 pytestmark = pytest.mark.loopback
@@ -183,16 +187,18 @@ def test_nodes_are_found_by_the_instances_of_the_group(closed: Closed) -> None:
     assert check_nodes(site, groups=groups, cluster=cluster, patience=Patience(deadline_s=0)) == 2
 
 
-class Handshake:
-    """The Kubernetes API answers."""
-
-    def handshake(self, endpoint: str, ca_pem: bytes) -> None:
-        """Return."""
+def private_registry(closed: Closed) -> RegistryClient:
+    """The site's ECR under its own name, at the address that `endpoints: ecr.dkr` says."""
+    host, _, port = str(closed.site.endpoints.ecr_dkr).partition(":")
+    settings = TransportSettings(
+        connect_to={closed.site.registry_host: (host, int(port))}, ca_files=(str(closed.lab.ca_file),)
+    )
+    return RegistryClient(Transport(settings), provider=EcrTokens(closed.aws))
 
 
 def run_preflight(closed: Closed) -> dict[str, str]:
     probe = AwsProbe(closed.aws, cluster=closed.site.cluster.name)
-    probes = Probes(aws=probe, api=Handshake(), registry=MemoryRegistry())
+    probes = Probes(aws=probe, api=TlsProbe(), registry=private_registry(closed))
     return {finding.check: finding.cause for finding in preflight(closed.site, probes=probes)}
 
 
@@ -208,9 +214,19 @@ def test_preflight_takes_a_denial_to_list_buckets_for_an_answer(closed: Closed) 
     assert list(run_preflight(closed)) == ["Auto Scaling"]
 
 
-def test_eks_that_does_not_answer_is_network_with_the_endpoint_it_needs(closed: Closed) -> None:
-    from bundler.adapters.aws.clients import Aws, AwsSettings
+def test_preflight_finds_every_service_that_is_silent_in_little_time(closed: Closed) -> None:
+    dead = "http://127.0.0.1:9"
+    endpoints = dict.fromkeys(("ec2", "sts", "s3", "eks", "autoscaling", "ecr"), dead)
+    aws = Aws(AwsSettings(region=closed.site.region, endpoints=endpoints, quick=True))
+    broken = Closed(site=closed.site, aws=aws, lab=closed.lab)
+    started = time.monotonic()
+    found = run_preflight(broken)
+    assert list(found) == ["STS", "ECR API", "ECR registry", "S3", "EC2", "Auto Scaling", "EKS"]
+    assert all(dead in cause for cause in found.values())
+    assert time.monotonic() - started < 15
 
+
+def test_eks_that_does_not_answer_is_network_with_the_endpoint_it_needs(closed: Closed) -> None:
     aws = Aws(AwsSettings(region="ap-northeast-1", endpoints={"eks": "http://127.0.0.1:9"}, quick=True))
     with pytest.raises(NetworkError) as caught:
         Eks(aws.service("eks"), cluster="c").facts()
