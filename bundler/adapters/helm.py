@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,10 @@ from bundler.adapters.chart_archive import read_chart
 from bundler.adapters.cluster_failures import cluster_failure
 from bundler.adapters.post_render import JOB_VARIABLE, job_bytes, read_report
 from bundler.adapters.process import Completed, run
+from bundler.domain.events import Emit, Waiting, silent
 from bundler.domain.image_map import ImageMap
 from bundler.domain.image_values import ChartDefaults
-from bundler.domain.release import Rendering, Revision
+from bundler.domain.release import Installing, Rendering, Revision
 from bundler.domain.rewrite import closure_error
 from bundler.errors import ClosureError, DefinitionError, FormatError, PolicyError, ProgramError, TargetError
 
@@ -42,22 +43,14 @@ class HelmSettings:
         work: a folder of ours (0700) for homes and temporary files.
         kubeconfig: of the cluster; None where Helm only renders.
         environ: what the token plugin in the kubeconfig needs; nothing else of it reaches Helm.
+        emit: hears of waits for releases to become ready.
     """
 
     binary: Path
     work: Path
     kubeconfig: Path | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installing:
-    """How a release is written: its mark, whether to wait until it is ready, whether to take orphans over."""
-
-    description: str
-    timeout_s: float
-    wait: bool
-    take_ownership: bool = False
+    emit: Emit = silent
 
 
 class Helm:
@@ -145,7 +138,10 @@ class Helm:
             argv += ["--wait"] if installing.wait else []
             argv += ["--take-ownership"] if installing.take_ownership else []
             done = self._cluster(
-                [*argv, *self._client_side()], environ=prepared.environ, limit_s=installing.timeout_s + READ_LIMIT_S
+                [*argv, *self._client_side()],
+                environ=prepared.environ,
+                limit_s=installing.timeout_s + READ_LIMIT_S,
+                tick=self._teller(rendering.release, installing),
             )
             if done.returncode != 0:
                 self._refuse_missing(prepared, rendering)
@@ -202,8 +198,26 @@ class Helm:
         if report is not None and report.problem:
             raise ClosureError(f"release {rendering.release}", report.problem)
 
+    def _teller(self, release: str, installing: Installing) -> Callable[[float], None]:
+        def tell(elapsed_s: float) -> None:
+            self._settings.emit(
+                Waiting(
+                    subject=f"release {release}",
+                    state="helm waits until it is ready" if installing.wait else "helm applies it",
+                    elapsed_s=elapsed_s,
+                    limit_s=installing.timeout_s,
+                )
+            )
+
+        return tell
+
     def _cluster(
-        self, argv: Sequence[str], *, environ: Mapping[str, str] | None = None, limit_s: float = READ_LIMIT_S
+        self,
+        argv: Sequence[str],
+        *,
+        environ: Mapping[str, str] | None = None,
+        limit_s: float = READ_LIMIT_S,
+        tick: Callable[[float], None] | None = None,
     ) -> Completed:
         kubeconfig = self._settings.kubeconfig
         if kubeconfig is None:
@@ -212,15 +226,24 @@ class Helm:
             [*argv, "--kubeconfig", str(kubeconfig)],
             limit_s=limit_s,
             environ={**self._settings.environ, **_homes(self._home), **(environ or {})},
+            tick=tick,
         )
 
-    def _run(self, argv: Sequence[str], *, limit_s: float, environ: Mapping[str, str] | None = None) -> Completed:
+    def _run(
+        self,
+        argv: Sequence[str],
+        *,
+        limit_s: float,
+        environ: Mapping[str, str] | None = None,
+        tick: Callable[[float], None] | None = None,
+    ) -> Completed:
         return run(
             [str(self._settings.binary), *argv],
             timeout_s=limit_s,
             env={"HOME": str(self._home), **_homes(self._home), **(environ or {})},
             cwd=self._settings.work,
             max_memory_bytes=MAX_MEMORY_BYTES,
+            tick=tick,
         )
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bundler.domain.digest import Digest
 from bundler.domain.lock import Lock
 from bundler.domain.reference import Reference
-from bundler.errors import DefinitionError
+from bundler.errors import DefinitionError, FormatError
 
 MAX_REPOSITORY = 256
 _ECR_REPOSITORY = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*\Z")
@@ -102,11 +102,21 @@ class ImageMap:
                 return image.target
         return None
 
+    def held(self, reference: Reference) -> PrivateImage | None:
+        """The image that the private `reference` is, by name and digest; a tag beside a digest says nothing."""
+        wanted = (reference.name, reference.digest)
+        return next((image for image in self.images if (image.target.name, image.target.digest) == wanted), None)
+
     def holds(self, reference: Reference) -> bool:
-        """Whether `reference` is one of the private ones, pinned by digest; a tag beside it says nothing."""
-        return any(
-            (reference.name, reference.digest) == (image.target.name, image.target.digest) for image in self.images
-        )
+        """Whether `reference` is one of the private ones, pinned by digest."""
+        return self.held(reference) is not None
+
+    def has(self, text: str) -> bool:
+        """The same for text that may be no reference."""
+        try:
+            return self.holds(Reference.parse(text))
+        except FormatError:
+            return False
 
 
 def image_map(lock: Lock, references: Mapping[str, Reference], *, host: str) -> ImageMap:

@@ -34,6 +34,16 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Installing:
+    """How a release is written: its mark, whether to wait until it is ready, whether to take orphans over."""
+
+    description: str
+    timeout_s: float
+    wait: bool
+    take_ownership: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
     """One entry of `helm history`: number, status (deployed, failed, pending-install, …) and description."""
 

@@ -79,7 +79,7 @@ def rewrite_manifests(text: str, images: ImageMap, *, subject: str) -> Rewritten
 
 def outside_images(text: str, images: ImageMap, *, subject: str) -> list[FoundImage]:
     """Return what pods would run that is not a private image of this bundle, pinned by its digest."""
-    return [found for found in find_images(text, subject=subject) if not _is_held(found.text, images)]
+    return [found for found in find_images(text, subject=subject) if not images.has(found.text)]
 
 
 def refuse_outside(text: str, images: ImageMap, *, subject: str) -> None:
@@ -113,13 +113,6 @@ def _target(text: str, images: ImageMap) -> str | None:
         return text
     target = images.target(reference)
     return None if target is None else str(target)
-
-
-def _is_held(text: str, images: ImageMap) -> bool:
-    try:
-        return images.holds(Reference.parse(text))
-    except FormatError:
-        return False
 
 
 def _edit(text: str, scalar: Text, target: str, found: FoundImage) -> _Edit:

@@ -1,0 +1,103 @@
+"""Live cluster -> Report: everything that was installed is rolled out, on private images, on Ready nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bundler.domain.cluster_node import ClusterNode
+from bundler.domain.events import Emit, Waiting, silent
+from bundler.domain.image_map import ImageMap
+from bundler.domain.report import ExpectedWorkload, Report, workload_state
+from bundler.domain.workload import Pod, Workload, WorkloadRef
+from bundler.errors import TargetError
+
+DEADLINE_S = 600.0
+LOOK_EVERY_S = 3.0
+_MOST_LINES = 20
+
+
+class ClusterWatch(Protocol):
+    """The cluster, read."""
+
+    def workload(self, ref: WorkloadRef) -> Workload | None:
+        """Return a live workload."""
+        ...
+
+    def pods(self, namespace: str) -> tuple[Pod, ...]:
+        """Return the pods of a namespace."""
+        ...
+
+    def nodes(self) -> Sequence[ClusterNode]:
+        """Return every node."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPatience:
+    """How long to wait, and by which clock."""
+
+    deadline_s: float = DEADLINE_S
+    every_s: float = LOOK_EVERY_S
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    emit: Emit = silent
+
+
+def check(
+    expected: Sequence[ExpectedWorkload],
+    *,
+    images: ImageMap,
+    wanted_nodes: int,
+    cluster: ClusterWatch,
+    patience: CheckPatience = CheckPatience(),
+) -> Report:
+    """Return the report of a cluster in which all is well, once it is.
+
+    Args:
+        expected: what must be there.
+        images: of the bundle, by private reference.
+        wanted_nodes: how many nodes must be Ready at least.
+        cluster: is asked again and again.
+        patience: until when.
+
+    Raises:
+        TargetError: not healthy in time, or never going to be; each object with its cause.
+    """
+    started = patience.clock()
+    while True:
+        report = look(expected, images=images, wanted_nodes=wanted_nodes, cluster=cluster)
+        elapsed_s = patience.clock() - started
+        if report.is_healthy:
+            return report
+        if report.is_hopeless or elapsed_s >= patience.deadline_s:
+            raise _unhealthy(report, elapsed_s)
+        state = f"{len(report.problems)} to go: {report.problems[0]}"
+        patience.emit(Waiting(subject="cluster", state=state, elapsed_s=elapsed_s, limit_s=patience.deadline_s))
+        patience.sleep(patience.every_s)
+
+
+def look(expected: Sequence[ExpectedWorkload], *, images: ImageMap, wanted_nodes: int, cluster: ClusterWatch) -> Report:
+    """Return how things are now (also what `bundle status` shows)."""
+    pods = {namespace: cluster.pods(namespace) for namespace in sorted({one.ref.namespace for one in expected})}
+    return Report(
+        nodes=tuple(sorted(cluster.nodes(), key=lambda node: node.name)),
+        wanted_nodes=wanted_nodes,
+        workloads=tuple(
+            workload_state(one, cluster.workload(one.ref), pods[one.ref.namespace], images=images) for one in expected
+        ),
+    )
+
+
+def _unhealthy(report: Report, elapsed_s: float) -> TargetError:
+    lines = list(report.problems[:_MOST_LINES])
+    if len(report.problems) > _MOST_LINES:
+        lines.append(f"and {len(report.problems) - _MOST_LINES} more")
+    return TargetError(
+        "the cluster",
+        f"is not healthy after {elapsed_s:.0f} s\n" + "\n".join(f"  {line}" for line in lines),
+        safe="Everything is installed; nothing was taken back.",
+        hint="Mend what is named above, then run bundle install again: it writes nothing that is there already.",
+    )
