@@ -25,16 +25,21 @@ if TYPE_CHECKING:
     from bundler.adapters.helm import Helm
     from bundler.adapters.http import Transport
     from bundler.adapters.http_files import HttpFiles
+    from bundler.adapters.kubernetes import Kubectl
     from bundler.adapters.oci_registry import RegistryClient
     from bundler.adapters.registries_config import Registries
     from bundler.adapters.registry_auth import CredentialProvider
+    from bundler.archive.reader import Archive
     from bundler.domain.definition import LocalSource
     from bundler.domain.image_map import ImageMap
     from bundler.domain.release import Rendering
     from bundler.domain.shipment import S3Address
+    from bundler.journal import Place, Session
     from bundler.ports import ByteSource, ImageSource
     from bundler.retry import RetryPolicy
+    from bundler.stages.preflight import Probes
     from bundler.stages.resolve import Origin
+    from bundler.workflows.install import Inside
     from bundler.workflows.lock import Connected
 
 
@@ -93,8 +98,8 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return user_cache_path("eks-bundler")
 
 
-def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
-    """Return AWS as a site (its Region and endpoints) or the environment says."""
+def aws_for(surroundings: Surroundings, site: Site | None = None, *, quick: bool = False) -> Aws:
+    """Return AWS as a site (its Region and endpoints) or the environment says; `quick` gives up soon."""
     from bundler.adapters.aws.clients import Aws, AwsSettings, site_endpoints
 
     return Aws(
@@ -103,6 +108,7 @@ def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
             endpoints={} if site is None else site_endpoints(site),
             ca_file=surroundings.ca_file,
             environ=surroundings.environ,
+            quick=quick,
         )
     )
 
@@ -215,6 +221,141 @@ def _own_helm(definition: Definition, folder: Path, cache: Cache, urls: HttpFile
     helm = Helm(HelmSettings(binary=binary, work=work))
     helm.version()
     return helm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallOptions:
+    """How an install goes about it.
+
+    Attributes:
+        token_command: what helm and kubectl run for a token: `bundle token --site FILE`.
+        deadline_s: how long to wait for nodes, and for health.
+        break_lock: id of an expired lock to take over.
+    """
+
+    token_command: tuple[str, ...]
+    deadline_s: float
+    break_lock: str | None = None
+
+
+def closed(archive: Archive, site: Site, surroundings: Surroundings, options: InstallOptions) -> Inside:
+    """Return the closed side for install; helm and kubectl come out of the verified archive."""
+    from bundler.adapters.aws.autoscaling import AutoScaling
+    from bundler.adapters.aws.ec2 import Ec2
+    from bundler.adapters.aws.ecr import EcrRepositories
+    from bundler.adapters.aws.eks import Eks
+    from bundler.adapters.aws.iam import Iam
+    from bundler.stages.check import CheckPatience
+    from bundler.stages.check_nodes import Patience
+    from bundler.workflows.install import Inside
+
+    aws = aws_for(surroundings, site)
+    ec2 = Ec2(aws.service("ec2"))
+    work = site_folder(site, surroundings.environ)
+    registry = registry_client(surroundings, site)
+    helm, kubectl = _cluster_tools(archive, site, surroundings, work, options)
+    return Inside(
+        site=site,
+        registry=registry,
+        repositories=EcrRepositories(aws.service("ecr"), account=site.account),
+        network=ec2,
+        profiles=None if site.endpoints.iam is None else Iam(aws.service("iam")),
+        probes=_probes(site, surroundings, registry),
+        access=Eks(aws.service("eks"), cluster=site.cluster.name),
+        templates=ec2,
+        groups=AutoScaling(aws.service("autoscaling")),
+        helm=helm,
+        cluster=kubectl,
+        place=_journal_place(site, aws, work),
+        session=_journal_session(archive, options),
+        patience=Patience(deadline_s=options.deadline_s, emit=surroundings.emit),
+        check_patience=CheckPatience(deadline_s=options.deadline_s, emit=surroundings.emit),
+        pace=surroundings.pace,
+    )
+
+
+def site_folder(site: Site, environ: Mapping[str, str]) -> Path:
+    """Return where this host keeps a site's journal, tools and kubeconfig: no secret is in any of them."""
+    home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME", "/")) / ".local" / "state"
+    return Path(home) / "eks-bundler" / "sites" / f"{site.account}-{site.region}-{site.cluster.name}"
+
+
+def _probes(site: Site, surroundings: Surroundings, registry: RegistryClient) -> Probes:
+    from bundler.adapters.aws.probe import AwsProbe
+    from bundler.adapters.tls_probe import TlsProbe
+    from bundler.stages.preflight import Probes
+
+    return Probes(
+        aws=AwsProbe(aws_for(surroundings, site, quick=True), cluster=site.cluster.name),
+        api=TlsProbe(),
+        registry=registry,
+    )
+
+
+def _cluster_tools(
+    archive: Archive, site: Site, surroundings: Surroundings, work: Path, options: InstallOptions
+) -> tuple[Helm, Kubectl]:
+    """Write the carried programs and a kubeconfig (0600) below `work`."""
+    from bundler.adapters.helm import Helm, HelmSettings
+    from bundler.adapters.kubernetes import Kubectl, KubectlSettings, client_environment
+    from bundler.atomic import publish
+    from bundler.domain.kubeconfig import kubeconfig
+
+    work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = work / "kubeconfig"
+    environ = client_environment(surroundings.environ)
+    publish(file, kubeconfig(site, command=options.token_command), mode=0o600)
+    helm = Helm(HelmSettings(binary=_carried(archive, "helm", work), work=work, kubeconfig=file, environ=environ))
+    kubectl = Kubectl(
+        KubectlSettings(
+            binary=_carried(archive, "kubectl", work),
+            kubeconfig=file,
+            work=work,
+            environ=environ,
+            policy=_policy(surroundings),
+        )
+    )
+    return helm, kubectl
+
+
+def _carried(archive: Archive, name: str, work: Path) -> Path:
+    from bundler.adapters.tool_files import tool_file
+
+    platform = own_platform()
+    tool = next((t for t in archive.lock.tools if t.name == name and t.platform == platform), None)
+    if tool is None:
+        carried = ", ".join(sorted({str(t.platform) for t in archive.lock.tools}))
+        raise UsageError(
+            archive.source.name,
+            f"carries {name} for {carried}; this host is {platform}",
+            hint=f"Install from such a host, or build again with {platform} in operatorPlatforms.",
+        )
+    return tool_file(work / "tools", name, tool.content.digest, archive.stream(tool.content.digest))
+
+
+def _journal_place(site: Site, aws: Aws, work: Path) -> Place:
+    from bundler.adapters.aws.journal_mirror import S3State
+    from bundler.domain.shipment import S3Address
+    from bundler.journal import Place
+
+    mirror = None
+    if site.state is not None:
+        mirror = S3State(aws.service("s3"), S3Address.parse(site.state.s3))
+    return Place(folder=work, site=f"{site.account}/{site.region}/{site.cluster.name}", mirror=mirror)
+
+
+def _journal_session(archive: Archive, options: InstallOptions) -> Session:
+    import getpass
+    import uuid
+
+    from bundler.journal import Session
+
+    return Session(
+        id=uuid.uuid4().hex,
+        owner=f"{getpass.getuser()}@{os.uname().nodename} pid {os.getpid()}",
+        bundle=archive.root.digest,
+        break_lock=options.break_lock,
+    )
 
 
 def local_source(

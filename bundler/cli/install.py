@@ -1,0 +1,152 @@
+"""`bundle install`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bundler.cli.access import token_command
+from bundler.cli.options import (
+    ca_file_option,
+    jobs_option,
+    output_option,
+    progress_option,
+    showing,
+    site_option,
+    trust_option,
+)
+from bundler.cli.render import show_document
+from bundler.errors import PlanHasChangesError, UsageError
+
+if TYPE_CHECKING:
+    from bundler.cli.render import Progress
+    from bundler.domain.plan import Plan
+    from bundler.domain.report import Report
+    from bundler.workflows.install import InstallOutcome
+
+
+@click.command()
+@click.argument("archive")
+@site_option
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would be written, and write nothing.")
+@click.option("--exit-code", is_flag=True, help="With --plan: end with 10 when something would be written.")
+@click.option("--yes", is_flag=True, help="Do not ask before writing.")
+@click.option(
+    "--timeout", type=click.IntRange(1, 240), default=15, show_default=True, help="Minutes to wait for health."
+)
+@click.option("--break-lock", metavar="ID", help="Take over the expired lock with this id.")
+@trust_option
+@ca_file_option
+@jobs_option
+@progress_option
+@output_option
+def install(
+    archive: str,
+    site_file: Path,
+    plan_only: bool,
+    exit_code: bool,
+    yes: bool,
+    timeout: int,
+    break_lock: str | None,
+    trust_folder: Path | None,
+    ca_file: Path | None,
+    jobs: int,
+    progress: str,
+    output: str,
+) -> None:
+    """Install an archive into a closed VPC.
+
+    ARCHIVE is a file, or s3://bucket/key, which is read by ranges without a local copy. Phases: verify, preflight,
+    infrastructure, push, identity, core, nodes, check-nodes, add-ons, check. The plan is shown before anything is
+    written; run the same command again after an interruption and it goes on; a finished install writes nothing.
+    """
+    from bundler import trust as store
+    from bundler import wiring
+    from bundler.workflows.install import install as run
+
+    trusted = store.load_accepted_trust(store.trust_folder(trust_folder, environ=os.environ))
+    site = wiring.read_site(site_file)
+    options = wiring.InstallOptions(
+        token_command=tuple(token_command(site_file)), deadline_s=60.0 * timeout, break_lock=break_lock
+    )
+    with showing(progress) as emit:
+        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
+        with wiring.archive_source(archive, surroundings, site) as source:
+            outcome = run(
+                source,
+                trust=trusted,
+                enter=lambda opened: wiring.closed(opened, site, surroundings, options),
+                confirm=lambda plan: not plan_only and _confirm(plan, yes=yes, emit=emit, output=output),
+                pace=surroundings.pace,
+            )
+    _show(outcome, output, plan_only=plan_only)
+    if plan_only and exit_code and not outcome.plan.empty:
+        raise PlanHasChangesError("plan", f"{len(outcome.plan.actions)} changes are pending")
+
+
+def _confirm(plan: Plan, *, yes: bool, emit: Progress, output: str) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("install", "would write, and there is no terminal to ask", hint="Give --yes, or --plan first.")
+    emit.close()
+    if output == "text":
+        _show_plan(plan, err=True)
+    return click.confirm("Go on?", err=True)
+
+
+def _show(outcome: InstallOutcome, output: str, *, plan_only: bool) -> None:
+    if output != "text":
+        document: dict[str, object] = {
+            "done": outcome.is_done,
+            "actions": [
+                {"phase": a.phase, "verb": a.verb, "target": a.target, "detail": a.detail} for a in outcome.plan
+            ],
+            "unchanged": list(outcome.plan.unchanged),
+        }
+        if outcome.report is not None:
+            document["report"] = described(outcome.report)
+        show_document(document, output)
+        return
+    if outcome.plan.empty:
+        click.echo("Nothing to do: the site is as the bundle and the site file say.")
+    elif plan_only:
+        _show_plan(outcome.plan)
+    elif outcome.is_done:
+        click.echo(f"Done: {len(outcome.plan.actions)} changes. See: bundle status")
+    else:
+        click.echo("Nothing was written.")
+
+
+def _show_plan(plan: Plan, *, err: bool = False) -> None:
+    phase = ""
+    for action in plan:
+        if action.phase != phase:
+            phase = action.phase
+            click.echo(click.style(phase, bold=True), err=err)
+        click.echo(f"  {action}", err=err)
+    click.echo(f"{len(plan.actions)} changes, {len(plan.unchanged)} objects are right already.", err=err)
+
+
+def described(report: Report) -> dict[str, object]:
+    """Return a report for machines."""
+    return {
+        "healthy": report.is_healthy,
+        "nodes": [{"name": node.name, "ready": node.ready, "providerId": node.provider_id} for node in report.nodes],
+        "workloads": [
+            {
+                "workload": str(state.ref),
+                "owner": state.owner,
+                "ready": state.ready,
+                "desired": state.desired,
+                "images": list(state.images),
+                "problem": state.problem,
+            }
+            for state in report.workloads
+        ],
+        "problems": list(report.problems),
+    }

@@ -1,0 +1,294 @@
+"""`bundle install`: verify, preflight, infrastructure, push, identity, core, nodes, check-nodes, add-ons, check.
+
+Start reading here. Every phase observes, plans, acts and observes again; what it plans is shown first. The world is the
+truth: killed anywhere, the next run looks again and goes on. A finished install writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from bundler.archive.reader import Archive
+from bundler.domain.events import PhaseDone, PhaseStarted
+from bundler.domain.finding import raise_findings
+from bundler.domain.image_map import ImageMap, PrivateRegistry, check_names, image_map
+from bundler.domain.infrastructure import Infrastructure
+from bundler.domain.plan import Action, Plan
+from bundler.domain.report import Report
+from bundler.domain.site import Site
+from bundler.journal import Journal, Place, Session, hold
+from bundler.ports import ByteSource, ImageRegistry
+from bundler.stages.check import CheckPatience, check
+from bundler.stages.check_nodes import GroupWatch, NodeWatch, Patience, check_nodes
+from bundler.stages.identity import Access, identity, observe_identity
+from bundler.stages.infrastructure import Network, Profiles, infrastructure
+from bundler.stages.nodes import Groups, Templates, nodes, observe_nodes, plan_nodes
+from bundler.stages.preflight import Probes, preflight
+from bundler.stages.push import PushPlan, observe, plan_push, push, pushes_of
+from bundler.stages.release import (
+    Cluster,
+    ClusterFacts,
+    Prepared,
+    ReleaseTool,
+    Step,
+    expected_workloads,
+    of_role,
+    plan_steps,
+    prepare,
+    release,
+)
+from bundler.stages.repositories import RepositoryRegistry, observe_repositories, repositories
+from bundler.stages.verify import verify
+from bundler.transfer import Pace
+from bundler.trust import TrustRoot
+
+
+class LiveCluster(Cluster, NodeWatch, Protocol):
+    """The Kubernetes API: releases and nodes."""
+
+
+class ScalingGroups(Groups, GroupWatch, Protocol):
+    """Auto Scaling groups, read and written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """The closed side, as install sees it.
+
+    Attributes:
+        profiles: IAM, None where the site has no way to it.
+        place: of the journal.
+        session: who writes to it.
+        patience: how long to wait for nodes and for health.
+    """
+
+    site: Site
+    registry: ImageRegistry
+    repositories: RepositoryRegistry
+    network: Network
+    profiles: Profiles | None
+    probes: Probes
+    access: Access
+    templates: Templates
+    groups: ScalingGroups
+    helm: ReleaseTool
+    cluster: LiveCluster
+    place: Place
+    session: Session
+    patience: Patience = field(default_factory=Patience)
+    check_patience: CheckPatience = field(default_factory=CheckPatience)
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallOutcome:
+    """What an install planned, whether it was done, and what then runs."""
+
+    plan: Plan
+    is_done: bool
+    report: Report | None = None
+
+
+Role = Literal["core", "addon"]
+Confirm = Callable[[Plan], bool]
+"""Shows a plan that is not empty and says whether to go on."""
+
+
+def install(
+    source: ByteSource, *, trust: TrustRoot, enter: Callable[[Archive], Inside], confirm: Confirm, pace: Pace
+) -> InstallOutcome:
+    """Install an archive into a site.
+
+    Args:
+        source: the archive, on disk or in S3.
+        trust: what this site accepted.
+        enter: gives the closed side; programs come out of the verified archive.
+        confirm: decides after the plan is known; nothing has been written by then.
+        pace: transfers at a time, and who hears of them.
+
+    Raises:
+        BundleError: typed by phase; what was done before stays, and the same command goes on.
+    """
+    pace.emit(PhaseStarted(phase="verify", detail=source.name))
+    archive = verify(source, trust=trust, emit=pace.emit, full=False)
+    pace.emit(
+        PhaseDone(phase="verify", detail=f"{archive.lock.name}-{archive.lock.sequence}, root {archive.root.digest}")
+    )
+    run = _Install(archive=archive, inside=enter(archive))
+    run.preflight()
+    run.adopt()
+    plan = run.plan()
+    if not plan.empty:
+        if not confirm(plan):
+            return InstallOutcome(plan=plan, is_done=False)
+        with hold(run.inside.place, run.inside.session) as journal:
+            run.act(journal)
+    return InstallOutcome(plan=plan, is_done=True, report=run.check())
+
+
+class _Install:
+    """One run: what was observed so far, phase by phase."""
+
+    def __init__(self, *, archive: Archive, inside: Inside) -> None:
+        self.archive = archive
+        self.inside = inside
+        self._emit = inside.pace.emit
+        self._infrastructure = Infrastructure()
+        self._prepared: tuple[Prepared, ...] = ()
+        self._images = ImageMap.of(inside.site.registry_host, ())
+
+    def preflight(self) -> None:
+        """Refuse to begin where a later phase cannot work; all reasons at once."""
+        site = self.inside.site
+        with self._phase("preflight") as done:
+            raise_findings(f"site of cluster {site.cluster.name}", preflight(site, probes=self.inside.probes))
+            done("every endpoint that this install needs answers from here")
+
+    def adopt(self) -> None:
+        """Take what the site names for what it is."""
+        with self._phase("infrastructure") as done:
+            self._infrastructure = infrastructure(
+                self.inside.site, network=self.inside.network, profiles=self.inside.profiles
+            )
+            done("adopted as the site names it")
+
+    def plan(self) -> Plan:
+        """Return every write, in the order of the phases."""
+        inside, site = self.inside, self.inside.site
+        wanted = self._observe_push()
+        needed = observe_repositories(site, wanted.repositories, registry=inside.repositories)
+        self._prepare(wanted)
+        return (
+            needed.plan
+            + _push_plan(wanted)
+            + observe_identity(site, access=inside.access).plan
+            + self._plan_releases("core")
+            + self._plan_nodes()
+            + self._plan_releases("addon")
+        )
+
+    def act(self, journal: Journal) -> None:
+        """Do every phase; each looks again before it writes."""
+        for name, phase in (
+            ("push", self._push),
+            ("identity", self._identity),
+            ("core", lambda: self._release("core")),
+            ("nodes", self._nodes),
+            ("check-nodes", self._check_nodes),
+            ("add-ons", lambda: self._release("addon")),
+        ):
+            journal.check()
+            with self._phase(name) as done:
+                done(phase())
+            journal.record(name, journal.key(name, site=self.inside.place.site))
+
+    def check(self) -> Report:
+        """Return what runs, once all of it is healthy."""
+        inside = self.inside
+        with self._phase("check") as done:
+            count = check_nodes(inside.site, groups=inside.groups, cluster=inside.cluster, patience=inside.patience)
+            report = check(
+                expected_workloads(self._steps("core") + self._steps("addon")),
+                images=self._images,
+                wanted_nodes=count,
+                cluster=inside.cluster,
+                patience=inside.check_patience,
+            )
+            done(f"{report.ready_nodes} nodes and {len(report.workloads)} workloads are healthy, on private images")
+        return report
+
+    def _observe_push(self) -> PushPlan:
+        inside, site = self.inside, self.inside.site
+        target = PrivateRegistry(host=site.registry_host, prefix=site.registry.prefix)
+        check_names(self.archive.lock, target, source=self.archive.source.name)
+        pushes = pushes_of(self.archive.lock, image_target=target.image, chart_target=target.chart)
+        present = observe(pushes, registry=inside.registry, pace=inside.pace)
+        return plan_push(pushes, present=present, immutable=site.registry.immutable)
+
+    def _prepare(self, wanted: PushPlan) -> None:
+        site, lock = self.inside.site, self.archive.lock
+        self._images = image_map(lock, wanted.references, host=site.registry_host)
+        self._prepared = prepare(
+            lock,
+            read=self.archive.read,
+            images=self._images,
+            facts=ClusterFacts(endpoint=site.cluster.endpoint, service_cidr=site.cluster.service_cidr),
+            charts=self.inside.helm,
+        )
+
+    def _push(self) -> str:
+        inside = self.inside
+        wanted = self._observe_push()
+        needed = observe_repositories(inside.site, wanted.repositories, registry=inside.repositories)
+        repositories(needed, registry=inside.repositories, emit=self._emit)
+        push(wanted, archive=self.archive, registry=inside.registry, pace=inside.pace)
+        return f"{len(wanted.missing)} pushed, {len(wanted.present)} were there; all digests read back"
+
+    def _identity(self) -> str:
+        inside = self.inside
+        wanted = observe_identity(inside.site, access=inside.access)
+        identity(
+            wanted, inside.site, bundle=self.archive.root.digest, access=inside.access, sleep=inside.patience.sleep
+        )
+        return f"{len(wanted.missing)} access entries made, {len(wanted.present)} were there"
+
+    def _plan_nodes(self) -> Plan:
+        inside = self.inside
+        found = observe_nodes(inside.site, templates=inside.templates, groups=inside.groups)
+        bundle, images = self.archive.root.digest, self._infrastructure.images
+        return plan_nodes(inside.site, bundle=bundle, images=images, found=found).plan
+
+    def _nodes(self) -> str:
+        inside = self.inside
+        found = observe_nodes(inside.site, templates=inside.templates, groups=inside.groups)
+        wanted = plan_nodes(
+            inside.site, bundle=self.archive.root.digest, images=self._infrastructure.images, found=found
+        )
+        nodes(wanted, templates=inside.templates, groups=inside.groups, emit=self._emit)
+        return f"{len(wanted.plan.actions)} changes to {len(wanted.groups)} node groups"
+
+    def _check_nodes(self) -> str:
+        inside = self.inside
+        count = check_nodes(inside.site, groups=inside.groups, cluster=inside.cluster, patience=inside.patience)
+        return f"{count} nodes are Ready"
+
+    def _plan_releases(self, role: Role) -> Plan:
+        return Plan(actions=tuple(step.action for step in self._steps(role) if step.action is not None))
+
+    def _steps(self, role: Role) -> tuple[Step, ...]:
+        inside = self.inside
+        return plan_steps(
+            of_role(self._prepared, role),
+            images=self._images,
+            core=inside.site.core,
+            helm=inside.helm,
+            cluster=inside.cluster,
+        )
+
+    def _release(self, role: Role) -> str:
+        steps = self._steps(role)
+        release(steps, images=self._images, helm=self.inside.helm, cluster=self.inside.cluster)
+        changed = sum(step.action is not None for step in steps)
+        return f"{changed} of {len(steps)} releases changed"
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Announce a phase; what is handed to the yielded function is told at its end, with the time it took."""
+        told: list[str] = []
+        started = time.monotonic()
+        self._emit(PhaseStarted(phase=name))
+        yield told.append
+        self._emit(PhaseDone(phase=name, detail=f"{' '.join(told)} ({time.monotonic() - started:.1f} s)"))
+
+
+def _push_plan(wanted: PushPlan) -> Plan:
+    return Plan(
+        actions=tuple(
+            Action(phase="push", verb="upload", target=str(item.target), detail=item.source) for item in wanted.missing
+        ),
+        unchanged=tuple(str(item.target) for item in wanted.present),
+    )
