@@ -174,8 +174,7 @@ class Answer:
 
     def close(self) -> None:
         """Let go of the connection: back to the pool when the body was read to its end, closed otherwise."""
-        sent_whole = self._request.body is None or self.status < 300
-        if not self._response.closed or not sent_whole:
+        if not self._response.closed:
             self._response.close()
         self._response.release_conn()
 

@@ -8,6 +8,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,10 +33,11 @@ from bundler.errors import (
     NotFoundUpstreamError,
     TransientError,
 )
+from bundler.lab.tls import make_authority, server_context
 from bundler.retry import RetryPolicy
 from bundler.transfer import parallel_map
 from tests.fakes.images import blob_descriptor, image, layer_bytes
-from tests.fakes.scripted_server import Asked, Reply, Sleeps, Wallet, client_of, serving
+from tests.fakes.scripted_server import Asked, Reply, Sleeps, Wallet, client_of, mapped, serving
 from tests.fakes.uploading_registry import UploadingRegistry
 
 pytestmark = pytest.mark.loopback
@@ -266,6 +268,17 @@ def test_f12_headers_that_dribble_are_cut_too() -> None:
             read(server.authority, settings=settings, policy=RetryPolicy(tries=1))
 
 
+def test_f12_a_body_that_dribbles_under_tls_is_cut_too(tmp_path: Path) -> None:
+    authority = make_authority("slow")
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    context = server_context(authority, ("127.0.0.1", "localhost"), folder=tmp_path / "pair")
+    with serving(lambda asked: Reply(body=dribble(BLOB), length=len(BLOB)), tls=context) as server:
+        settings = TransportSettings(clock=fast_clock, ca_files=(str(tmp_path / "ca.pem"),))
+        registries = mapped("reg.example", server.url)
+        with pytest.raises(TransientError, match="stalled"):
+            read("reg.example", settings=settings, registries=registries, policy=RetryPolicy(tries=1))
+
+
 def test_f13_silence_after_accepting_has_a_limit() -> None:
     def script(asked: Asked) -> Reply:
         time.sleep(1)
@@ -305,6 +318,34 @@ def test_f13_a_peer_that_takes_nothing_has_a_limit() -> None:
         )
         with pytest.raises(TransientError):
             Transport(TransportSettings(first_byte_timeout_s=0.2)).send(request)
+
+
+@pytest.mark.parametrize("is_used_again", [False, True])
+def test_f13_a_peer_that_pauses_has_longer_than_one_that_does_not_accept(is_used_again: bool) -> None:
+    def late(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as reader:
+            for number in range(1 + is_used_again):
+                while reader.readline().strip():
+                    pass
+                if number == is_used_again:
+                    time.sleep(0.5)
+                    reader.read(size)
+                connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+
+    size = 32 << 20
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker = threading.Thread(target=late, args=(listener,))
+        worker.start()
+        url = Url.parse(f"http://127.0.0.1:{listener.getsockname()[1]}/up")
+        transport = Transport(TransportSettings(connect_timeout_s=0.1))
+        if is_used_again:
+            with transport.send(Request(url=url, subject="first", method="POST", body=b"")) as answer:
+                answer.excerpt()
+        body = (memoryview(bytes(1 << 20)) for _ in range(32))
+        with transport.send(Request(url=url, subject="blob", method="PUT", body=body, body_bytes=size)) as answer:
+            assert answer.status == 201
+        worker.join()
 
 
 def test_f13_a_proxy_that_hangs_is_named_with_the_host() -> None:
@@ -383,6 +424,24 @@ def test_f14_a_large_put_that_was_cut_goes_on_in_chunks(cut: int) -> None:
         if cut > 1:  # one byte counts like none, and is sent again with its chunk
             assert registry.received == len(BLOB)
             assert len(server.asked("POST")) == 1
+
+
+@pytest.mark.parametrize("stated", ["0-999999", "0-10", "0-", "-1"])
+def test_f14_a_count_that_cannot_be_after_a_cut_begins_another_upload(stated: str) -> None:
+    registry = UploadingRegistry()
+    with serving(registry) as server:
+
+        def before(asked: Asked) -> Reply | None:
+            server.cut_request_after = 1000 if len(server.asked("PATCH")) == 2 else None
+            if asked.method == "GET":
+                return Reply(status=204, headers={"Range": stated}, length=None)
+            return None
+
+        registry.before = before
+        upload(server.authority, uploads=CHUNKED)
+        assert stored(registry) == BLOB
+        assert len(server.asked("POST")) == 2
+        assert len(server.asked("PATCH")) == 3 + 5
 
 
 def test_f14_a_small_put_that_was_cut_begins_again() -> None:

@@ -531,6 +531,61 @@ def test_d28_a_wrong_count_of_an_upload_begins_it_again_and_then_fails(stated: s
         assert server.asked("PUT") == []
 
 
+def test_d02_a_length_that_is_too_long_is_refused_before_the_first_byte() -> None:
+    got: list[int] = []
+    with serving(always(Reply(body=BLOB[:100], length=len(BLOB) + 1, cut=True))) as server:
+        name = Reference.parse(f"{server.authority}/app")
+        with pytest.raises(DigestError, match="5001 bytes where 5000 are stated"):
+            client_of().read_blob(name, blob_descriptor(BLOB), lambda piece: got.append(len(piece)), restart=list)
+    assert got == []
+
+
+def test_d20_what_a_redirect_target_says_of_tokens_refreshes_none_of_ours() -> None:
+    wallet = Wallet(SECRET)
+    with serving(always(Reply(status=403, body=b"<Code>ExpiredToken</Code>"))) as sink:
+
+        def registry(asked: Asked) -> Reply:
+            if "authorization" not in asked.headers:
+                return Reply(status=401, headers={"WWW-Authenticate": "Basic"})
+            return Reply(status=307, headers={"Location": sink.url + "/b"})
+
+        with serving(registry) as server, pytest.raises(AccessError):
+            read(client_of(provider=wallet), server.authority)
+    assert wallet.refreshed == 0
+
+
+def test_d18_even_a_link_local_host_cannot_redirect_to_another() -> None:
+    def zones(address: str) -> Zone:
+        return Zone.LINK_LOCAL if address in ("127.0.0.5", "127.0.0.6") else zone_of(address)
+
+    with serving(always(Reply(body=BLOB)), host="127.0.0.6") as sink:
+        reply = Reply(status=307, headers={"Location": sink.url})
+        with serving(always(reply), host="127.0.0.5") as server, pytest.raises(NetworkError, match="link-local"):
+            read(client_of(TransportSettings(zone_of=zones)), server.authority)
+        assert sink.requests == []
+
+
+@pytest.mark.parametrize("is_token", [False, True])
+def test_d04_no_more_is_read_of_an_endless_answer_than_its_limit(is_token: bool) -> None:
+    """A limit of 4 MiB for a manifest, 256 KiB for a token: what follows stays at the server."""
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(64 << 4):
+            sent[-1] = number << 16
+            yield b" " * 65536
+
+    def script(asked: Asked) -> Reply:
+        sent.append(0)
+        if is_token and asked.path != "/token":
+            return Reply(status=401, headers={"WWW-Authenticate": f'Bearer realm="{server.url}/token"'})
+        return Reply(body=pieces(), length=None)
+
+    sent: list[int] = []
+    with serving(script) as server, pytest.raises(LimitError):
+        by_tag(client_of(), server.authority)
+    assert sent[-1] < 24 << 20  # what the sockets of both sides hold, and not 64 MiB
+
+
 def test_tags_without_end_are_refused() -> None:
     def script(asked: Asked) -> Reply:
         return Reply(headers={"Link": f'<{asked.path}?n=1&last=x>; rel="next"'}, body=b'{"tags":["a"]}')
