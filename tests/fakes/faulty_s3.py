@@ -127,6 +127,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.close()
             self.close_connection = True
             return
+        if mode == "hang":
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            time.sleep(20)
+            return
         if mode == "drip":
             for number in range(len(body)):
                 self.wfile.write(body[number : number + 1])

@@ -173,7 +173,7 @@ def test_a_slow_reader_is_not_taken_for_a_slow_peer(server: FaultyS3) -> None:
 
 def test_calling_the_work_off_ends_a_blocked_read_at_once(server: FaultyS3) -> None:
     source = open_it(server)
-    server.mode = "drip"
+    server.mode = "hang"
     begun = threading.Event()
 
     def work(number: int) -> None:

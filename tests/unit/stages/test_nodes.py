@@ -102,6 +102,15 @@ def test_going_back_uses_the_version_that_exists() -> None:
     assert len(cloud.templates["c1-main"].versions) == 2
 
 
+def test_of_two_versions_with_our_content_the_one_in_use_stays() -> None:
+    cloud = NodeCloud()
+    apply(make_site(), cloud)
+    template = cloud.templates["c1-main"]
+    twin = replace(template.versions[0], number=2)
+    cloud.templates["c1-main"] = replace(template, versions=(*template.versions, twin))
+    assert apply(make_site(), cloud).empty
+
+
 @pytest.mark.parametrize("die_at", [1, 2, 3])
 def test_killed_before_any_write_a_second_run_finishes_without_doubles(die_at: int) -> None:
     cloud = NodeCloud(die_at=die_at)

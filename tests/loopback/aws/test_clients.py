@@ -1,0 +1,52 @@
+"""Clients against services that are not there."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from bundler.adapters.aws.clients import Aws, AwsSettings
+from bundler.errors import NetworkError, UsageError
+from bundler.transfer import parallel_map
+
+pytestmark = pytest.mark.loopback
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_work_that_is_called_off_is_not_tried_again() -> None:
+    sts = Aws(AwsSettings(region="ap-northeast-1", endpoints={"sts": DEAD})).service("sts")
+    counted = []
+    sts._client.meta.events.register_first("before-send", lambda **_: counted.append(1))
+
+    def work(number: int) -> None:
+        if number == 0:
+            while not counted:
+                time.sleep(0.01)
+            raise UsageError("x", "stop")
+        sts.call("GetCallerIdentity")
+
+    started = time.monotonic()
+    with pytest.raises(UsageError):
+        parallel_map(work, [0, 1], workers=2)
+    assert time.monotonic() - started < 3
+    assert len(counted) <= 2
+
+
+def test_a_quick_client_gives_up_soon() -> None:
+    ec2 = Aws(AwsSettings(region="ap-northeast-1", endpoints={"ec2": DEAD}, quick=True)).service("ec2")
+    started = time.monotonic()
+    with pytest.raises(NetworkError, match="no answer from http://127"):
+        ec2.call("DescribeVpcs")
+    assert time.monotonic() - started < 5
