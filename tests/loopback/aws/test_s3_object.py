@@ -179,6 +179,7 @@ def test_calling_the_work_off_ends_a_blocked_read_at_once(server: FaultyS3) -> N
     def work(number: int) -> None:
         if number == 0:
             begun.wait(10)
+            time.sleep(0.3)  # the other one has read what came, and waits for more
             raise UsageError("x", "stop")
         for _ in source.stream(0, len(CONTENT)):
             begun.set()
