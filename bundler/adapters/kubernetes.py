@@ -10,12 +10,13 @@ from pathlib import Path
 from bundler.adapters.cluster_failures import cluster_failure
 from bundler.adapters.process import Completed, run
 from bundler.domain.cluster_node import ClusterNode
-from bundler.domain.workload import Pod, Workload, WorkloadRef, parse_node, parse_pod, parse_workload
+from bundler.domain.workload import KINDS, Pod, Workload, WorkloadRef, parse_node, parse_pod, parse_workload
 from bundler.errors import FormatError, ProgramError
 from bundler.retry import RetryPolicy, retry
 
 LIMIT_S = 60.0
 _ASK_S = 30
+_SEEN = ("daemonsets.apps", "deployments.apps", "statefulsets.apps", "pods", "nodes")
 _NAMES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _NAMES_ANY_CASE = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 _PREFIXES = ("AWS_", "BUNDLE_", "XDG_")
@@ -47,6 +48,27 @@ def client_environment(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if name in _NAMES or name.upper() in _NAMES_ANY_CASE or name.startswith(_PREFIXES)
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What one look at a cluster saw; it answers as the cluster itself would have then."""
+
+    workloads: Mapping[WorkloadRef, Workload]
+    all_pods: tuple[Pod, ...]
+    all_nodes: tuple[ClusterNode, ...]
+
+    def workload(self, ref: WorkloadRef) -> Workload | None:
+        """Return a workload."""
+        return self.workloads.get(ref)
+
+    def pods(self, namespace: str) -> tuple[Pod, ...]:
+        """Return the pods of a namespace that are to stay."""
+        return tuple(pod for pod in self.all_pods if pod.namespace == namespace)
+
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        """Return every node."""
+        return self.all_nodes
 
 
 class Kubectl:
@@ -98,20 +120,38 @@ class Kubectl:
         """Return every node."""
         return tuple(parse_node(item) for item in self.get_all("nodes"))
 
-    def apply(self, item: Mapping[str, object], *, field_manager: str) -> None:
-        """Apply the fields of `item` in the server, taking them over from whoever has them."""
-        metadata = item.get("metadata")
-        name = metadata.get("name") if isinstance(metadata, Mapping) else ""
-        argv = ["apply", "--server-side", "--force-conflicts", f"--field-manager={field_manager}", "--filename=-"]
-        self._run(argv, f"{item.get('kind')} {name}", feed=json.dumps(item).encode())
+    def snapshot(self) -> Snapshot:
+        """Return every workload, pod and node as they are now: one question instead of one for each."""
+        argv = ["get", ",".join(_SEEN), "--all-namespaces", "--show-managed-fields", "--output=json"]
+        items = self._ask(argv, "the cluster").get("items")
+        by_kind: dict[str, list[Mapping[str, object]]] = {}
+        for item in items if isinstance(items, list) else []:
+            if isinstance(item, Mapping):
+                by_kind.setdefault(str(item.get("kind")), []).append(item)
+        workloads = (parse_workload(item) for kind in KINDS for item in by_kind.get(kind, []))
+        pods = (parse_pod(item) for item in by_kind.get("Pod", []))
+        return Snapshot(
+            workloads={workload.ref: workload for workload in workloads},
+            all_pods=tuple(pod for pod in pods if pod is not None),
+            all_nodes=tuple(parse_node(item) for item in by_kind.get("Node", [])),
+        )
+
+    def patch(self, ref: WorkloadRef, change: Mapping[str, object], *, field_manager: str) -> None:
+        """Merge `change` into a live workload, lists by their merge keys; the fields in it become the manager's.
+
+        This is not `kubectl apply --server-side`: that one also takes over, and then drops, whatever the team has
+        put there with `kubectl apply` (its migration of client-side field managers, seen with kubectl 1.35).
+        """
+        argv = ["patch", f"{ref.kind.lower()}s.apps", ref.name, f"--namespace={ref.namespace}", "--type=strategic"]
+        self._run([*argv, f"--field-manager={field_manager}", f"--patch={json.dumps(change)}"], str(ref))
 
     def _ask(self, argv: Sequence[str], subject: str) -> Mapping[str, object]:
         return _object(self._run(argv, subject), subject)
 
-    def _run(self, argv: Sequence[str], subject: str, *, feed: bytes | None = None) -> Completed:
-        return retry(lambda: self._once(argv, subject, feed), subject=subject, policy=self._settings.policy)
+    def _run(self, argv: Sequence[str], subject: str, *) -> Completed:
+        return retry(lambda: self._once(argv, subject), subject=subject, policy=self._settings.policy)
 
-    def _once(self, argv: Sequence[str], subject: str, feed: bytes | None) -> Completed:
+    def _once(self, argv: Sequence[str], subject: str) -> Completed:
         settings = self._settings
         common = [
             f"--kubeconfig={settings.kubeconfig}",
@@ -121,7 +161,6 @@ class Kubectl:
         done = run(
             [str(settings.binary), *common, *argv],
             timeout_s=LIMIT_S,
-            input=feed,
             env={"HOME": str(settings.work), **settings.environ},
             cwd=settings.work,
         )

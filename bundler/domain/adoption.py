@@ -1,7 +1,7 @@
 """Core objects that are in the cluster already: whose they are, and how their images become the bundle's.
 
-Adopting touches image fields and nothing else, so the team's settings stay. It is done by server-side apply, where
-fields that an apply no longer names are given up: so every image field is named each time.
+Adopting touches image fields and nothing else, so the team's settings stay; EKS, which applies server-side, then finds
+those fields to be ours.
 """
 
 from __future__ import annotations
@@ -89,17 +89,12 @@ def _own_image(live: Workload, container: ContainerImage, images: ImageMap) -> s
     return str(target)
 
 
-def adoption_patch(live: Workload, containers: Sequence[ContainerImage]) -> Mapping[str, object]:
-    """Return the object to apply: names and images, nothing else."""
+def adoption_patch(containers: Sequence[ContainerImage]) -> Mapping[str, object]:
+    """Return what is merged into the live object: names and images, nothing else."""
     template: dict[str, list[dict[str, str]]] = {}
     for container in containers:
         template.setdefault(container.field, []).append({"name": container.name, "image": container.image})
-    return {
-        "apiVersion": "apps/v1",
-        "kind": live.ref.kind,
-        "metadata": {"name": live.ref.name, "namespace": live.ref.namespace},
-        "spec": {"template": {"spec": template}},
-    }
+    return {"spec": {"template": {"spec": template}}}
 
 
 def refuse_other_versions(live: Workload, rendered: Sequence[ContainerImage], *, images: ImageMap) -> None:

@@ -39,8 +39,10 @@ from bundler.domain.rewrite import refuse_outside
 from bundler.domain.workload import Pod, Workload, WorkloadRef, pods_of, rendered_containers, workload_refs
 from bundler.errors import BundleError, ClosureError, DefinitionError, TargetError
 from bundler.ports import ChartRenderer
+from bundler.transfer import parallel_map
 
 CORE_LIMIT_S = 300.0
+WORKERS = 4
 _MOST_CAUSES = 5
 
 
@@ -68,19 +70,23 @@ class ReleaseTool(ChartRenderer, Protocol):
         ...
 
 
-class Cluster(Protocol):
-    """The Kubernetes API, as far as releases need it."""
+class Look(Protocol):
+    """Workloads as they are, or were at one moment."""
 
     def workload(self, ref: WorkloadRef) -> Workload | None:
         """Return a live workload."""
         ...
 
+
+class Cluster(Look, Protocol):
+    """The Kubernetes API, as far as releases need it."""
+
     def pods(self, namespace: str) -> tuple[Pod, ...]:
         """Return the pods of a namespace."""
         ...
 
-    def apply(self, item: Mapping[str, object], *, field_manager: str) -> None:
-        """Apply fields in the server."""
+    def patch(self, ref: WorkloadRef, change: Mapping[str, object], *, field_manager: str) -> None:
+        """Merge fields into a live workload and own them."""
         ...
 
 
@@ -169,8 +175,8 @@ def prepare(
     Raises:
         ClosureError: a pod would run an image from outside; names image and object.
     """
-    found = []
-    for release in lock.releases:
+
+    def one(release: LockedRelease) -> Prepared:
         content = lock.chart(release.chart).content
         known = site_values(release.name, endpoint=facts.endpoint, service_cidr=facts.service_cidr)
         rendering = Rendering(
@@ -180,19 +186,24 @@ def prepare(
             kubernetes_version=lock.kubernetes_version,
             api_versions=release.api_versions,
         )
-        found.append(_verified(release, read(content.digest), rendering, images, charts))
-    return tuple(found)
+        return _verified(release, read(content.digest), rendering, images, charts)
+
+    return tuple(parallel_map(one, lock.releases, workers=WORKERS))
 
 
 def plan_steps(
-    prepared: Sequence[Prepared], *, images: ImageMap, core: CoreMode, helm: ReleaseTool, cluster: Cluster
+    prepared: Sequence[Prepared], *, images: ImageMap, core: CoreMode, helm: ReleaseTool, cluster: Look
 ) -> tuple[Step, ...]:
     """Return what is to happen to each release; only reads.
 
     Raises:
         ConflictError: a core object belongs to somebody else, or the site says stop.
     """
-    return tuple(_plan_one(one, images=images, core=core, helm=helm, cluster=cluster) for one in prepared)
+
+    def plan(one: Prepared) -> Step:
+        return _plan_one(one, images=images, core=core, helm=helm, cluster=cluster)
+
+    return tuple(parallel_map(plan, prepared, workers=WORKERS))
 
 
 def release(steps: Iterable[Step], *, images: ImageMap, helm: ReleaseTool, cluster: Cluster) -> None:
@@ -204,8 +215,8 @@ def release(steps: Iterable[Step], *, images: ImageMap, helm: ReleaseTool, clust
         TargetError: an add-on did not become ready in time; with what its pods say.
     """
     for step in steps:
-        if step.patch is not None:
-            cluster.apply(step.patch, field_manager=FIELD_MANAGER)
+        if step.patch is not None and step.prepared.core_object is not None:
+            cluster.patch(step.prepared.core_object, step.patch, field_manager=FIELD_MANAGER)
         elif step.plan.verb is not None:
             _recover(step, helm)
             _install(step, images, helm, cluster)
@@ -232,7 +243,7 @@ def _verified(
     raise failed
 
 
-def _plan_one(one: Prepared, *, images: ImageMap, core: CoreMode, helm: ReleaseTool, cluster: Cluster) -> Step:
+def _plan_one(one: Prepared, *, images: ImageMap, core: CoreMode, helm: ReleaseTool, cluster: Look) -> Step:
     if one.core_object is None:
         return _plan_helm(one, images, helm, cluster)
     live = cluster.workload(one.core_object)
@@ -248,10 +259,10 @@ def _plan_one(one: Prepared, *, images: ImageMap, core: CoreMode, helm: ReleaseT
         return Step(prepared=one, way="adopt")
     moved = ", ".join(new.name for new, old in zip(containers, live.containers, strict=True) if new != old)
     action = Action(phase="core", verb="adopt", target=str(live.ref), detail=f"images of {moved}")
-    return Step(prepared=one, way="adopt", patch=adoption_patch(live, containers), action=action)
+    return Step(prepared=one, way="adopt", patch=adoption_patch(containers), action=action)
 
 
-def _plan_helm(one: Prepared, images: ImageMap, helm: ReleaseTool, cluster: Cluster) -> Step:
+def _plan_helm(one: Prepared, images: ImageMap, helm: ReleaseTool, cluster: Look) -> Step:
     plan = plan_release(helm.history(one.name, one.locked.namespace), inputs=one.inputs)
     if plan.verb is None:
         drift = _drift(one, images, cluster)
@@ -265,7 +276,7 @@ def _plan_helm(one: Prepared, images: ImageMap, helm: ReleaseTool, cluster: Clus
     return Step(prepared=one, way="helm", plan=plan, action=action)
 
 
-def _drift(one: Prepared, images: ImageMap, cluster: Cluster) -> str:
+def _drift(one: Prepared, images: ImageMap, cluster: Look) -> str:
     """Why a release that Helm holds for deployed needs another revision: a workload is gone, or runs other images."""
     for ref in workload_refs(one.manifests, namespace=one.locked.namespace, subject=f"release {one.name}"):
         live = cluster.workload(ref)

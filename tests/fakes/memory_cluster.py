@@ -19,12 +19,12 @@ from bundler.errors import DefinitionError, TargetError
 
 @dataclass(kw_only=True)
 class MemoryCluster:
-    """Workloads, pods and nodes that the test puts there; applied objects are kept."""
+    """Workloads, pods and nodes that the test puts there; patches are kept."""
 
     workloads: dict[WorkloadRef, Workload] = field(default_factory=dict)
     all_pods: list[Pod] = field(default_factory=list)
     all_nodes: list[ClusterNode] = field(default_factory=list)
-    applied: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
+    patched: list[tuple[str, WorkloadRef, Mapping[str, object]]] = field(default_factory=list)
 
     def workload(self, ref: WorkloadRef) -> Workload | None:
         return self.workloads.get(ref)
@@ -35,8 +35,11 @@ class MemoryCluster:
     def nodes(self) -> Sequence[ClusterNode]:
         return self.all_nodes
 
-    def apply(self, item: Mapping[str, object], *, field_manager: str) -> None:
-        self.applied.append((field_manager, item))
+    def snapshot(self) -> MemoryCluster:
+        return self
+
+    def patch(self, ref: WorkloadRef, change: Mapping[str, object], *, field_manager: str) -> None:
+        self.patched.append((field_manager, ref, change))
 
 
 @dataclass(kw_only=True)

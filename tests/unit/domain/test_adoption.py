@@ -82,10 +82,7 @@ def test_images_are_found_by_container_name_and_the_teams_containers_by_image() 
 
 
 def test_the_patch_names_every_image_and_nothing_else() -> None:
-    assert adoption_patch(LIVE, adopted_images(LIVE, RENDERED, images=IMAGES)) == {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": "aws-node", "namespace": "kube-system"},
+    assert adoption_patch(adopted_images(LIVE, RENDERED, images=IMAGES)) == {
         "spec": {
             "template": {
                 "spec": {

@@ -204,14 +204,14 @@ def test_an_object_of_eks_is_adopted_once() -> None:
         phase="core", verb="adopt", target="DaemonSet kube-system/kube-proxy", detail="images of kube-proxy"
     )
     run((step,), cluster, helm)
-    ((manager, patch),) = cluster.applied
-    assert manager == "eks-bundler"
+    ((manager, ref, patch),) = cluster.patched
+    assert (manager, ref) == ("eks-bundler", PROXY)
     assert PROXY_IMAGE in str(patch)
     cluster.workloads = {PROXY: live(PROXY, PROXY_IMAGE, is_eks=True)}
     (again,) = planned(charts, cluster, helm, core="adopt")
     assert (again.action, again.patch) == (None, None)
     run((again,), cluster, helm)
-    assert (len(cluster.applied), helm.done) == (1, [])
+    assert (len(cluster.patched), helm.done) == (1, [])
 
 
 def test_an_object_of_eks_is_kept_or_stops_the_install_as_the_site_says() -> None:
