@@ -148,7 +148,7 @@ class Kubectl:
     def _ask(self, argv: Sequence[str], subject: str) -> Mapping[str, object]:
         return _object(self._run(argv, subject), subject)
 
-    def _run(self, argv: Sequence[str], subject: str, *) -> Completed:
+    def _run(self, argv: Sequence[str], subject: str) -> Completed:
         return retry(lambda: self._once(argv, subject), subject=subject, policy=self._settings.policy)
 
     def _once(self, argv: Sequence[str], subject: str) -> Completed:
