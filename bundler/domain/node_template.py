@@ -129,7 +129,7 @@ def node_template(site: Site, group: NodeGroup, image: MachineImage) -> NodeTemp
     """Return the template that a node group's instances are launched from.
 
     Raises:
-        DefinitionError, LimitError: its user data cannot be made.
+        DefinitionError: its user data cannot be made.
     """
     tags = {**owner_tags(site.cluster.name), GROUP_TAG: group.name}
     instance_tags = {

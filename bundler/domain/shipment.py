@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bundler.domain.digest import Digest
-from bundler.errors import LimitError, UsageError
+from bundler.errors import UsageError
 
 LEAST_PART_BYTES = 16 << 20
 MOST_PARTS = 9_000  # S3 takes 10,000
@@ -140,10 +140,14 @@ def part_size(size_bytes: int) -> int:
     """Return the size of all parts but the last: 16 MiB, more where 9,000 of those do not suffice.
 
     Raises:
-        LimitError: larger than S3 takes (5 TiB).
+        UsageError: larger than S3 takes (5 TiB).
     """
     if size_bytes > MOST_OBJECT_BYTES:
-        raise LimitError("file", f"has {size_bytes} bytes; one S3 object holds {MOST_OBJECT_BYTES}")
+        raise UsageError(
+            "file",
+            f"has {size_bytes} bytes; one S3 object holds {MOST_OBJECT_BYTES}",
+            hint="Split it: bundle build --split.",
+        )
     mibs = -(-size_bytes // (MOST_PARTS * _MIB))
     return max(LEAST_PART_BYTES, mibs * _MIB)
 

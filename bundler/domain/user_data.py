@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from bundler.domain.site import Cluster, NodeGroup, Taint
-from bundler.errors import DefinitionError, LimitError
+from bundler.errors import DefinitionError
 
 MAX_USER_DATA_BYTES = 16 << 10  # EC2 takes no more, counted before base64
 API_VERSION = "node.eks.aws/v1alpha1"
@@ -24,8 +24,8 @@ def node_config(cluster: Cluster, group: NodeGroup) -> bytes:
     """Return the user data of the nodes of a group, as the instance sees it (not base64).
 
     Raises:
-        DefinitionError: a fact of the cluster is missing, or a label that the kubelet refuses to start with.
-        LimitError: more than 16 KiB: too many labels or taints.
+        DefinitionError: a fact of the cluster is missing, the kubelet does not start with a label, or there are so many
+            labels and taints that it is more than 16 KiB.
     """
     document = {
         "apiVersion": API_VERSION,
@@ -41,7 +41,7 @@ def node_config(cluster: Cluster, group: NodeGroup) -> bytes:
     raw = text.encode("ascii")
     if len(raw) > MAX_USER_DATA_BYTES:
         cause = f"its user data has {len(raw)} bytes, EC2 takes {MAX_USER_DATA_BYTES}"
-        raise LimitError(f"node group {group.name}", cause, hint="Give it fewer labels and taints.")
+        raise DefinitionError(f"node group {group.name}", cause, hint="Give it fewer labels and taints.")
     return raw
 
 

@@ -78,9 +78,8 @@ def read_file(path: Path, *, emit: Emit = silent) -> LocalFile:
     """Read a file through and return its digests.
 
     Raises:
-        UsageError: no such file, or an empty one.
+        UsageError: no such file, an empty one, or one larger than S3 takes.
         LocalResourceError: it cannot be read.
-        LimitError: larger than S3 takes.
     """
     try:
         with path.open("rb") as file:

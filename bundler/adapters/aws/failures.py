@@ -21,8 +21,10 @@ _DENIED = frozenset(
 _BAD_CREDENTIALS = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException", "AuthFailure",
      "InvalidAccessKeyId", "MissingAuthenticationToken", "MissingAuthenticationTokenException", "NotAuthorized",
-     "OptInRequired", "InvalidToken", "TokenRefreshRequired", "UnauthorizedException", "401", "InvalidSecurity"}
+     "OptInRequired", "InvalidToken", "TokenRefreshRequired", "UnauthorizedException", "401", "InvalidSecurity",
+     "400"}  # all that S3 says to HEAD with an expired token
 )  # fmt: skip
+_ELSEWHERE = frozenset({"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect", "307"})
 _SIGNATURE = frozenset(
     {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture", "SignatureDoesNotMatch", "AuthFailure",
      "InvalidSignatureException", "IncompleteSignature", "RequestTimeTooSkewedException"}
@@ -139,6 +141,8 @@ def _answered(
         code in _SIGNATURE and offset_s is not None and abs(offset_s) > LARGEST_OFFSET_S
     ):
         return _wrong_clock(asked, offset_s)
+    if code in _ELSEWHERE:
+        return _elsewhere(metadata.get("HTTPHeaders", {}), asked)
     if code in _DENIED:
         return _denied(message, asked)
     if code in _BAD_CREDENTIALS or code in _SIGNATURE:
@@ -163,6 +167,12 @@ def _wrong_clock(asked: Asked, offset_s: float | None) -> NetworkError:
     else:
         cause = f"this host's clock is {abs(offset_s):.0f} s {'ahead' if offset_s > 0 else 'behind'}"
     return NetworkError(asked.action, cause, hint="Set the clock (chronyc makestep), then run the same command again.")
+
+
+def _elsewhere(headers: Mapping[str, str], asked: Asked) -> UsageError:
+    region = clean(headers.get("x-amz-bucket-region", "another Region"))
+    hint = "Use a bucket of the site's Region, or set AWS_REGION on the connected side."
+    return UsageError(asked.resource, f"the bucket is in {region}, not where {asked.endpoint} is", hint=hint)
 
 
 def _denied(message: str, asked: Asked) -> AccessError:

@@ -24,7 +24,7 @@ from bundler.domain.shipment import (
     plan_ship,
     slip_bytes,
 )
-from bundler.errors import LimitError, UsageError
+from bundler.errors import UsageError
 
 MIB = 1 << 20
 SIZE = 40 * MIB
@@ -66,7 +66,7 @@ def test_parts_are_at_least_16_mib_and_fewer_than_s3_takes(size: int) -> None:
 
 
 def test_a_file_larger_than_one_object_is_refused() -> None:
-    with pytest.raises(LimitError):
+    with pytest.raises(UsageError):
         part_size(MOST_OBJECT_BYTES + 1)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundler.domain.user_data import MAX_USER_DATA_BYTES, node_config
-from bundler.errors import DefinitionError, LimitError
+from bundler.errors import DefinitionError
 from bundler.lab.user_data import parse_node_config
 from tests.fakes.sites import authority, group_document, make_site
 
@@ -83,7 +83,7 @@ def test_labels_below_node_kubernetes_io_are_the_owners_to_set() -> None:
 def test_more_than_ec2_takes_is_refused() -> None:
     labels = {f"label-{number}": "x" * 60 for number in range(300)}
     site = make_site(nodeGroups=[group_document(labels=labels)])
-    with pytest.raises(LimitError, match=str(MAX_USER_DATA_BYTES)):
+    with pytest.raises(DefinitionError, match=str(MAX_USER_DATA_BYTES)):
         node_config(site.cluster, site.node_groups[0])
 
 

@@ -64,7 +64,9 @@ def test_the_action_of_an_s3_operation_is_the_one_that_a_policy_knows() -> None:
     assert ours(answered("AccessDenied"), asked).subject == "s3:PutObject on s3://b/k"
 
 
-@pytest.mark.parametrize("code", ["ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "AuthFailure"])
+@pytest.mark.parametrize(
+    "code", ["400", "ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "AuthFailure"]
+)
 def test_refused_credentials_are_access(code: str) -> None:
     assert isinstance(ours(answered(code)), AccessError)
 
@@ -93,6 +95,15 @@ def test_a_wrong_signature_with_a_right_clock_is_access() -> None:
 )
 def test_a_busy_service_is_network(error: ClientError) -> None:
     assert isinstance(ours(error), NetworkError)
+
+
+@pytest.mark.parametrize("code", ["301", "PermanentRedirect", "AuthorizationHeaderMalformed"])
+def test_a_bucket_of_another_region_is_usage_and_says_which(code: str) -> None:
+    error = answered(code, status=301)
+    error.response["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"] = "eu-west-3"
+    found = ours(error)
+    assert isinstance(found, UsageError)
+    assert "is in eu-west-3" in found.cause
 
 
 def test_any_other_answer_is_a_rejection_with_its_code() -> None:
