@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from bundler.lab.lab import LabFacts
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.tools import Tools, lab_tools
 from tests.peers import StartRegistry
+
+# A slow or busy machine is no failure; pytest-timeout ends what hangs.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
