@@ -79,3 +79,14 @@ def retry(
                 raise
             policy.emit(Retrying(subject=subject, cause=error.cause, wait_s=wait))
             policy.sleep(wait)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for the far side to become what it should be, and by which clock."""
+
+    deadline_s: float = 900.0
+    every_s: float = 3.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    emit: Emit = silent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from bundler.domain.events import Emit, silent
 from bundler.domain.lock import Lock, parse_lock
 from bundler.domain.oci import Platform
 from bundler.domain.site import Site, parse_site
-from bundler.errors import LocalResourceError, UsageError
+from bundler.errors import LocalResourceError, MissingToolError, UsageError
 from bundler.transfer import Pace
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from bundler.stages.resolve import Origin
     from bundler.workflows.install import Inside
     from bundler.workflows.lock import Connected
+    from bundler.workflows.status import SiteStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,8 +247,7 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
     from bundler.adapters.aws.ecr import EcrRepositories
     from bundler.adapters.aws.eks import Eks
     from bundler.adapters.aws.iam import Iam
-    from bundler.stages.check import CheckPatience
-    from bundler.stages.check_nodes import Patience
+    from bundler.retry import Patience
     from bundler.workflows.install import Inside
 
     aws = aws_for(surroundings, site)
@@ -269,7 +270,6 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
         place=_journal_place(site, aws, work),
         session=_journal_session(archive, options),
         patience=Patience(deadline_s=options.deadline_s, emit=surroundings.emit),
-        check_patience=CheckPatience(deadline_s=options.deadline_s, emit=surroundings.emit),
         pace=surroundings.pace,
     )
 
@@ -316,6 +316,42 @@ def _cluster_tools(
         )
     )
     return helm, kubectl
+
+
+def status_of(site: Site, surroundings: Surroundings, options: InstallOptions) -> SiteStatus:
+    """Return what runs at a site, by the kubectl that the last install from this host carried, else the one on PATH.
+
+    Raises:
+        MissingToolError: there is neither.
+    """
+    from bundler.adapters.kubernetes import Kubectl, KubectlSettings, client_environment
+    from bundler.atomic import publish
+    from bundler.domain.kubeconfig import kubeconfig
+    from bundler.journal import Place, read_journal
+    from bundler.workflows.status import site_status
+
+    work = site_folder(site, surroundings.environ)
+    work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    publish(work / "kubeconfig", kubeconfig(site, command=options.token_command), mode=0o600)
+    kubectl = Kubectl(
+        KubectlSettings(
+            binary=_installed_kubectl(work),
+            kubeconfig=work / "kubeconfig",
+            work=work,
+            environ=client_environment(surroundings.environ),
+            policy=_policy(surroundings),
+        )
+    )
+    records = read_journal(Place(folder=work, site=f"{site.account}/{site.region}/{site.cluster.name}"))
+    return site_status(site, version=kubectl.version(), seen=kubectl.snapshot(), records=records)
+
+
+def _installed_kubectl(work: Path) -> Path:
+    carried = sorted(work.glob("tools/*/kubectl"), key=lambda path: path.stat().st_mtime)
+    found = carried[-1] if carried else shutil.which("kubectl")
+    if found is None:
+        raise MissingToolError("kubectl", "no install was made from this host, and there is none on PATH")
+    return Path(found)
 
 
 def _carried(archive: Archive, name: str, work: Path) -> Path:

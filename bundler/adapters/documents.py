@@ -6,6 +6,7 @@ documents, at most 1 MiB, 32 levels and 20,000 nodes; every scalar is text, type
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -47,9 +48,8 @@ def parse_document(raw: bytes, *, source: str) -> Document:
     except UnicodeDecodeError as error:
         raise DefinitionError(f"{source}:{raw[: error.start].count(10) + 1}:1", "is not UTF-8") from error
     _refuse_hidden(text, source)
-    reader = _Reader(source)
     try:
-        return reader.read(text)
+        return _Reader(source, text).read()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
@@ -68,29 +68,27 @@ def _refuse_hidden(text: str, source: str) -> None:
 class _Reader:
     """Builds the tree from parser events, so that no limit is passed before it is noticed."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, text: str) -> None:
         self._source = source
+        self._events: Iterator[yaml.Event] = iter(yaml.parse(text, yaml.BaseLoader))
         self._positions: dict[NodePath, tuple[int, int]] = {}
 
-    def read(self, text: str) -> Document:
-        loader = yaml.BaseLoader(text)
-        try:
-            loader.get_event()  # stream start
-            if loader.check_event(yaml.StreamEndEvent):
-                raise DefinitionError(f"{self._source}:1:1", "is empty")
-            loader.get_event()  # document start
-            value = self._node(loader, ())
-            loader.get_event()  # document end
-            if not loader.check_event(yaml.StreamEndEvent):
-                raise self._error(loader.peek_event(), "a second document begins; one file holds one document")
-        finally:
-            loader.dispose()
+    def read(self) -> Document:
+        next(self._events)  # stream start
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            raise DefinitionError(f"{self._source}:1:1", "is empty")
+        value = self._node(next(self._events), ())
+        next(self._events)  # document end
+        after = next(self._events)
+        if not isinstance(after, yaml.StreamEndEvent):
+            raise self._error(after, "a second document begins; one file holds one document")
         return Document(source=self._source, value=value, positions=self._positions)
 
-    def _node(self, loader: yaml.BaseLoader, path: NodePath) -> object:
-        event = loader.get_event()
+    def _node(self, event: yaml.Event, path: NodePath) -> object:
         if isinstance(event, yaml.AliasEvent):
             raise self._error(event, "aliases are not allowed; write the value out")
+        if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            raise self._error(event, "a value is missing")
         if event.anchor is not None:
             raise self._error(event, "anchors are not allowed; write the value out")
         if event.tag is not None:
@@ -99,35 +97,34 @@ class _Reader:
             raise self._error(event, f"is nested deeper than {MAX_DEPTH} levels")
         if len(self._positions) >= MAX_NODES:
             raise self._error(event, f"has more than {MAX_NODES} values")
-        self._positions[path] = (event.start_mark.line + 1, event.start_mark.column + 1)
+        self._positions[path] = _place(event)
         if isinstance(event, yaml.ScalarEvent):
             return Scalar(self._visible(event), plain=event.style in (None, ""))
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self._sequence(loader, path)
-        return self._mapping(loader, path)
+        return self._sequence(path) if isinstance(event, yaml.SequenceStartEvent) else self._mapping(path)
 
-    def _sequence(self, loader: yaml.BaseLoader, path: NodePath) -> list[object]:
+    def _sequence(self, path: NodePath) -> list[object]:
         items: list[object] = []
-        while not loader.check_event(yaml.SequenceEndEvent):
-            items.append(self._node(loader, (*path, len(items))))
-        loader.get_event()
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._node(event, (*path, len(items))))
         return items
 
-    def _mapping(self, loader: yaml.BaseLoader, path: NodePath) -> dict[str, object]:
+    def _mapping(self, path: NodePath) -> dict[str, object]:
         found: dict[str, object] = {}
-        while not loader.check_event(yaml.MappingEndEvent):
-            event = loader.get_event()
-            if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
-                raise self._error(event, "a key must be a plain word")
-            key = str(event.value)
-            if key == "<<":
-                raise self._error(event, "merge keys are not allowed; write the values out")
-            if key in found:
-                raise self._error(event, f"key {key!r} stands twice")
-            found[key] = self._node(loader, (*path, key))
-            self._positions[(*path, key)] = (event.start_mark.line + 1, event.start_mark.column + 1)
-        loader.get_event()
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._key(event, found)
+            found[key] = self._node(next(self._events), (*path, key))
+            self._positions[(*path, key)] = _place(event)
         return found
+
+    def _key(self, event: yaml.Event, found: dict[str, object]) -> str:
+        if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
+            raise self._error(event, "a key must be a plain word")
+        key = str(event.value)
+        if key == "<<":
+            raise self._error(event, "merge keys are not allowed; write the values out")
+        if key in found:
+            raise self._error(event, f"key {key!r} stands twice")
+        return key
 
     def _visible(self, event: yaml.ScalarEvent) -> str:
         text = str(event.value)
@@ -137,5 +134,11 @@ class _Reader:
         return text
 
     def _error(self, event: yaml.Event, cause: str) -> DefinitionError:
-        mark = event.start_mark
-        return DefinitionError(f"{self._source}:{mark.line + 1}:{mark.column + 1}", cause)
+        line, column = _place(event)
+        return DefinitionError(f"{self._source}:{line}:{column}", cause)
+
+
+def _place(event: yaml.Event) -> tuple[int, int]:
+    """Line and column of an event, both from 1; the library's types allow an event without a mark."""
+    mark = event.start_mark
+    return (1, 1) if mark is None else (mark.line + 1, mark.column + 1)

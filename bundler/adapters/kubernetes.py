@@ -62,6 +62,10 @@ class Snapshot:
         """Return a workload."""
         return self.workloads.get(ref)
 
+    def all(self) -> tuple[Workload, ...]:
+        """Return every workload."""
+        return tuple(self.workloads.values())
+
     def pods(self, namespace: str) -> tuple[Pod, ...]:
         """Return the pods of a namespace that are to stay."""
         return tuple(pod for pod in self.all_pods if pod.namespace == namespace)

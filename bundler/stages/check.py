@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
 from bundler.domain.cluster_node import ClusterNode
-from bundler.domain.events import Emit, Waiting, silent
+from bundler.domain.events import Waiting
 from bundler.domain.image_map import ImageMap
 from bundler.domain.report import ExpectedWorkload, Report, workload_state
 from bundler.domain.workload import Pod, Workload, WorkloadRef
 from bundler.errors import TargetError
+from bundler.retry import Patience
 
-DEADLINE_S = 600.0
-LOOK_EVERY_S = 3.0
 _MOST_LINES = 20
 
 
 class ClusterWatch(Protocol):
-    """The cluster, read."""
+    """The cluster as it was at one moment."""
 
     def workload(self, ref: WorkloadRef) -> Workload | None:
         """Return a live workload."""
@@ -35,15 +32,12 @@ class ClusterWatch(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckPatience:
-    """How long to wait, and by which clock."""
+class Watched(Protocol):
+    """A cluster that can be looked at again and again."""
 
-    deadline_s: float = DEADLINE_S
-    every_s: float = LOOK_EVERY_S
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    emit: Emit = silent
+    def snapshot(self) -> ClusterWatch:
+        """Return how everything is now."""
+        ...
 
 
 def check(
@@ -51,8 +45,8 @@ def check(
     *,
     images: ImageMap,
     wanted_nodes: int,
-    cluster: ClusterWatch,
-    patience: CheckPatience = CheckPatience(),
+    cluster: Watched,
+    patience: Patience = Patience(),
 ) -> Report:
     """Return the report of a cluster in which all is well, once it is.
 
@@ -68,7 +62,7 @@ def check(
     """
     started = patience.clock()
     while True:
-        report = look(expected, images=images, wanted_nodes=wanted_nodes, cluster=cluster)
+        report = look(expected, images=images, wanted_nodes=wanted_nodes, cluster=cluster.snapshot())
         elapsed_s = patience.clock() - started
         if report.is_healthy:
             return report

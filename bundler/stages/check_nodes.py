@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bundler.domain.cluster_node import ClusterNode
-from bundler.domain.events import Emit, Waiting, silent
+from bundler.domain.events import Waiting
 from bundler.domain.node_template import Activity, Instance, ScalingGroup, group_name
 from bundler.domain.site import Site
 from bundler.errors import TargetError
+from bundler.retry import Patience
 
-DEADLINE_S = 900.0
-LOOK_EVERY_S = 5.0
 MOST_CAUSES = 20
 _HOPELESS = re.compile(
     r"InvalidAMIID|AMI .{0,80}(?:does not exist|not authorized)|[Ii]nvalid IAM [Ii]nstance [Pp]rofile"
@@ -43,17 +41,6 @@ class NodeWatch(Protocol):
     def nodes(self) -> Sequence[ClusterNode]:
         """Return every node."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long to wait, and by which clock."""
-
-    deadline_s: float = DEADLINE_S
-    every_s: float = LOOK_EVERY_S
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    emit: Emit = silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

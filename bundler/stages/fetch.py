@@ -130,7 +130,7 @@ class _Fetcher:
                 raise
             raise LockChangedError(
                 str(origin.image.reference),
-                f"the exported image {origin.image.image_id} is neither in the cache nor to be had again: {error.cause}",
+                f"the exported image {origin.image.image_id} is not in the cache, nor to be had again: {error.cause}",
                 hint="Load that image again, or accept the one that is there: bundle lock --update",
             ) from error
 

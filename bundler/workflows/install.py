@@ -22,8 +22,9 @@ from bundler.domain.report import Report
 from bundler.domain.site import Site
 from bundler.journal import Journal, Place, Session, hold
 from bundler.ports import ByteSource, ImageRegistry
-from bundler.stages.check import CheckPatience, check
-from bundler.stages.check_nodes import GroupWatch, NodeWatch, Patience, check_nodes
+from bundler.retry import Patience
+from bundler.stages.check import Watched, check
+from bundler.stages.check_nodes import GroupWatch, NodeWatch, check_nodes
 from bundler.stages.identity import Access, identity, observe_identity
 from bundler.stages.infrastructure import Network, Profiles, infrastructure
 from bundler.stages.nodes import Groups, Templates, nodes, observe_nodes, plan_nodes
@@ -47,8 +48,8 @@ from bundler.transfer import Pace
 from bundler.trust import TrustRoot
 
 
-class LiveCluster(Cluster, NodeWatch, Protocol):
-    """The Kubernetes API: releases and nodes."""
+class LiveCluster(Cluster, NodeWatch, Watched, Protocol):
+    """The Kubernetes API: releases, workloads and nodes."""
 
 
 class ScalingGroups(Groups, GroupWatch, Protocol):
@@ -80,7 +81,6 @@ class Inside:
     place: Place
     session: Session
     patience: Patience = field(default_factory=Patience)
-    check_patience: CheckPatience = field(default_factory=CheckPatience)
     pace: Pace = field(default_factory=Pace)
 
 
@@ -139,6 +139,7 @@ class _Install:
         self._emit = inside.pace.emit
         self._infrastructure = Infrastructure()
         self._prepared: tuple[Prepared, ...] = ()
+        self._steps: dict[Role, tuple[Step, ...]] = {}
         self._images = ImageMap.of(inside.site.registry_host, ())
 
     def preflight(self) -> None:
@@ -184,7 +185,12 @@ class _Install:
             journal.check()
             with self._phase(name) as done:
                 done(phase())
-            journal.record(name, journal.key(name, site=self.inside.place.site))
+            journal.record(
+                name,
+                journal.key(name, site=self.inside.place.site),
+                bundle=f"{self.archive.lock.name}-{self.archive.lock.sequence}",
+                root=str(self.archive.root.digest),
+            )
 
     def check(self) -> Report:
         """Return what runs, once all of it is healthy."""
@@ -192,11 +198,11 @@ class _Install:
         with self._phase("check") as done:
             count = check_nodes(inside.site, groups=inside.groups, cluster=inside.cluster, patience=inside.patience)
             report = check(
-                expected_workloads(self._steps("core") + self._steps("addon")),
+                expected_workloads(self._steps["core"] + self._steps["addon"]),
                 images=self._images,
                 wanted_nodes=count,
                 cluster=inside.cluster,
-                patience=inside.check_patience,
+                patience=inside.patience,
             )
             done(f"{report.ready_nodes} nodes and {len(report.workloads)} workloads are healthy, on private images")
         return report
@@ -257,20 +263,21 @@ class _Install:
         return f"{count} nodes are Ready"
 
     def _plan_releases(self, role: Role) -> Plan:
-        return Plan(actions=tuple(step.action for step in self._steps(role) if step.action is not None))
+        return Plan(actions=tuple(step.action for step in self._observe_releases(role) if step.action is not None))
 
-    def _steps(self, role: Role) -> tuple[Step, ...]:
+    def _observe_releases(self, role: Role) -> tuple[Step, ...]:
         inside = self.inside
-        return plan_steps(
+        self._steps[role] = plan_steps(
             of_role(self._prepared, role),
             images=self._images,
             core=inside.site.core,
             helm=inside.helm,
-            cluster=inside.cluster,
+            cluster=inside.cluster.snapshot(),
         )
+        return self._steps[role]
 
     def _release(self, role: Role) -> str:
-        steps = self._steps(role)
+        steps = self._observe_releases(role)
         release(steps, images=self._images, helm=self.inside.helm, cluster=self.inside.cluster)
         changed = sum(step.action is not None for step in steps)
         return f"{changed} of {len(steps)} releases changed"
@@ -287,8 +294,6 @@ class _Install:
 
 def _push_plan(wanted: PushPlan) -> Plan:
     return Plan(
-        actions=tuple(
-            Action(phase="push", verb="upload", target=str(item.target), detail=item.source) for item in wanted.missing
-        ),
-        unchanged=tuple(str(item.target) for item in wanted.present),
+        actions=tuple(Action(phase="push", verb="upload", target=item.source) for item in wanted.missing),
+        unchanged=tuple(item.source for item in wanted.present),
     )

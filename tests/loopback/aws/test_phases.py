@@ -24,7 +24,8 @@ from bundler.domain.plan import Plan
 from bundler.domain.site import Site
 from bundler.errors import AccessError, ConflictError, FindingsError, NetworkError
 from bundler.lab.user_data import parse_node_config
-from bundler.stages.check_nodes import Patience, check_nodes
+from bundler.retry import Patience
+from bundler.stages.check_nodes import check_nodes
 from bundler.stages.identity import identity, observe_identity
 from bundler.stages.infrastructure import infrastructure
 from bundler.stages.nodes import nodes, observe_nodes, plan_nodes

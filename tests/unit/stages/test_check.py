@@ -11,7 +11,8 @@ from bundler.domain.events import Event, Waiting
 from bundler.domain.report import ExpectedWorkload, Report
 from bundler.domain.workload import ContainerImage, Pod, Workload, WorkloadRef
 from bundler.errors import TargetError
-from bundler.stages.check import CheckPatience, check
+from bundler.retry import Patience
+from bundler.stages.check import check
 from tests.fakes.charts import image_map, private
 from tests.fakes.memory_cluster import MemoryCluster
 
@@ -36,10 +37,8 @@ class Clock:
             self.then()
 
     @property
-    def patience(self) -> CheckPatience:
-        return CheckPatience(
-            deadline_s=30, every_s=10, clock=lambda: self.now, sleep=self.sleep, emit=self.events.append
-        )
+    def patience(self) -> Patience:
+        return Patience(deadline_s=30, every_s=10, clock=lambda: self.now, sleep=self.sleep, emit=self.events.append)
 
 
 def live(image: str = APP, **fields: object) -> Workload:

@@ -11,7 +11,8 @@ from bundler.domain.cluster_node import ClusterNode
 from bundler.domain.events import Event, Waiting
 from bundler.domain.node_template import Activity, Instance, ScalingGroup
 from bundler.errors import TargetError
-from bundler.stages.check_nodes import Patience, check_nodes
+from bundler.retry import Patience
+from bundler.stages.check_nodes import check_nodes
 from tests.fakes.node_cloud import NodeCloud
 from tests.fakes.sites import make_site
 

@@ -1,0 +1,82 @@
+"""`bundle status`: what runs at a site, looked at once; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bundler.domain.cluster_node import ClusterNode
+from bundler.domain.report import Report, WorkloadState
+from bundler.domain.site import Site
+from bundler.domain.workload import Pod, Workload, pods_of
+from bundler.journal import Record
+
+_MOST_PODS = 3
+
+
+class Seen(Protocol):
+    """What one look at the cluster saw."""
+
+    def all(self) -> Iterable[Workload]:
+        """Return every workload."""
+        ...
+
+    def pods(self, namespace: str) -> tuple[Pod, ...]:
+        """Return the pods of a namespace."""
+        ...
+
+    def nodes(self) -> Sequence[ClusterNode]:
+        """Return every node."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteStatus:
+    """A site as it is.
+
+    Attributes:
+        version: the API server's.
+        installed: the bundle that was installed last from this host, None where that is not known here.
+        report: nodes and workloads.
+    """
+
+    version: str
+    installed: Record | None
+    report: Report
+
+
+def site_status(site: Site, *, version: str, seen: Seen, records: Sequence[Record]) -> SiteStatus:
+    """Return the status of a site from one look and the journal."""
+    workloads = sorted(seen.all(), key=lambda workload: workload.ref)
+    return SiteStatus(
+        version=version,
+        installed=next((record for record in reversed(records) if "bundle" in record.facts), None),
+        report=Report(
+            nodes=tuple(sorted(seen.nodes(), key=lambda node: node.name)),
+            wanted_nodes=0,
+            workloads=tuple(_state(site, workload, seen.pods(workload.ref.namespace)) for workload in workloads),
+        ),
+    )
+
+
+def _state(site: Site, workload: Workload, pods: Sequence[Pod]) -> WorkloadState:
+    images = tuple(sorted({container.image for container in workload.containers}))
+    return WorkloadState(
+        ref=workload.ref,
+        owner=f"release {workload.release}" if workload.release else ("EKS" if workload.is_eks else "somebody else"),
+        ready=workload.ready,
+        desired=workload.desired,
+        images=images,
+        problem=_problem(site, workload, images, pods_of(workload, pods)),
+    )
+
+
+def _problem(site: Site, workload: Workload, images: Iterable[str], pods: Sequence[Pod]) -> str:
+    outside = [image for image in images if not image.startswith(f"{site.registry_host}/")]
+    if outside:
+        return f"runs {', '.join(outside)}, from outside the private registry"
+    if workload.is_rolled_out:
+        return ""
+    said = [f"{pod.name}: {pod.problem}" for pod in pods if not pod.is_ready][:_MOST_PODS]
+    return "; ".join([f"{workload.ready} of {workload.desired} pods are ready", *said])
