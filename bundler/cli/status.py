@@ -24,13 +24,16 @@ def status(site_file: Path, ca_file: Path | None, output: str) -> None:
     from bundler import wiring
 
     site = wiring.read_site(site_file)
-    found = wiring.site_status(
-        site, wiring.Surroundings(ca_file=ca_file), token_command=tuple(token_command(site_file))
-    )
+    options = wiring.InstallOptions(token_command=tuple(token_command(site_file)), deadline_s=0)
+    found = wiring.status_of(site, wiring.Surroundings(ca_file=ca_file), options)
     if output != "text":
         show_document({"cluster": site.cluster.name, **described(found.report)}, output)
         return
-    click.echo(f"cluster {site.cluster.name}  {found.version}  {site.cluster.endpoint}\n")
+    click.echo(f"cluster {site.cluster.name}  {found.version}  {site.cluster.endpoint}")
+    if found.installed is not None:
+        facts = found.installed.facts
+        click.echo(f"bundle {facts['bundle']}  root {facts['root']}  {found.installed.at}")
+    click.echo()
     show_table(
         ("NODE", "READY", "INSTANCE"),
         [(node.name, "yes" if node.ready else f"no: {node.message}", node.provider_id) for node in found.report.nodes],
