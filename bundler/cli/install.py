@@ -12,6 +12,7 @@ import click
 from bundler.cli.access import token_command
 from bundler.cli.options import (
     ca_file_option,
+    duration,
     jobs_option,
     output_option,
     progress_option,
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 @click.option("--exit-code", is_flag=True, help="With --plan: end with 10 when something would be written.")
 @click.option("--yes", is_flag=True, help="Do not ask before writing.")
 @click.option(
-    "--timeout", type=click.IntRange(1, 240), default=15, show_default=True, help="Minutes to wait for health."
+    "--timeout",
+    callback=duration,
+    default="15m",
+    metavar="TIME",
+    show_default=True,
+    help="How long to wait for nodes, and for health: 90s, 15m, 2h.",
 )
 @click.option("--break-lock", metavar="ID", help="Take over the expired lock with this id.")
 @trust_option
@@ -50,7 +56,7 @@ def install(
     plan_only: bool,
     exit_code: bool,
     yes: bool,
-    timeout: int,
+    timeout: float,
     break_lock: str | None,
     trust_folder: Path | None,
     ca_file: Path | None,
@@ -71,7 +77,7 @@ def install(
     trusted = store.load_accepted_trust(store.trust_folder(trust_folder, environ=os.environ))
     site = wiring.read_site(site_file)
     options = wiring.InstallOptions(
-        token_command=tuple(token_command(site_file)), deadline_s=60.0 * timeout, break_lock=break_lock
+        token_command=tuple(token_command(site_file)), deadline_s=timeout, break_lock=break_lock
     )
     with showing(progress) as emit:
         surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
@@ -136,6 +142,7 @@ def described(report: Report) -> dict[str, object]:
     """Return a report for machines."""
     return {
         "healthy": report.is_healthy,
+        "standIns": report.stand_ins,
         "nodes": [{"name": node.name, "ready": node.ready, "providerId": node.provider_id} for node in report.nodes],
         "workloads": [
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,17 @@ from bundler.cli.render import Progress
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+MAX_DURATION_S = 4 * 3600.0
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(_context: click.Context | None, _option: click.Parameter | None, value: str) -> float:
+    """Return the seconds of a time that is given with its unit: 90s, 15m, 2h (an option's callback)."""
+    match = re.fullmatch(r"([0-9]{1,6})([smh])", value)
+    seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
+    if not 0 < seconds <= MAX_DURATION_S:
+        raise click.BadParameter(f"{value!r} is not a time such as 90s, 15m or 2h, at most 4h.")
+    return seconds
 
 
 def output_option(command: Command) -> Command:
