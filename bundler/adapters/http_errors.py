@@ -12,16 +12,22 @@ from urllib3.exceptions import HTTPError, ProtocolError, ProxyError, SSLError
 
 from bundler.adapters.network import HopelessError, StalledError, UnreachableError
 from bundler.errors import AccessError, BundleError, FormatError, NetworkError, TransientError
+from bundler.transfer import check_stopped
 
 CA_HINT = "If a proxy or a private CA is in between, name its certificate: --ca-file FILE (or SSL_CERT_FILE)."
 
 
 @contextmanager
 def translated(subject: str, where: str) -> Iterator[None]:
-    """Raise our errors for foreign ones; `where` names the far side, and the proxy in between."""
+    """Raise our errors for foreign ones; `where` names the far side, and the proxy in between.
+
+    Raises:
+        StoppedError: the connection broke because the work was called off.
+    """
     try:
         yield
     except (HTTPError, http.client.HTTPException, OSError) as error:
+        check_stopped()
         raise _translate(error, subject, where) from error
 
 

@@ -35,9 +35,14 @@ def status(site_file: Path, ca_file: Path | None, output: str) -> None:
         click.echo(f"bundle {facts['bundle']}  root {facts['root']}  {found.installed.at}")
     click.echo()
     show_table(
-        ("NODE", "READY", "INSTANCE"),
-        [(node.name, "yes" if node.ready else f"no: {node.message}", node.provider_id) for node in found.report.nodes],
+        ("NODE", "INSTANCE", "READY"),
+        [
+            (node.name, node.provider_id.rsplit("/", 1)[-1], "yes" if node.ready else f"no: {node.message}")
+            for node in found.report.nodes
+        ],
     )
+    if found.report.stand_ins:
+        click.echo(f"({found.report.stand_ins})")
     click.echo()
     show_table(
         ("WORKLOAD", "PODS", "RELEASE", "STATE"),

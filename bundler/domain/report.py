@@ -64,6 +64,12 @@ class Report:
         return sum(node.ready for node in self.nodes)
 
     @property
+    def stand_ins(self) -> str:
+        """What has to be said wherever nodes of a lab are shown; empty for real ones."""
+        found = sorted({node.stand_in for node in self.nodes if node.stand_in})
+        return f"nodes and pods are stand-ins: {', '.join(found)}" if found else ""
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """One line for each thing that is not as it must be; none when all is well."""
         nodes = [f"node {node.name}: {node.message or 'is not Ready'}" for node in self.nodes if not node.ready]

@@ -12,6 +12,7 @@ from bundler.domain.kubernetes_yaml import compose
 KINDS = ("DaemonSet", "Deployment", "StatefulSet")
 _RELEASE = "meta.helm.sh/release-name"
 _RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
+_STAND_IN = "lab.eks-bundler.io/stand-in"
 _EKS_LABEL = "eks.amazonaws.com/component"
 EKS_MANAGER = "eks"
 
@@ -177,6 +178,7 @@ def parse_node(item: Mapping[str, object]) -> ClusterNode:
         provider_id=_text(_map(item, "spec"), "providerID"),
         ready=_text(ready, "status") == "True",
         message=_text(ready, "message")[:300],
+        stand_in=_text(_map(_map(item, "metadata"), "annotations"), _STAND_IN)[:100],
     )
 
 

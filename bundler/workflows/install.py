@@ -205,6 +205,8 @@ class _Install:
                 patience=inside.patience,
             )
             done(f"{report.ready_nodes} nodes and {len(report.workloads)} workloads are healthy, on private images")
+        if report.stand_ins:
+            self._emit(Noted(text=report.stand_ins))
         return report
 
     def _observe_push(self) -> PushPlan:

@@ -24,6 +24,7 @@ from bundler.lab.wheels import fetch_wheels, wheel_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "bundles" / "demo"
+OWN = {"BUNDLE_CACHE_DIR": str(FOLDER / "cache"), "XDG_STATE_HOME": str(FOLDER / "state"), "COLUMNS": "120"}
 BUNDLE = Path(sys.executable).with_name("bundle")
 
 
@@ -33,12 +34,15 @@ def main() -> int:
     title("Set-up (first time: about two minutes of downloads; a Kubernetes API also takes about 500 CPU seconds)")
     set_up()
     started = time.monotonic()
-    with kubernetes_build() as build:
-        with lab(FOLDER / "outside", kubernetes=False) as outside:
-            connected_side(outside)
+    with kubernetes_build() as build, lab(FOLDER / "outside", kubernetes=False) as outside:
+        connected_side(outside)
         assets = wait_for(build)
-    with lab(FOLDER / "inside", kubernetes=assets is not None, source=False, assets=assets) as inside:
-        closed_side(inside, with_kubernetes=assets is not None)
+        with lab(FOLDER / "inside", kubernetes=assets is not None, source=False, assets=assets) as inside:
+            cross_the_gap(inside)
+            if assets is None:
+                push_only(inside, outside)
+            else:
+                closed_side(inside)
     title(f"Done in {time.monotonic() - started:.0f} s. The archive stays: {archive().relative_to(ROOT)}")
     if assets is None:
         say("Left out, because no Kubernetes API could be built here: core, nodes, add-ons and check.")
@@ -75,20 +79,27 @@ def connected_side(outside: LabFacts) -> None:
     run("inspect", archive().name, "--trust", "trust", env=environment)
 
 
-def closed_side(inside: LabFacts, *, with_kubernetes: bool) -> None:
-    """Ship, install, install again, status."""
+def cross_the_gap(inside: LabFacts) -> None:
+    """Ship the archive, and accept its makers at the site."""
     environment = inside.environment()
-    site = str(inside.site_file)
-    source = f"s3://{inside.bucket}/bundles/{archive().name}"
     title("Across the gap: S3, in parts that can be resumed")
     run("ship", archive().name, f"s3://{inside.bucket}/bundles", env=environment | endpoints(inside))
     title("Inside, 1: this site accepts whose bundles it believes, by a digest from another channel")
     run("trust", "accept", "keys/trust.json", "--expect", trust_digest(), "--trust", "site-trust", env=environment)
+
+
+def push_only(inside: LabFacts, outside: LabFacts) -> None:
+    """What can be shown without a Kubernetes API."""
+    target = outside.source_url.removeprefix("http://") + "/private"
+    title("Inside, 2: push from S3 to a private registry (no Kubernetes API here)")
+    run("push", shipped(inside), target, "--trust", "site-trust", env=inside.environment() | endpoints(inside))
+
+
+def closed_side(inside: LabFacts) -> None:
+    """Install, install again, status."""
+    environment, source = inside.environment(), shipped(inside)
+    site = str(inside.site_file)
     where = ("--site", site, "--trust", "site-trust")
-    if not with_kubernetes:
-        title("Inside, 2: push to private ECR (no Kubernetes API here)")
-        run("install", source, *where, "--yes", "--until", "push", env=environment)
-        return
     title("Inside, 2: what would install do?")
     run("install", source, *where, "--plan", env=environment)
     title("Inside, 3: install, straight from S3, without a local copy")
@@ -97,6 +108,11 @@ def closed_side(inside: LabFacts, *, with_kubernetes: bool) -> None:
     run("install", source, *where, "--yes", env=environment)
     title("Inside, 5: what runs")
     run("status", "--site", site, env=environment)
+
+
+def shipped(inside: LabFacts) -> str:
+    """Where the archive is in the inside's S3."""
+    return f"s3://{inside.bucket}/bundles/{archive().name}"
 
 
 def endpoints(inside: LabFacts) -> Mapping[str, str]:
@@ -148,7 +164,7 @@ def run(*arguments: str, env: Mapping[str, str]) -> None:
     """Show a command as a reader would type it, and run it."""
     say(f"$ bundle {' '.join(arguments)}")
     sys.stdout.flush()
-    done = subprocess.run([BUNDLE, *arguments], cwd=FOLDER, env={**os.environ, **env}, check=False)
+    done = subprocess.run([BUNDLE, *arguments], cwd=FOLDER, env={**os.environ, **env, **OWN}, check=False)
     if done.returncode:
         say(f"bundle {arguments[0]} ended with {done.returncode}; the demo stops here.")
         sys.exit(done.returncode)
