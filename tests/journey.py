@@ -42,14 +42,14 @@ class Workspace:
             assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, stderr: int = subprocess.DEVNULL, **more: str) -> subprocess.Popen[bytes]:
         """Start `bundle` in a process group of its own, to be killed."""
         return subprocess.Popen(
             [*BUNDLE, *arguments],
             cwd=self.folder,
-            env={**clean_environment(), **self.environment},
+            env={**clean_environment(), **self.environment, **more},
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=stderr,
             start_new_session=True,
         )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from bundler.archive.reader import Archive
-from bundler.domain.events import PhaseDone, PhaseStarted
+from bundler.domain.events import Noted, PhaseDone, PhaseStarted
 from bundler.domain.finding import raise_findings
 from bundler.domain.image_map import ImageMap, PrivateRegistry, check_names, image_map
 from bundler.domain.infrastructure import Infrastructure

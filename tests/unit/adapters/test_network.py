@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
+from bundler.adapters.http_errors import translated
 from bundler.adapters.network import Meter, StalledError, Zone, zone_of
 from bundler.adapters.proxies import Proxies, Proxy
 from bundler.domain.url import Url
-from bundler.errors import UsageError
+from bundler.errors import FormatError, StoppedError, UsageError
+from bundler.transfer import Interruptible, parallel_map
 
 
 @pytest.mark.parametrize(
@@ -140,3 +144,24 @@ def test_a_proxys_password_never_shows() -> None:
     with pytest.raises(UsageError) as caught:
         Proxy.parse("http://me:hunter2@pro xy", variable="HTTPS_PROXY")
     assert "hunter2" not in f"{caught.value}"
+
+
+def test_a_connection_that_we_cut_ourselves_is_not_a_failure_of_the_network() -> None:
+    waiting, cut, raised = threading.Event(), threading.Event(), []
+
+    def work(item: int) -> None:
+        if item == 1:
+            assert waiting.wait(30)
+            raise FormatError("item", "is bad")
+        try:
+            with translated("blob", "http://127.0.0.1"):
+                with Interruptible(cut.set):
+                    waiting.set()
+                    assert cut.wait(30)
+                raise ConnectionResetError(104, "Connection reset by peer")
+        except StoppedError as error:
+            raised.append(error)
+
+    with pytest.raises(FormatError):
+        parallel_map(work, range(2), workers=2)
+    assert raised
