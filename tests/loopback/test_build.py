@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import os
@@ -70,6 +71,30 @@ def test_a_new_lock_is_the_same_anywhere(place: Workspace, lab: LabFacts, tools:
     other = workspace(tmp_path / "elsewhere", lab, definition(tools, addons=ADDONS))
     other.bundle("lock", SOURCE_DATE_EPOCH="1700000000", LC_ALL="C", TZ="Asia/Tokyo")
     assert (other.folder / "bundle.lock.json").read_bytes() == (place.folder / "bundle.lock.json").read_bytes()
+
+
+def test_the_committed_lock_of_closed_minimal_is_what_lock_makes_here(
+    lab: LabFacts, tools: Tools, tmp_path: Path
+) -> None:
+    folder = Path(__file__).parents[2] / "bundles" / "closed-minimal"
+    for name in ("bundle.lab.yaml", "bundle.lab.lock.json"):
+        (tmp_path / "bundles" / "closed-minimal").mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / name, tmp_path / "bundles" / "closed-minimal" / name)
+    (tmp_path / ".cache" / "tools").mkdir(parents=True)
+    for name, program in (("helm", tools.helm4), ("kubectl", tools.kubectl)):
+        (tmp_path / ".cache" / "tools" / name).symlink_to(program.path)
+    place = Workspace(
+        folder=tmp_path / "bundles" / "closed-minimal",
+        environment={**lab.environment(), "BUNDLE_CACHE_DIR": str(tmp_path / "cache")},
+    )
+    assert "unchanged" in place.bundle("lock", "bundle.lab.yaml").stdout
+    committed = place.folder / "bundle.lab.lock.json"
+    text = committed.read_bytes()
+    committed.unlink()
+    created = json.loads(text)["created"]
+    epoch = str(int(dt.datetime.fromisoformat(created).timestamp()))
+    place.bundle("lock", "bundle.lab.yaml", SOURCE_DATE_EPOCH=epoch)
+    assert committed.read_bytes() == text
 
 
 def test_nothing_of_this_machine_enters_lock_or_archive(place: Workspace, lab: LabFacts) -> None:
