@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from bundler.archive.reader import Archive
+from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted
 from bundler.domain.finding import raise_findings
 from bundler.domain.image_map import ImageMap, PrivateRegistry, check_names, image_map
 from bundler.domain.infrastructure import Infrastructure
+from bundler.domain.oci import Descriptor
 from bundler.domain.plan import Action, Plan
+from bundler.domain.reference import Reference
 from bundler.domain.report import Report
 from bundler.domain.site import Site
 from bundler.journal import Journal, Place, Session, hold
-from bundler.ports import ByteSource, ImageRegistry
+from bundler.ports import ByteSource, ImageRegistry, Reopen
 from bundler.retry import Patience
 from bundler.stages.check import Watched, check
 from bundler.stages.check_nodes import GroupWatch, NodeWatch, check_nodes
@@ -175,7 +178,7 @@ class _Install:
     def act(self, journal: Journal) -> None:
         """Do every phase; each looks again before it writes."""
         for name, phase in (
-            ("push", self._push),
+            ("push", lambda: self._push(journal)),
             ("identity", self._identity),
             ("core", lambda: self._release("core")),
             ("nodes", self._nodes),
@@ -228,12 +231,13 @@ class _Install:
             charts=self.inside.helm,
         )
 
-    def _push(self) -> str:
+    def _push(self, journal: Journal) -> str:
         inside = self.inside
         wanted = self._observe_push()
         needed = observe_repositories(inside.site, wanted.repositories, registry=inside.repositories)
         repositories(needed, registry=inside.repositories, emit=self._emit)
-        push(wanted, archive=self.archive, registry=inside.registry, pace=inside.pace)
+        held = _HeldRegistry(inside.registry, journal)
+        push(wanted, archive=self.archive, registry=held, pace=inside.pace)
         return f"{len(wanted.missing)} pushed, {len(wanted.present)} were there; all digests read back"
 
     def _identity(self) -> str:
@@ -292,6 +296,28 @@ class _Install:
         self._emit(PhaseStarted(phase=name))
         yield told.append
         self._emit(PhaseDone(phase=name, detail=f"{' '.join(told)} ({time.monotonic() - started:.1f} s)"))
+
+
+class _HeldRegistry:
+    """A registry that is only written to while the lock of the site is ours: a push takes long enough to lose it."""
+
+    def __init__(self, registry: ImageRegistry, journal: Journal) -> None:
+        self._registry = registry
+        self._journal = journal
+
+    def manifest_digest(self, reference: Reference) -> Digest | None:
+        return self._registry.manifest_digest(reference)
+
+    def has_blob(self, name: Reference, digest: Digest) -> bool:
+        return self._registry.has_blob(name, digest)
+
+    def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
+        self._journal.check()
+        return self._registry.upload_blob(name, blob, content, mount_from=mount_from)
+
+    def put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
+        self._journal.check()
+        return self._registry.put_manifest(reference, raw, media_type)
 
 
 def _push_plan(wanted: PushPlan) -> Plan:
