@@ -177,14 +177,15 @@ class _Install:
 
     def act(self, journal: Journal) -> None:
         """Do every phase; each looks again before it writes."""
-        for name, phase in (
+        phases: tuple[tuple[str, Callable[[], str]], ...] = (
             ("push", lambda: self._push(journal)),
             ("identity", self._identity),
             ("core", lambda: self._release("core")),
             ("nodes", self._nodes),
             ("check-nodes", self._check_nodes),
             ("add-ons", lambda: self._release("addon")),
-        ):
+        )
+        for name, phase in phases:
             journal.check()
             with self._phase(name) as done:
                 done(phase())
