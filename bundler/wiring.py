@@ -305,7 +305,15 @@ def _cluster_tools(
     file = work / "kubeconfig"
     environ = client_environment(surroundings.environ)
     publish(file, kubeconfig(site, command=options.token_command), mode=0o600)
-    helm = Helm(HelmSettings(binary=_carried(archive, "helm", work), work=work, kubeconfig=file, environ=environ))
+    helm = Helm(
+        HelmSettings(
+            binary=_carried(archive, "helm", work),
+            work=work,
+            kubeconfig=file,
+            environ=environ,
+            emit=surroundings.emit,
+        )
+    )
     kubectl = Kubectl(
         KubectlSettings(
             binary=_carried(archive, "kubectl", work),

@@ -117,12 +117,6 @@ class Helm:
             for entry in _json(done, f"history of {release}")
         )
 
-    def manifest(self, release: str, namespace: str) -> str:
-        """Return the manifests of the newest revision, as they were applied, without hooks."""
-        done = self._cluster(["get", "manifest", release, "--namespace", namespace])
-        self._check(done, f"release {release}")
-        return done.stdout.decode("utf-8", "replace")
-
     def upgrade_install(self, chart: bytes, rendering: Rendering, *, images: ImageMap, installing: Installing) -> None:
         """Install the chart, or upgrade what is there, with private references.
 
