@@ -17,7 +17,8 @@ _DENIED = (
     r"cannot [a-z]+ resource",
 )
 _NOT_REACHED = (
-    "connection refused|was refused - did you|connection reset|no such host|no route to host|network is unreachable|i/o timeout",
+    "connection refused|was refused - did you|connection reset|no such host|no route to host",
+    "network is unreachable|i/o timeout",
     "TLS handshake timeout|Unable to connect|Kubernetes cluster unreachable|EOF$",
     "server is currently unable|the server was unable|ServiceUnavailable|etcdserver:|too many requests",
 )
