@@ -306,7 +306,7 @@ def test_a_file_that_is_no_key_is_refused_without_showing_it(key_file: Path, con
 
 def test_a_pipe_as_key_file_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "bundle.key", 0o600)
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match="is not a key file"):
         Signer.load(tmp_path / "bundle.key")
 
 

@@ -85,7 +85,7 @@ def test_init_under_a_loose_umask_still_makes_a_private_key(tmp_path: Path) -> N
 def test_init_never_overwrites(tmp_path: Path) -> None:
     _, key_path, trust_path = create_trust(tmp_path)
     before = key_path.read_bytes(), trust_path.read_bytes()
-    with pytest.raises(ConflictError) as caught:
+    with pytest.raises(ConflictError, match="never overwritten") as caught:
         create_trust(tmp_path)
     assert caught.value.exit_code == 7
     assert (key_path.read_bytes(), trust_path.read_bytes()) == before

@@ -140,6 +140,26 @@ def test_any_header_but_ours_is_refused_when_only_that_blob_is_used(header: byte
         archive.read(LAYER.digest)
 
 
+FIRST = bytearray(GOOD[:512])
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        pytest.param(b"00000200009\0", id="a digit that is not octal"),
+        pytest.param(b"     200000\0", id="blanks before the size"),
+        pytest.param(b"00000200000 ", id="another end of the field"),
+        pytest.param(b"\x80" + (65536).to_bytes(11, "big"), id="A16 base-256"),
+        pytest.param(b"\xff" * 12, id="A16 negative"),
+        pytest.param(b"\0" * 12, id="nothing"),
+    ],
+)
+def test_the_one_header_that_is_read_has_one_spelling_too(field: bytes) -> None:
+    block = FIRST.copy()
+    block[124:136] = field
+    refused(put(0, sealed(block)), FormatError, "another header before root.dsse.json")
+
+
 def test_a05_a_name_of_255_characters_has_no_way_in() -> None:
     header = bytearray(raw_header(b"d" * 100, LAYER.size))
     header[345:500] = b"p" * 155
@@ -212,14 +232,18 @@ def test_a34_a_flipped_bit_names_member_and_bytes(path: str, place: str) -> None
     refused(put(at, bytes([GOOD[at] ^ 1])), DigestError, words)
 
 
+def collect(archive: Archive, digest: Digest, into: list[bytes]) -> None:
+    into.extend(map(bytes, archive.stream(digest)))
+
+
 @pytest.mark.parametrize("role", ["manifest", "config", "layer", "chart", "tool"])
 def test_a34_a_damaged_blob_is_never_handed_out_whole(role: str) -> None:
     member = next(member for member in LAYOUT.blobs if member.role == role)
     archive = open_archive(MemorySource(put(member.offset, bytes([GOOD[member.offset] ^ 1]))), SAMPLE.trust)
-    got = bytearray()
+    got: list[bytes] = []
     with pytest.raises(DigestError):
-        got.extend(byte for chunk in archive.stream(member.digest) for byte in chunk)
-    assert len(got) < member.size
+        collect(archive, member.digest, got)
+    assert len(b"".join(got)) < member.size
     with pytest.raises(DigestError):
         archive.read(member.digest)
 
@@ -507,6 +531,25 @@ def lock_with_two_sizes(forgery: Forgery) -> None:
         document["tools"].append(second)
 
     forgery.relock(relocked(SAMPLE, liar))
+
+
+def empty_with_a_digest(forgery: Forgery) -> None:
+    """The lock says that the tool has no bytes, and what the digest of those is."""
+
+    def liar(document: dict[str, Any]) -> None:
+        document["tools"][0]["content"]["size"] = 0
+
+    forgery.relock(relocked(SAMPLE, liar))
+    forgery.contents[TOOL] = b""
+    change(forgery, TOOL, size=0)
+
+
+def test_an_empty_blob_that_should_have_content_is_damaged() -> None:
+    raw = forge(empty_with_a_digest)
+    refused(raw, DigestError, f"{TOOL} .* is damaged")
+    archive = open_archive(MemorySource(raw), SAMPLE.trust)
+    with pytest.raises(DigestError):
+        collect(archive, Digest.parse("sha256:" + TOOL[13:]), [])
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,26 @@ def test_a_sealed_archive_replaces_an_older_one_whole(tmp_path: Path) -> None:
     assert archive.lock == SAMPLE.lock
 
 
+def test_content_is_durable_before_it_is_named_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def spy_fsync(handle: int) -> None:
+        calls.append(f"fsync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        fsync(handle)
+
+    def spy_replace(path: Path, target: Path) -> Path:
+        calls.append(f"rename {path.name} {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    SAMPLE.build(tmp_path)
+    assert calls == [f"fsync {NAME}.partial", f"rename {NAME}.partial {NAME}", f"fsync {tmp_path.name}"]
+
+
 def test_ecdsa_keys_change_member_zero_and_nothing_else(tmp_path: Path) -> None:
     key = Signer(ec.generate_private_key(ec.SECP256R1()))
     made = Sample(lock=SAMPLE.lock, blobs=SAMPLE.blobs, signer=key)
