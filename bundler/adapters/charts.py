@@ -18,7 +18,7 @@ from bundler.domain import kubernetes_yaml as ky
 from bundler.domain.chart import ChartContent, FetchedChart, Origin
 from bundler.domain.definition import ChartSource
 from bundler.domain.digest import Digest
-from bundler.domain.oci import HELM_CHART, HELM_CONFIG, OCI_MANIFEST, Descriptor, Manifest
+from bundler.domain.oci import HELM_CHART, HELM_CONFIG, OCI_MANIFEST
 from bundler.domain.reference import Reference
 from bundler.errors import (
     DefinitionError,
@@ -118,31 +118,19 @@ class ChartFinder:
         return bytes(content)
 
     def _from_registry(self, url: str, version: str) -> FetchedChart:
+        from bundler.adapters.oras_artifacts import pull_chart  # oras and requests: only for charts in registries
+
         reference = Reference.parse(f"{url.removeprefix('oci://')}:{version.replace('+', '_')}")
-        found = self.images.manifest(reference)
-        if not isinstance(found, Manifest) or found.config.media_type != HELM_CONFIG:
-            raise FormatError(str(reference), "is an image, not a Helm chart")
-        if not found.layers or found.layers[0].media_type != HELM_CHART:
-            raise FormatError(str(reference), "does not have the chart's content as its first layer")
-        config, tgz, *further = (self._blob(reference, blob) for blob in found.blobs)
+        found = pull_chart(self.images, reference)
         chart = FetchedChart(
-            content=read_chart(tgz, subject=str(reference)),
+            content=read_chart(found.content, subject=str(reference)),
             origin="oci",
-            tgz=tgz,
-            manifest=found.raw,
-            config=config,
-            further=tuple(further),
+            tgz=found.content,
+            manifest=found.manifest.raw,
+            config=found.config,
+            further=found.further,
         )
         return _expected(chart, reference.repository.rsplit("/", 1)[-1], version, str(reference))
-
-    def _blob(self, reference: Reference, blob: Descriptor) -> bytes:
-        if blob.size > MAX_PACKED_BYTES:
-            raise LimitError(
-                str(reference), f"has a blob of {blob.size} bytes; a chart's have at most {MAX_PACKED_BYTES}"
-            )
-        content = bytearray()
-        self.images.read_blob(reference, blob, content.extend, restart=content.clear)
-        return bytes(content)
 
 
 def built_in_chart(name: str) -> FetchedChart:

@@ -14,25 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jsonschema
 import oras.auth
 import oras.container
 import oras.provider
+import oras.schemas
 import requests
 
+from bundler.adapters.chart_tar import MAX_PACKED_BYTES
 from bundler.adapters.oci_registry import RegistryClient
 from bundler.domain.digest import Digest
 from bundler.domain.oci import (
     HELM_CHART,
     HELM_CONFIG,
-    MAX_MANIFEST_BYTES,
     OCI_MANIFEST,
     Descriptor,
     Manifest,
 )
 from bundler.domain.reference import Reference
 from bundler.errors import FormatError, LimitError
+from bundler.ports import ImageSource
 
-MAX_CHART_BYTES = 64 << 20
 TITLE = "org.opencontainers.image.title"
 VERSION = "org.opencontainers.image.version"
 _CHUNK_BYTES = 1 << 20
@@ -40,31 +42,37 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChartArtifact:
-    """A chart as a registry has it: its manifest, its Chart.yaml as JSON, its .tgz."""
+    """A chart as a registry has it: its manifest, its Chart.yaml as JSON, its .tgz, and layers such as provenance."""
 
     manifest: Manifest
     config: bytes
     content: bytes
+    further: tuple[bytes, ...] = ()
 
 
-def pull_chart(client: RegistryClient, reference: Reference) -> ChartArtifact:
+def pull_chart(images: ImageSource, reference: Reference) -> ChartArtifact:
     """Return a chart from a registry, every byte verified.
 
     Raises:
         NotFoundUpstreamError: it does not exist.
-        FormatError: it is there, but not a Helm chart.
+        FormatError: it is there, but not an artifact as oras knows them, or not a Helm chart.
     """
-    manifest = client.manifest(reference)
+    manifest = images.manifest(reference)
+    _require_artifact(manifest.raw, reference)
     if not isinstance(manifest, Manifest) or manifest.config.media_type != HELM_CONFIG:
-        raise FormatError(str(reference), "is not a Helm chart")
-    charts = [layer for layer in manifest.layers if layer.media_type == HELM_CHART]
-    if len(charts) != 1:
-        raise FormatError(str(reference), f"holds {len(charts)} charts; one is expected")
-    return ChartArtifact(
-        manifest=manifest,
-        config=_read(client, reference, manifest.config, MAX_MANIFEST_BYTES),
-        content=_read(client, reference, charts[0], MAX_CHART_BYTES),
-    )
+        raise FormatError(str(reference), "is an image, not a Helm chart")
+    if not manifest.layers or manifest.layers[0].media_type != HELM_CHART:
+        raise FormatError(str(reference), "does not have the chart's content as its first layer")
+    config, content, *further = (_read(images, reference, blob) for blob in manifest.blobs)
+    return ChartArtifact(manifest=manifest, config=config, content=content, further=tuple(further))
+
+
+def _require_artifact(raw: bytes, reference: Reference) -> None:
+    """Check a manifest against oras's model of an artifact."""
+    try:
+        jsonschema.validate(json.loads(raw), oras.schemas.manifest)
+    except jsonschema.ValidationError as error:
+        raise FormatError(str(reference), f"is not an OCI artifact: {error.message[:200]}") from error
 
 
 def push_chart(client: RegistryClient, reference: Reference, *, config: bytes, content: bytes) -> Digest:
@@ -89,11 +97,11 @@ def push_chart(client: RegistryClient, reference: Reference, *, config: bytes, c
     return Digest.parse(answer.headers["Docker-Content-Digest"])
 
 
-def _read(client: RegistryClient, reference: Reference, blob: Descriptor, limit: int) -> bytes:
-    if blob.size > limit:
-        raise LimitError(str(reference), f"has a blob of {blob.size} bytes; at most {limit} are allowed")
+def _read(images: ImageSource, reference: Reference, blob: Descriptor) -> bytes:
+    if blob.size > MAX_PACKED_BYTES:
+        raise LimitError(str(reference), f"has a blob of {blob.size} bytes; a chart's have at most {MAX_PACKED_BYTES}")
     content = bytearray()
-    client.read_blob(reference, blob, content.extend, restart=content.clear)
+    images.read_blob(reference, blob, content.extend, restart=content.clear)
     return bytes(content)
 
 
