@@ -17,10 +17,11 @@ class BundleError(Exception):
         safe: what is already done and stays valid; filled in by the workflow that knows.
         hint: the next command, or the thing to change.
         exit_code: what the process ends with.
+        title: what an error of this class is called, in front of `subject`.
     """
 
     exit_code = 1
-    title = "Defect"
+    title = "Defect in this tool"
     safe: str = ""
     hint: str = ""
 
@@ -41,14 +42,15 @@ class UsageError(BundleError):
     """The command line or the environment asks for something impossible (exit 2)."""
 
     exit_code = 2
-    title = "Usage"
+    title = "Usage error"
 
 
 class DefinitionError(BundleError):
     """A file that a person wrote is wrong; `subject` is file:line:column (exit 2)."""
 
     exit_code = 2
-    title = "Definition"
+    title = "Definition error"
+    hint = "Correct the file, then run the same command again."
 
 
 class NotFoundUpstreamError(BundleError):
@@ -63,7 +65,7 @@ class LockChangedError(BundleError):
     """What the lock pins and what upstream offers differ, and nobody agreed to the change (exit 2)."""
 
     exit_code = 2
-    title = "Lock"
+    title = "Lock error"
     hint = "Review the difference; to accept it: bundle lock --update"
 
 
@@ -71,7 +73,7 @@ class ClosureError(BundleError):
     """The rendered charts need an image that the bundle does not hold (exit 2)."""
 
     exit_code = 2
-    title = "Closure"
+    title = "Closure error"
 
 
 class RefusedError(BundleError):
@@ -79,56 +81,58 @@ class RefusedError(BundleError):
 
     exit_code = 3
     title = "Refused"
+    safe = "Nothing of it was used."
 
 
 class FormatError(RefusedError):
     """Bytes that are not what the format allows."""
 
-    title = "Format"
+    title = "Format error"
 
 
 class DigestError(RefusedError):
     """Content does not have the digest or the size that names it."""
 
-    title = "Digest"
+    title = "Digest error"
 
 
 class SignatureError(RefusedError):
     """No valid signature by a trusted key."""
 
-    title = "Signature"
+    title = "Signature error"
 
 
 class UntrustedError(RefusedError):
     """No trust root has been accepted here."""
 
-    title = "Trust"
+    title = "Trust error"
 
 
 class LimitError(RefusedError):
     """Something from outside is larger than any honest one."""
 
-    title = "Limit"
+    title = "Limit error"
 
 
 class PolicyError(RefusedError):
     """Well-formed, but not allowed."""
 
-    title = "Policy"
+    title = "Policy error"
 
 
 class AccessError(BundleError):
     """Credentials are missing, expired or not sufficient (exit 4)."""
 
     exit_code = 4
-    title = "Access"
+    title = "Access error"
+    hint = "Check credentials and permissions, then run the same command again."
 
 
 class NetworkError(BundleError):
     """A network or service failed and may work later (exit 5)."""
 
     exit_code = 5
-    title = "Network"
+    title = "Network error"
     hint = "Run the same command again; finished work is kept."
 
 
@@ -150,7 +154,8 @@ class LocalResourceError(BundleError):
     """Disk, memory or file system on this host (exit 6)."""
 
     exit_code = 6
-    title = "Local disk"
+    title = "Local error"
+    hint = "Make room, or mend what is named, then run the same command again; finished work is kept."
 
 
 class MissingToolError(LocalResourceError):
@@ -162,7 +167,7 @@ class MissingToolError(LocalResourceError):
 class ProgramError(LocalResourceError):
     """A program that this step runs failed, or did not end in time (exit 6); adapters that know more translate it."""
 
-    title = "Program"
+    title = "Program failed"
 
 
 class ConflictError(BundleError):
@@ -212,7 +217,8 @@ class TargetError(BundleError):
     """The cluster or a resource did not become healthy in time (exit 8)."""
 
     exit_code = 8
-    title = "Target"
+    title = "Not healthy"
+    hint = "Mend what is named, then run the same command again; finished work is kept."
 
 
 class InterruptedByUserError(BundleError):
@@ -229,7 +235,7 @@ class StoppedError(InterruptedByUserError):
 class FindingsError(BundleError):
     """Several checks failed; the exit code is that of the worst of them."""
 
-    title = "Checks"
+    title = "Checks failed"
     hint = "Mend these, then run the same command again."
 
     def __init__(self, subject: str, cause: str, *, exit_code: int) -> None:

@@ -18,7 +18,7 @@ from bundler.domain.events import Emit, silent
 from bundler.domain.lock import Lock, parse_lock
 from bundler.domain.oci import Platform
 from bundler.domain.site import Site, parse_site
-from bundler.errors import LocalResourceError, MissingToolError, UsageError
+from bundler.errors import FormatError, LocalResourceError, MissingToolError, RefusedError, UsageError
 from bundler.transfer import Pace
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bundler.adapters.registry_auth import CredentialProvider
     from bundler.archive.reader import Archive
     from bundler.domain.definition import LocalSource
+    from bundler.domain.digest import Digest
     from bundler.domain.image_map import ImageMap
     from bundler.domain.release import Rendering
     from bundler.domain.shipment import S3Address
@@ -426,7 +427,8 @@ def archive_source(name: str, surroundings: Surroundings, site: Site | None = No
         from bundler.adapters.aws.s3_object import open_s3_object
         from bundler.domain.shipment import S3Address
 
-        yield open_s3_object(S3Address.parse(name), service=aws_for(surroundings, site).service("s3"))
+        service = aws_for(surroundings, site).service("s3")
+        yield open_s3_object(S3Address.parse(name), service=service, policy=_policy(surroundings))
         return
     from bundler.adapters.archive_file import ArchiveFile
 
@@ -449,6 +451,42 @@ def ship_file(path: Path, destination: S3Address, *, clean: bool, surroundings: 
     request = ShipRequest(archive=path, destination=destination, clean=clean)
     store = S3Store(aws_for(surroundings).service("s3"))
     return ship_archive(request, store=store, identify=identify, pace=surroundings.pace)
+
+
+def complete_root(path: Path, surroundings: Surroundings) -> Digest | None:
+    """Return the root digest of an archive that is right in every byte; None where it is not there or not right."""
+    from bundler.adapters.archive_file import ArchiveFile
+    from bundler.archive.identity import self_consistent
+
+    if not path.is_file():
+        return None
+    try:
+        with ArchiveFile.open(path) as source:
+            opened = self_consistent(source)
+            opened.verify_all(emit=surroundings.emit, workers=surroundings.jobs)
+            return opened.root.digest
+    except RefusedError:
+        return None
+
+
+def root_of(text: str) -> Digest:
+    """Return the root digest that `text` is, or that the archive at the path `text` has.
+
+    Raises:
+        UsageError: neither a digest nor a file.
+        RefusedError: a file, but no archive.
+    """
+    from bundler.adapters.archive_file import ArchiveFile
+    from bundler.archive.identity import self_consistent
+    from bundler.domain.digest import Digest
+
+    if text.startswith("sha256:"):
+        try:
+            return Digest.parse(text)
+        except FormatError as error:
+            raise UsageError("--previous", str(error)) from None
+    with ArchiveFile.open(Path(text)) as source:
+        return self_consistent(source).root.digest
 
 
 def own_platform() -> Platform:

@@ -268,7 +268,6 @@ def _homes(home: Path) -> dict[str, str]:
         "HELM_CACHE_HOME": str(home / "cache"),
         "HELM_CONFIG_HOME": str(home / "config"),
         "HELM_DATA_HOME": str(home / "data"),
-        "HELM_PLUGINS": str(home / "plugins"),
         "KUBECACHEDIR": str(home / "kube-cache"),
         "KUBECONFIG": str(home / "kubeconfig"),
         "LANG": "C.UTF-8",

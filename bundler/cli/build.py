@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.command()
 @definition_argument
 @click.option("--update", is_flag=True, help="Accept tags that moved upstream.")
-@click.option("--previous", metavar="sha256:…", help="Root digest of the archive that this one follows.")
+@click.option("--previous", metavar="ARCHIVE|sha256:…", help="The archive that this one follows, or its root digest.")
 @ca_file_option
 @jobs_option
 @progress_option
@@ -57,7 +57,13 @@ def lock(
     with showing(progress) as emit:
         surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
         parsed = wiring.read_definition(definition)
-        outcome = _lock(definition, parsed, surroundings, update=update, previous=_digest(previous))
+        outcome = _lock(
+            definition,
+            parsed,
+            surroundings,
+            update=update,
+            previous=None if previous is None else wiring.root_of(previous),
+        )
     path = wiring.lock_path(definition)
     if output != "text":
         show_document(_described(outcome, path), output)
@@ -117,7 +123,14 @@ def build(
             emit(Noted(text=f"there is no {path.name}: making it first"))
             pinned = _lock(definition, parsed, surroundings, update=False, previous=None).lock
         out.mkdir(parents=True, exist_ok=True)
-        request = BuildRequest(definition=parsed, lock=pinned, out=out, trust=chain, signer=signer)
+        request = BuildRequest(
+            definition=parsed,
+            lock=pinned,
+            out=out,
+            trust=chain,
+            signer=signer,
+            reopen=lambda path: wiring.complete_root(path, surroundings),
+        )
         outcome = run(request, outside=wiring.connected(parsed, definition.parent, surroundings))
     if output == "text":
         click.echo(f"{outcome.archive}  {human_bytes(outcome.total_bytes)}  root {outcome.root}")
@@ -154,18 +167,6 @@ def _now() -> str:
     except (ValueError, OverflowError, OSError):
         raise UsageError("SOURCE_DATE_EPOCH", f"{epoch!r} is not a number of seconds") from None
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _digest(text: str | None) -> Digest | None:
-    from bundler.domain.digest import Digest
-    from bundler.errors import FormatError
-
-    if text is None:
-        return None
-    try:
-        return Digest.parse(text)
-    except FormatError as error:
-        raise UsageError("--previous", str(error)) from None
 
 
 def _read(path: Path) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
+import re
 import sys
 import textwrap
 import time
@@ -32,6 +32,21 @@ from bundler.transfer import Once
 PLAIN_INTERVAL_S = 10.0
 TTY_INTERVAL_S = 0.1
 RATE_WINDOW_S = 8.0
+MAX_COLUMNS = 100
+_LABEL = 9  # "  cause: "
+_PHASE = 17  # "✓ infrastructure "
+_COMMAND = re.compile(r"(?P<before>(?:.*?: )?)(?P<command>(?:aws|bundle|chmod|chown|helm|kubectl) \S.*)\Z")
+
+
+def columns(stream: TextIO) -> int:
+    """Return the width of what people look at: COLUMNS, else the terminal's, else 80."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def human_bytes(count: float) -> str:
@@ -91,11 +106,11 @@ class Transfer:
     def line(self, now_s: float) -> str:
         """One line: share, bytes of total, rate, time left, items, and the item that is under way longest."""
         if not self.total_bytes:
-            return f"{self.phase:<8} {self.done_items} of {self.items}"
+            return f"{self.phase:<14} {self.done_items} of {self.items}"
         share = min(1.0, self.moved_bytes / self.total_bytes)
         rate = self.rate(now_s)
         parts = [
-            f"{self.phase:<8} {share:4.0%}",
+            f"{self.phase:<14} {share:4.0%}",
             f"{human_bytes(self.moved_bytes)} of {human_bytes(self.total_bytes)}",
             f"{human_bytes(rate)}/s",
             f"{self.done_items}/{self.items}",
@@ -112,10 +127,7 @@ class Transfer:
         took = max(now_s - self.started_s, 0.001)
         if not self.total_bytes:
             return f"{self.done_items} of {self.items}"
-        return (
-            f"{human_bytes(self.moved_bytes)} in {human_seconds(took)}"
-            f" ({human_bytes(self.moved_bytes / took)}/s), {self.done_items} items"
-        )
+        return f"{human_bytes(self.moved_bytes)} in {human_seconds(took)} ({human_bytes(self.moved_bytes / took)}/s)"
 
 
 class Progress:
@@ -175,16 +187,17 @@ class Progress:
             self._draw()
         elif isinstance(event, PhaseStarted):
             self._end_transfer()
+            if self._style == "tty":
+                self._living_line(f"  {event.phase:<14} {event.detail}".rstrip() + " …")
         elif isinstance(event, PhaseDone):
             self._end_transfer()
-            self._say(f"{click.style('✓', fg='green')} {event.phase:<14} {event.detail}".rstrip())
+            self._say("✓", f"{event.phase:<14} {event.detail}".rstrip(), indent=_PHASE, colour="green")
         elif isinstance(event, Retrying):
-            self._say(f"  again in {event.wait_s:.1f} s: {event.subject}: {event.cause}")
+            self._say(" ", f"again in {event.wait_s:.1f} s: {event.subject}: {event.cause}", indent=4)
         elif isinstance(event, Waiting):
             self._waiting(event)
         elif isinstance(event, Noted):
-            mark = click.style("!", fg="yellow") if event.warning else " "
-            self._say(f"{mark} {event.text}")
+            self._say("!" if event.warning else " ", event.text, colour="yellow")
 
     def _begin(self, event: TransferPlanned) -> None:
         self._transfer = Transfer(event.phase, event.total_bytes, event.items, self._clock())
@@ -217,11 +230,10 @@ class Progress:
 
     def _living_line(self, text: str) -> None:
         if self._style == "tty":
-            width = shutil.get_terminal_size().columns
-            self._stream.write("\r\x1b[2K" + text[: width - 1])
+            self._stream.write("\r\x1b[2K" + visible(text)[: columns(self._stream) - 1])
             self._living = True
         else:
-            self._stream.write(text + "\n")
+            self._stream.write(visible(text) + "\n")
         self._stream.flush()
 
     def _end_transfer(self) -> None:
@@ -229,16 +241,23 @@ class Progress:
         if self._style in ("json", "none"):
             return
         if finished is not None and finished.items:
-            self._say(f"  {finished.phase:<8} {finished.summary(self._clock())}")
+            self._say(" ", f"{finished.phase:<14} {finished.summary(self._clock())}", indent=_PHASE)
         elif self._living:
-            self._say("")
+            self._end_living()
+            self._stream.flush()
 
-    def _say(self, text: str) -> None:
+    def _end_living(self) -> None:
         if self._living:
             self._stream.write("\r\x1b[2K")
             self._living = False
-        if text:
-            self._stream.write((text if self._colour() else click.unstyle(text)) + "\n")
+
+    def _say(self, mark: str, text: str, *, indent: int = 2, colour: str | None = None) -> None:
+        """Write a lasting line after its mark; what does not fit goes on below, `indent` blanks to the right."""
+        self._end_living()
+        shown = _filled(f"{mark} {visible(text)}", columns(self._stream), indent=indent)
+        if colour is not None and self._colour():
+            shown = click.style(mark, fg=colour) + shown.removeprefix(mark)
+        self._stream.write(shown + "\n")
         self._stream.flush()
 
     def _colour(self) -> bool:
@@ -251,21 +270,55 @@ def _choose(style: str, stream: TextIO) -> str:
     return "tty" if stream.isatty() and os.environ.get("TERM") != "dumb" else "plain"
 
 
-def render_error(error: BundleError) -> str:
+def render_error(error: BundleError, *, width: int | None = None) -> str:
     """Return an error as people read it: object and cause, what is safe, what to do next."""
-    width = min(shutil.get_terminal_size().columns, 100)
-    lines = [_wrapped(f"{error.title} error: {error.subject}", width), _wrapped(f"  cause: {error.cause}", width)]
-    lines += [_wrapped(f"  safe:  {error.safe}", width)] if error.safe else []
-    lines += [_wrapped(f"  next:  {error.hint}", width)] if error.hint else []
-    return _visible("\n".join(lines)) + "\n"
+    width = min(columns(sys.stderr), MAX_COLUMNS) if width is None else width
+    lines = [_filled(visible(f"{error.title}: {error.subject}"), width, indent=2)]
+    for label, text in (("cause:", error.cause), ("safe:", error.safe), ("next:", error.hint)):
+        if text:
+            lines.append(_labelled(label, visible(text), width))
+    return "\n".join(lines) + "\n"
 
 
-def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text, width, subsequent_indent="         ", break_long_words=False, break_on_hyphens=False)
+def _labelled(label: str, text: str, width: int) -> str:
+    """Put `text` beside its label; its own line breaks stay."""
+    lines = [line for part in text.rstrip().split("\n") for line in _with_command(part, width - _LABEL)]
+    shown = "\n".join(_below(line, width) for line in lines)
+    return f"  {label:<{_LABEL - 2}}" + shown[_LABEL:]
 
 
-def _visible(text: str) -> str:
-    """Foreign text must not drive the terminal."""
+def _with_command(line: str, width: int) -> list[str]:
+    """Give a command that ends a line a line of its own where both do not fit."""
+    match = _COMMAND.match(line)
+    if match is None or len(line) <= width or not match["before"]:
+        return [line]
+    return [match["before"].rstrip(), match["command"]]
+
+
+def _below(line: str, width: int) -> str:
+    """Put one line under the first of its paragraph; a command stays whole, to be copied."""
+    text = line.lstrip(" ")
+    depth = _LABEL + len(line) - len(text)
+    match = _COMMAND.match(text)
+    if match is not None and not match["before"]:
+        return " " * depth + text
+    hanging = 2 if depth > _LABEL or text.startswith("- ") else 0
+    return " " * depth + _filled(text, width - depth, indent=hanging).replace("\n", "\n" + " " * depth)
+
+
+def _filled(text: str, width: int, *, indent: int) -> str:
+    """Fold `text` at blanks; blanks inside a line and at its begin stay."""
+    wrapper = textwrap.TextWrapper(
+        width=max(width, 20),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(wrapper.wrap(text)) or text
+
+
+def visible(text: str) -> str:
+    """Return `text` with everything escaped that could drive a terminal: it may come from outside."""
     return "".join(char if char == "\n" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
@@ -283,7 +336,7 @@ def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows in columns; where they do not fit the terminal, each row's first cell gets a line of its own."""
     table = [tuple(headers), *(tuple(row) for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(headers))]
-    fits = sum(widths) + 2 * (len(widths) - 1) <= shutil.get_terminal_size().columns
+    fits = sum(widths) + 2 * (len(widths) - 1) <= columns(sys.stdout)
     for number, row in enumerate(table):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines = ["  ".join(cells)] if fits else [row[0], "    " + "  ".join(cells[1:])]

@@ -117,6 +117,34 @@ def test_two_builds_of_one_lock_are_byte_identical(place: Workspace, tmp_path: P
     assert digest_of(second) == digest_of(archive(place))
 
 
+def test_a_build_that_is_done_is_looked_at_and_not_done_again(tmp_path: Path) -> None:
+    work = workspace(tmp_path, None, small_definition(tmp_path))
+    built = work.build()
+    before = built.stat().st_mtime_ns, digest_of(built)
+    assert "is complete already" in work.bundle("build", "--key", "keys/bundle.key").stderr
+    assert (built.stat().st_mtime_ns, digest_of(built)) == before
+    with built.open("r+b") as file:
+        file.seek(-40_000, os.SEEK_END)
+        file.write(b"damage")
+    work.build()
+    assert digest_of(built) == before[1]
+
+
+def test_a_lock_names_the_archive_before_it(tmp_path: Path) -> None:
+    work = workspace(tmp_path, None, small_definition(tmp_path))
+    done = json.loads(work.bundle("build", "--key", "keys/bundle.key", "-o", "json").stdout)
+    (tmp_path / "bundle.yaml").write_text(
+        small_definition(tmp_path / "next", images=2)
+        .replace("layout: layout", "layout: next/layout")
+        .replace("path: tool", "path: next/tool")
+    )
+    work.bundle("lock", "--previous", "small-1.tar")
+    lock = json.loads((tmp_path / "bundle.lock.json").read_bytes())
+    assert (lock["sequence"], lock["previous"]) == (2, done["root"])
+    assert work.build().name == "small-2.tar"
+    work.bundle("lock", "--previous", "sha256:short", expect=2)
+
+
 def test_inspect_and_verify_know_the_archive(place: Workspace) -> None:
     shown = json.loads(place.bundle("inspect", "journey-1.tar", "--trust", "trust", "-o", "json").stdout)
     assert [image["reference"].split("/")[-1] for image in shown["images"]] == [
