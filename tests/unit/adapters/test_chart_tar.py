@@ -113,11 +113,12 @@ def test_folders_and_a_comment_of_git_are_passed_over() -> None:
         (tgz(lambda t: [member("web/a", b"x")(t), member("web/a", b"y")(t)]), FormatError),  # type: ignore[func-returns-value]
         (tgz(lambda t: [member("web/a", b"x")(t), member("other/b", b"y")(t)]), FormatError),  # type: ignore[func-returns-value]
         (tgz(member("web/a", b"x", pax_headers={"linkpath": "/etc"}), form=tarfile.PAX_FORMAT), FormatError),
+        (tgz(member("web/a", b"x", pax_headers={"GNU.sparse.major": "1"}), form=tarfile.PAX_FORMAT), FormatError),
         (tgz(lambda t: None), FormatError),
     ],
     ids=["no gzip", "cut", "more", "two members", "one end block", "no end", "after end", "bomb", "large file",
          "symlink", "hardlink", "fifo", "climbs", "absolute", "dot", "double slash", "backslash", "escape", "no folder",
-         "twice", "two folders", "pax link", "empty"],
+         "twice", "two folders", "pax link", "pax sparse", "empty"],
 )  # fmt: skip
 def test_anything_but_clean_files_in_one_folder_is_refused(packed: bytes, error: type[BundleError] | None) -> None:
     if error is None:

@@ -22,6 +22,8 @@ from bundler.errors import DefinitionError
         ("# *.txt\n\n  b.txt  ", "b.txt", False, True),
         ("!keep.txt", "other.txt", False, True),
         ("!keep.txt", "keep.txt", False, False),
+        ("!docs/", "docs", True, False),
+        ("!docs/", "docs", False, True),
         ("[a-c]?.txt", "bx.txt", False, True),
         ("[^a-c]?.txt", "bx.txt", False, False),
         (r"\*.txt", "*.txt", False, True),

@@ -68,6 +68,13 @@ def test_an_image_behind_a_merge_key_is_found() -> None:
     assert [found.text for found in find_images(text, subject="x")] == ["quay.io/a/b:1"]
 
 
+def test_an_image_that_a_merge_is_overridden_with_is_the_only_one() -> None:
+    text = (
+        "kind: Pod\nx: &base {image: quay.io/a/b:1}\nspec: {containers: [{<<: *base, name: c, image: quay.io/a/b:2}]}\n"
+    )
+    assert [found.text for found in find_images(text, subject="x")] == ["quay.io/a/b:2"]
+
+
 def test_names_from_a_chart_cannot_break_a_line() -> None:
     text = 'kind: "Pod\\n\\e[2J"\nmetadata: {name: "p\\tq"}\nspec: {containers: [{name: "c\\n", image: a}]}\n'
     assert find_images(text, subject="x")[0].where == "Pod??[2J/p?q: container c?"

@@ -113,7 +113,8 @@ data:
     image: "quay.io/shop/app:v1"
     image: quay.io/shop/app:v1-debug
     https://quay.io/shop/app:v1/x
-    see quay.io/shop/app and quay.io/shop/apple:v1
+    see quay.io/shop/app and quay.io/shop/apple:v1 and quay.io/shop/app:v1/x
+    not docker://quay.io/shop/app:v1 nor my.quay.io/shop/app:v1 nor x/quay.io/shop/app:v1
   json: '{"sidecar":{"image":"registry.example.com:5000/team/tool:1.2.3"}}'
   arg: --image=docker.io/library/busybox:1.36
   short: busybox

@@ -121,6 +121,13 @@ def test_one_image_of_two_places_has_the_evidence_of_both_once() -> None:
     }
 
 
+def test_the_same_place_counts_once() -> None:
+    twice = fetched(chart({"values.yaml": "image: a/b:1\n", "templates/p.yaml": POD, "templates/q.yaml": POD}))
+    release = Release(name="web", namespace="shop", role="addon", chart=twice)
+    (one,) = discover(definition(), [release], renderer=MemoryHelm())
+    assert len(one.evidence) == 1
+
+
 @pytest.mark.parametrize("image", ["''", "a//b", "Upper/case"])
 def test_an_image_that_is_none_names_its_object(image: str) -> None:
     given = definition(addons=[{"name": "one", "chart": {"path": "one"}}])
@@ -129,9 +136,13 @@ def test_an_image_that_is_none_names_its_object(image: str) -> None:
 
 
 def test_long_evidence_fits_its_line() -> None:
-    template = POD.replace("name: p", "name: " + "p" * 700)
-    long = fetched(chart({"values.yaml": "image: a/b:1\n", "templates/p.yaml": template}))
-    release = Release(name="web", namespace="shop", role="addon", chart=long)
+    long = "n" * 700
+    template = (
+        f"kind: {long}\nmetadata: {{name: {long}, annotations: {{helm.sh/hook: {long}}}}}\n"
+        f"spec: {{initContainers: [{{name: {long}, image: a/b:1}}]}}\n"
+    )
+    release = Release(name="web", namespace="shop", role="addon", chart=fetched(chart({"templates/p.yaml": template})))
     (one,) = discover(definition(), [release], renderer=MemoryHelm())
     assert one.reference == Reference.parse("a/b:1")
+    assert len(one.evidence[0].where) == 500
     assert Evidence.model_validate(one.evidence[0].model_dump()) == one.evidence[0]

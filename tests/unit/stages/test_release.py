@@ -8,10 +8,11 @@ import pytest
 
 from bundler.domain.adoption import CoreMode
 from bundler.domain.digest import Digest
+from bundler.domain.image_map import ImageMap
 from bundler.domain.lock import Blob, Lock, LockedChart, LockedManifest, LockedRelease
 from bundler.domain.oci import HELM_CHART, HELM_CONFIG, OCI_MANIFEST, Platform
 from bundler.domain.plan import Action
-from bundler.domain.release import ReleasePlan, Revision
+from bundler.domain.release import ReleasePlan, Rendering, Revision
 from bundler.domain.workload import ContainerImage, Pod, Workload, WorkloadRef
 from bundler.errors import ClosureError, ConflictError, TargetError
 from bundler.stages.release import (
@@ -57,7 +58,9 @@ def locked(name: str, tgz: bytes) -> LockedChart:
     return LockedChart(name=name, version="1.0.0", origin="path", manifest=manifest)
 
 
-def prepared(charts: Mapping[str, bytes], *, values: Mapping[str, object] | None = None) -> tuple[Prepared, ...]:
+def prepared(
+    charts: Mapping[str, bytes], *, values: Mapping[str, object] | None = None, helm: MemoryHelm | None = None
+) -> tuple[Prepared, ...]:
     lock = Lock(
         name="test",
         sequence=1,
@@ -80,7 +83,7 @@ def prepared(charts: Mapping[str, bytes], *, values: Mapping[str, object] | None
         ),
     )
     blobs = {Digest.of(tgz): tgz for tgz in charts.values()}
-    return prepare(lock, read=blobs.__getitem__, images=IMAGES, facts=FACTS, charts=MemoryHelm())
+    return prepare(lock, read=blobs.__getitem__, images=IMAGES, facts=FACTS, charts=helm or MemoryHelm())
 
 
 def live(ref: WorkloadRef, image: str, **fields: object) -> Workload:
@@ -117,6 +120,19 @@ def test_values_that_the_chart_does_not_take_are_left_to_the_post_renderer() -> 
     (web,) = prepared({"web": chart(files)}, values={"replicas": 3})
     assert web.rendering.values == {"replicas": 3}
     assert APP in web.manifests
+
+
+class LeavesHooks(MemoryHelm):
+    """Like Helm 3, which does not give hooks to a post-renderer."""
+
+    def render(self, chart: bytes, rendering: Rendering, *, images: ImageMap | None = None) -> str:
+        hook = "kind: Job\nmetadata: {name: h}\nspec: {containers: [{name: c, image: quay.io/shop/hook:v3}]}\n"
+        return super().render(chart, rendering, images=images) + "---\n" + hook
+
+
+def test_what_rendering_left_outside_is_refused_by_the_verifying_render() -> None:
+    with pytest.raises(ClosureError, match=r"'quay.io/shop/hook:v3' \(Job/h: container c\)"):
+        prepared({"web": WEB_CHART}, helm=LeavesHooks())
 
 
 def test_an_image_that_is_not_in_the_bundle_is_named_with_its_object() -> None:
