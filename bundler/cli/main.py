@@ -6,7 +6,9 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -93,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except Exception as error:  # noqa: BLE001 - the one place: a defect ends with a code of its own, and no foreign text
+        if os.environ.get("BUNDLE_TRACEBACK"):
+            raise
+        code = _show(_defect(error))
     sys.exit(code)
 
 
@@ -104,6 +110,17 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     error = InterruptedByUserError("bundle", "terminated", safe=RESUME, hint="Run the same command again.")
     error.exit_code = 143
     raise error
+
+
+def _defect(error: Exception) -> BundleError:
+    """Name the place of a defect; its message stays out, because nobody checked it for secrets."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return BundleError(
+        "bundle",
+        f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno} in {frame.name}",
+        safe=RESUME,
+        hint="This is a defect. Run it again with BUNDLE_TRACEBACK=1, read what it prints for secrets, and report it.",
+    )
 
 
 def _show(error: BundleError) -> int:
