@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
-    except Exception as error:  # noqa: BLE001 - the one place: a defect ends with a code of its own, and no foreign text
+    except Exception as error:
         if os.environ.get("BUNDLE_TRACEBACK"):
             raise
         code = _show(_defect(error))
