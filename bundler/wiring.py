@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +46,19 @@ if TYPE_CHECKING:
     from bundler.workflows.status import SiteStatus
 
 
+QUICK_CONNECT_TIMEOUT_S = 3.0
+QUICK_TRIES = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a command runs in."""
+    """What a command runs in; `quick` gives up soon, as checks do."""
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     ca_file: Path | None = None
     jobs: int = 8
     emit: Emit = silent
+    quick: bool = False
 
     @property
     def pace(self) -> Pace:
@@ -101,8 +106,8 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return user_cache_path("eks-bundler")
 
 
-def aws_for(surroundings: Surroundings, site: Site | None = None, *, quick: bool = False) -> Aws:
-    """Return AWS as a site (its Region and endpoints) or the environment says; `quick` gives up soon."""
+def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
+    """Return AWS as a site (its Region and endpoints) or the environment says."""
     from bundler.adapters.aws.clients import Aws, AwsSettings, site_endpoints
 
     return Aws(
@@ -111,7 +116,7 @@ def aws_for(surroundings: Surroundings, site: Site | None = None, *, quick: bool
             endpoints={} if site is None else site_endpoints(site),
             ca_file=surroundings.ca_file,
             environ=surroundings.environ,
-            quick=quick,
+            quick=surroundings.quick,
         )
     )
 
@@ -119,6 +124,7 @@ def aws_for(surroundings: Surroundings, site: Site | None = None, *, quick: bool
 def transport_for(surroundings: Surroundings, site: Site | None = None) -> Transport:
     """Return the guarded transport; a site's `ecr.dkr` override changes a TCP address in it."""
     from bundler.adapters.http import Transport, TransportSettings
+    from bundler.adapters.network import CONNECT_TIMEOUT_S
     from bundler.adapters.proxies import Proxies
 
     return Transport(
@@ -126,6 +132,7 @@ def transport_for(surroundings: Surroundings, site: Site | None = None) -> Trans
             ca_files=() if surroundings.ca_file is None else (str(surroundings.ca_file),),
             proxies=Proxies.from_environment(surroundings.environ),
             connect_to={} if site is None else _overrides(site),
+            connect_timeout_s=QUICK_CONNECT_TIMEOUT_S if surroundings.quick else CONNECT_TIMEOUT_S,
         )
     )
 
@@ -262,7 +269,7 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
         repositories=EcrRepositories(aws.service("ecr"), account=site.account),
         network=ec2,
         profiles=None if site.endpoints.iam is None else Iam(aws.service("iam")),
-        probes=_probes(site, surroundings, registry),
+        probes=_probes(site, surroundings),
         access=Eks(aws.service("eks"), cluster=site.cluster.name),
         templates=ec2,
         groups=AutoScaling(aws.service("autoscaling")),
@@ -281,15 +288,16 @@ def site_folder(site: Site, environ: Mapping[str, str]) -> Path:
     return Path(home) / "eks-bundler" / "sites" / f"{site.account}-{site.region}-{site.cluster.name}"
 
 
-def _probes(site: Site, surroundings: Surroundings, registry: RegistryClient) -> Probes:
+def _probes(site: Site, surroundings: Surroundings) -> Probes:
     from bundler.adapters.aws.probe import AwsProbe
     from bundler.adapters.tls_probe import TlsProbe
     from bundler.stages.preflight import Probes
 
+    quick = replace(surroundings, quick=True)
     return Probes(
-        aws=AwsProbe(aws_for(surroundings, site, quick=True), cluster=site.cluster.name),
+        aws=AwsProbe(aws_for(quick, site), cluster=site.cluster.name),
         api=TlsProbe(),
-        registry=registry,
+        registry=registry_client(quick, site),
     )
 
 
@@ -499,4 +507,6 @@ def _policy(surroundings: Surroundings) -> RetryPolicy:
     from bundler.retry import RetryPolicy
     from bundler.transfer import pause
 
+    if surroundings.quick:
+        return RetryPolicy(tries=QUICK_TRIES, sleep=pause)
     return RetryPolicy(sleep=pause, emit=surroundings.emit)

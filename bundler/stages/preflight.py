@@ -11,7 +11,7 @@ from bundler.domain.access import ClusterFacts
 from bundler.domain.finding import Finding
 from bundler.domain.reference import Reference
 from bundler.domain.site import Site
-from bundler.errors import AccessError, BundleError, ConflictError, DefinitionError, StoppedError
+from bundler.errors import AccessError, BundleError, ConflictError, DefinitionError, NetworkError, StoppedError
 from bundler.ports import ImageRegistry
 from bundler.transfer import parallel_map
 
@@ -114,7 +114,14 @@ def _check_api(site: Site, api: ApiProbe) -> None:
 
 def _check_registry(site: Site, registry: ImageRegistry) -> None:
     """Ask for a tag that nobody has: absent is an answer."""
-    registry.manifest_digest(Reference.parse(f"{site.registry_host}/{site.registry.prefix}/preflight:none"))
+    try:
+        registry.manifest_digest(Reference.parse(f"{site.registry_host}/{site.registry.prefix}/preflight:none"))
+    except NetworkError as error:
+        hint = (
+            "The VPC needs an endpoint for ecr.dkr with private DNS, whose security group admits tcp/443 from here; "
+            "without private DNS set `endpoints: {ecr.dkr: vpce-…:443}` in the site file."
+        )
+        raise NetworkError(site.registry_host, error.cause, hint=hint) from error
 
 
 def _check_caller(site: Site, aws: AwsProbe) -> None:

@@ -110,6 +110,13 @@ def test_every_check_that_fails_is_found_in_one_run_in_a_fixed_order() -> None:
     assert {finding.hint for finding in findings if finding.subject == "s3"} == {"mend s3"}
 
 
+def test_a_silent_registry_is_found_with_the_endpoint_that_it_needs() -> None:
+    site = make_site()
+    (finding,) = run(site, Aws(facts=facts_of(site)), registry=DeadRegistry())
+    assert (finding.subject, finding.exit_code) == (site.registry_host, 5)
+    assert "an endpoint for ecr.dkr" in finding.hint
+
+
 def test_the_wrong_account_is_found() -> None:
     site = make_site()
     (finding,) = run(site, Aws(account="999999999999", facts=facts_of(site)))
