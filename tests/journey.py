@@ -7,15 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bundler.domain.digest import Digest
+from bundler.domain.oci import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from bundler.lab.lab import LabFacts
 from bundler.lab.tools import Tools
 from bundler.trust import parse_trust_chain, trust_digest
 from tests.fakes.images import image, index, layer_bytes
 
+_MIB = 1 << 20
+_LAYERS = 8
 BUNDLE = [sys.executable, "-m", "bundler"]
 REGISTRY = "602401143452.dkr.ecr.eu-central-1.amazonaws.com"
 
@@ -140,6 +144,54 @@ def write_layout(folder: Path, images: int, layer_bytes_each: int) -> list[str]:
         entries.append(made.descriptor(annotations={"org.opencontainers.image.ref.name": names[-1]}))
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
     return names
+
+
+def heavy_definition(folder: Path, total: int) -> str:
+    """A small definition with an image of `total` bytes in eight layers, which take hardly any room beside it."""
+    text = small_definition(folder, images=1, name="heavy")
+    image_name = _add_image(folder / "layout", total)
+    entry = f"  - {{image: '{image_name}', reason: a test, from: {{layout: layout}}, platforms: [linux/amd64]}}"
+    return text.replace("images:\n", f"images:\n{entry}\n")
+
+
+def _add_blob(layout: Path, content: bytes, media_type: str) -> dict[str, object]:
+    """Put `content` into a layout; return its descriptor."""
+    digest = Digest.of(content)
+    (layout / "blobs" / "sha256" / digest.hex).write_bytes(content)
+    return {"mediaType": media_type, "digest": str(digest), "size": len(content)}
+
+
+def _add_layers(layout: Path, size: int) -> Iterator[dict[str, object]]:
+    """Put layers of zeros, each with a number at its end, into a layout; on disk they take hardly any room."""
+    zeros = hashlib.sha256()
+    for _ in range(size // _MIB - 1):
+        zeros.update(bytes(_MIB))
+    for number in range(_LAYERS):
+        tail, sha256 = number.to_bytes(_MIB), zeros.copy()
+        sha256.update(tail)
+        with (layout / "blobs" / "sha256" / sha256.hexdigest()).open("wb") as file:
+            file.seek(size - _MIB)
+            file.write(tail)
+        yield {"mediaType": OCI_LAYER, "digest": f"sha256:{sha256.hexdigest()}", "size": size}
+
+
+def _add_image(layout: Path, total: int) -> str:
+    """Put an image of `total` bytes into a layout; return its name."""
+    layers = list(_add_layers(layout, total // _LAYERS // _MIB * _MIB))
+    rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": _add_blob(layout, config, OCI_CONFIG),
+        "layers": layers,
+    }
+    entry = _add_blob(layout, json.dumps(manifest).encode(), str(manifest["mediaType"]))
+    entry["annotations"] = {"org.opencontainers.image.ref.name": "registry.example/weight:1"}
+    index = json.loads((layout / "index.json").read_bytes())
+    index["manifests"].append(entry)
+    (layout / "index.json").write_text(json.dumps(index))
+    return "registry.example/weight:1"
 
 
 def workspace(folder: Path, facts: LabFacts | None, text: str) -> Workspace:

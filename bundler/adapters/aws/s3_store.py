@@ -57,7 +57,8 @@ class S3Store:
             )
         except RejectedError as error:
             if error.code == "NoSuchBucket":
-                raise UsageError(f"s3://{address.bucket}", "there is no such bucket") from error
+                hint = "Correct its name, or create it; then run the same command again."
+                raise UsageError(f"s3://{address.bucket}", "there is no such bucket", hint=hint) from error
             raise
         ours = [upload for upload in found if upload[0] == address.key and upload[2] in (None, "SHA256")]
         return [upload_id for _, _, _, upload_id in sorted(ours, key=lambda upload: upload[1], reverse=True)]
