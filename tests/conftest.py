@@ -170,3 +170,22 @@ def skopeo() -> Callable[..., bytes]:
         return done.stdout
 
     return run
+
+
+ALLOWED_SKIPS: tuple[str, ...] = ()
+"""Reasons for which CI may leave a test out: none. Every real part is installed there."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """On CI, a test that is left out fails the run, with its reason."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("CI") or reporter is None:
+        return
+    left_out = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
+    refused = [reason for reason in left_out if not any(allowed in reason for allowed in ALLOWED_SKIPS)]
+    if refused:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line(f"\nCI allows no skip, and {len(refused)} tests were left out:")
+        for reason in refused:
+            reporter.write_line(f"  {reason}")
