@@ -162,12 +162,14 @@ class MissingToolError(LocalResourceError):
     """A program that this step runs is not installed (exit 6)."""
 
     title = "Missing program"
+    hint = "Install it, then run the same command again."
 
 
 class ProgramError(LocalResourceError):
     """A program that this step runs failed, or did not end in time (exit 6); adapters that know more translate it."""
 
     title = "Program failed"
+    hint = "Look at what it says, then run the same command again; finished work is kept."
 
 
 class ConflictError(BundleError):

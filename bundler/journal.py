@@ -229,7 +229,7 @@ def _parse(lines: bytes, place: Place) -> tuple[Record, ...]:
         raise ConflictError(str(place.file), f"is of another format: version {header.get('journal')!r}", hint=hint)
     if header.get("site") != place.site:
         cause = f"is the journal of {str(header.get('site'))[:200]!r}, this site is {place.site}"
-        raise ConflictError(str(place.file), cause, hint="Check the site file, and BUNDLE_STATE_DIR.")
+        raise ConflictError(str(place.file), cause, hint="Check the site file, and XDG_STATE_HOME.")
     return tuple(_record(_fields(line, place), place) for line in others)
 
 

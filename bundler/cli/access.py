@@ -35,7 +35,10 @@ def token(site_file: Path, ca_file: Path | None) -> None:
 @site_option
 @click.option("--out", type=FILE, required=True, help="File to write (mode 0600).")
 def kubeconfig(site_file: Path, out: Path) -> None:
-    """Write a kubeconfig that gets its tokens from `bundle token`; it holds no secret and needs no AWS CLI."""
+    """Write a kubeconfig that needs no AWS CLI.
+
+    It holds no secret: kubectl and helm get their tokens from `bundle token`.
+    """
     from bundler.domain.kubeconfig import kubeconfig as content
     from bundler.wiring import read_site
 

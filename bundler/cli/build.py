@@ -70,9 +70,9 @@ def lock(
         return
     for sign, images in (("+", outcome.added), ("-", outcome.removed)):
         for image in images:
-            click.echo(f"{sign} {image.reference} {image.target.digest}")
+            click.echo(f"{sign} {image.reference}  {image.target.digest.short}")
     for old, new in outcome.moved:
-        click.echo(f"~ {new.reference} {old.target.digest} -> {new.target.digest}")
+        click.echo(f"~ {new.reference}  {old.target.digest.short} -> {new.target.digest.short}")
     state = f"sequence {outcome.lock.sequence}" if outcome.changed else "unchanged"
     click.echo(f"{path}: {state}, {len(outcome.lock.images)} images, {len(outcome.lock.charts)} charts")
 
@@ -81,8 +81,8 @@ def lock(
 @definition_argument
 @click.option("--out", type=FOLDER, default=".", show_default=True, help="Folder for the archive.")
 @click.option("--locked", is_flag=True, help="Refuse when there is no lock, or it is not of this definition.")
-@click.option("--key", type=FILE, default="bundle.key", show_default=True, help="The signing key (bundle trust init).")
-@click.option("--trust-root", type=FILE, help="The trust.json to carry [default: beside the key].")
+@click.option("--key", type=FILE, default="bundle.key", show_default=True, help="The signing key.")
+@click.option("--trust-root", type=FILE, show_default="beside the key", help="The trust.json to carry.")
 @ca_file_option
 @jobs_option
 @progress_option
@@ -133,7 +133,7 @@ def build(
         )
         outcome = run(request, outside=wiring.connected(parsed, definition.parent, surroundings))
     if output == "text":
-        click.echo(f"{outcome.archive}  {human_bytes(outcome.total_bytes)}  root {outcome.root}")
+        click.echo(f"{outcome.archive}  {human_bytes(outcome.total_bytes)}\nroot {outcome.root}")
     else:
         show_document(
             {"archive": str(outcome.archive), "root": str(outcome.root), "bytes": outcome.total_bytes}, output

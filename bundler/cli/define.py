@@ -13,13 +13,16 @@ from bundler.errors import UsageError
 
 
 @click.command()
-@click.option("--name", default="my-bundle", show_default=True, help="Name of the bundle.")
+@click.option("--name", default="my-bundle", metavar="NAME", show_default=True, help="Name of the bundle.")
 @click.option("--kubernetes-version", "-k", required=True, metavar="1.NN", help="Kubernetes minor version.")
-@click.option("--region", "-r", required=True, help="Region whose add-on registry the images are taken from.")
-@click.option("--partition", help="AWS partition [default: the Region's].")
+@click.option(
+    "--region", "-r", required=True, metavar="REGION", help="Region whose add-on registry the images are taken from."
+)
+@click.option("--partition", show_default="the Region's", help="AWS partition.")
 @click.option(
     "--platform",
     "platforms",
+    metavar="OS/ARCH",
     multiple=True,
     default=["linux/amd64"],
     show_default=True,
@@ -54,13 +57,13 @@ def init(
         platforms=[Platform.parse(platform) for platform in platforms],
     )
     publish(out, text.encode())
-    click.echo(f"{out} written. Next: read it, fill in what it asks for, then run bundle lock {out}", err=True)
+    click.echo(f"{out} written. Read it, fill in what it asks for, then: bundle lock {out}", err=True)
 
 
 @click.command()
-@click.argument("which", type=click.Choice(["definition", "site", "lock"]))
+@click.argument("which", metavar="definition|site|lock", type=click.Choice(["definition", "site", "lock"]))
 def schema(which: str) -> None:
-    """Print the JSON Schema of bundle.yaml, site.yaml or the lock, for editors and CI."""
+    """Print the JSON Schema of definition, site or lock, for editors and CI."""
     from bundler.domain.definition import definition_schema
     from bundler.domain.lock import lock_schema
     from bundler.domain.site import site_schema

@@ -60,7 +60,7 @@ def verify(
         opened.verify_all(emit=emit, workers=jobs)
         emit(PhaseDone(phase="verify", detail=f"{len(opened.members) + 1} members, {human_bytes(source.size)}"))
     if output == "text":
-        click.echo(f"{archive} is complete and signed: root {opened.root.digest}")
+        click.echo(f"{archive} is complete and signed.\nroot {opened.root.digest}")
     else:
         show_document({"archive": archive, "root": str(opened.root.digest), "bytes": source.size}, output)
 

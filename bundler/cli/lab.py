@@ -23,7 +23,11 @@ def _default_state() -> Path:
 
 
 state_option = click.option(
-    "--state", type=FOLDER, default=_default_state, show_default="below XDG_STATE_HOME", help="Folder of the lab."
+    "--state",
+    type=FOLDER,
+    default=_default_state,
+    show_default="eks-bundler/lab below XDG_STATE_HOME",
+    help="Folder of the lab.",
 )
 
 
@@ -32,14 +36,17 @@ def lab() -> None:
     """Run stand-ins of AWS, ECR and Kubernetes on this machine.
 
     moto answers for AWS, an embedded registry behaves like ECR, and where KUBEBUILDER_ASSETS is set (make kube) a real
-    Kubernetes API runs, whose nodes and pods have status only, no containers.
+    Kubernetes API runs, whose nodes and pods have status only, no containers. Needs eks-bundler[lab].
     """
 
 
 @lab.command()
 @state_option
 @click.option(
-    "--kubernetes/--no-kubernetes", default=None, help="A real Kubernetes API [default: if KUBEBUILDER_ASSETS]."
+    "--kubernetes/--no-kubernetes",
+    default=None,
+    show_default="where KUBEBUILDER_ASSETS is set",
+    help="Start a real Kubernetes API.",
 )
 @output_option
 def up(state: Path, kubernetes: bool | None, output: str) -> None:

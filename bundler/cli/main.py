@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -34,10 +35,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lab": ("bundler.cli.lab:lab", "Run stand-ins of AWS, ECR and Kubernetes on this machine."),
 }
 SECTIONS = (
-    ("Connected side", ("init", "lock", "build", "inspect", "verify", "ship")),
-    ("Closed side", ("trust", "install", "status", "push", "kubeconfig", "token")),
+    ("Connected side", ("init", "lock", "build", "ship")),
+    ("Closed side", ("install", "status", "kubeconfig", "token")),
+    ("Both sides", ("trust", "inspect", "verify", "push")),
     ("Further", ("schema", "lab")),
 )
+EXIT_CODES = (
+    (0, "done, or nothing to do"),
+    (1, "a defect in this tool"),
+    (2, "usage or definition; upstream has no such tag, image or platform"),
+    (3, "refused: trust or integrity"),
+    (4, "credentials or permission"),
+    (5, "network or service: run it again"),
+    (6, "local disk or memory"),
+    (7, "locked, or a resource that is not ours or must not be made"),
+    (8, "the target is not healthy in time"),
+    (10, "--plan --exit-code: the plan shows changes"),
+    (130, "interrupted, state is kept (143: terminated)"),
+)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class _LazyGroup(click.Group):
@@ -52,19 +68,34 @@ class _LazyGroup(click.Group):
         module, attribute = COMMANDS[name][0].split(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)  # noqa: S101 - the table above names commands only
+        name_variables(command, f"BUNDLE_{name.upper()}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         for title, names in SECTIONS:
             with formatter.section(title):
                 formatter.write_dl([(name, COMMANDS[name][1]) for name in names])
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES])
+
+
+def name_variables(command: click.Command, prefix: str) -> None:
+    """Give every option a variable of its own name: `bundle install --site` is BUNDLE_INSTALL_SITE."""
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            name_variables(inner, f"{prefix}_{name.upper()}")
+    for option in command.params:
+        if isinstance(option, click.Option):
+            variable = f"{prefix}_{max(option.opts, key=len).lstrip('-').replace('-', '_').upper()}"
+            known = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+            option.envvar = [*(name for name in known if name != variable), variable]
 
 
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Every option also has an environment variable: bundle build --out is BUNDLE_BUILD_OUT. "
-    'Shell completion: eval "$(_BUNDLE_COMPLETE=bash_source bundle)" (or zsh_source, fish_source).',
+    epilog="Every option also has an environment variable: bundle build --out is BUNDLE_BUILD_OUT.\n\n"
+    'Shell completion: eval "$(_BUNDLE_COMPLETE=bash_source bundle)", or zsh_source, fish_source.',
 )
 @click.version_option(__version__, prog_name="bundle")
 def cli() -> None:
@@ -82,7 +113,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             prog_name="bundle",
             args=None if argv is None else list(argv),
             standalone_mode=False,
-            auto_envvar_prefix="BUNDLE",
         )
         code = result if isinstance(result, int) else 0
     except click.ClickException as error:

@@ -36,8 +36,8 @@ def output_option(command: Command) -> Command:
         "--output",
         type=click.Choice(["text", "json", "yaml"]),
         default="text",
-        show_default=True,
-        help="Format of the result on stdout.",
+        metavar="FORMAT",
+        help="The result on stdout as text (default), json or yaml.",
     )(command)
 
 
@@ -47,8 +47,8 @@ def progress_option(command: Command) -> Command:
         "--progress",
         type=click.Choice(["auto", "tty", "plain", "json", "none"]),
         default="auto",
-        show_default=True,
-        help="Progress on stderr; auto is plain lines where there is no terminal.",
+        metavar="STYLE",
+        help="Progress on stderr: tty, plain, json, none, or auto (default): tty on a terminal, else plain.",
     )(command)
 
 
@@ -58,7 +58,8 @@ def trust_option(command: Command) -> Command:
         "--trust",
         "trust_folder",
         type=FOLDER,
-        help="Folder of the accepted trust root [default: /etc/eks-bundler/trust if there, else in XDG_CONFIG_HOME].",
+        show_default="/etc/eks-bundler/trust if there, else below XDG_CONFIG_HOME",
+        help="Folder of the accepted trust root.",
     )(command)
 
 
@@ -68,8 +69,7 @@ def ca_file_option(command: Command) -> Command:
         "--ca-file",
         type=click.Path(path_type=Path, dir_okay=False, exists=True),
         envvar="SSL_CERT_FILE",
-        show_envvar=True,
-        help="PEM file of the certificate authorities to trust.",
+        help="PEM file of certificate authorities to trust as well (also SSL_CERT_FILE).",
     )(command)
 
 
@@ -81,7 +81,13 @@ def site_option(command: Command) -> Command:
 def jobs_option(command: Command) -> Command:
     """`-j N`: transfers at a time."""
     return click.option(
-        "-j", "--jobs", type=click.IntRange(1, 64), default=8, show_default=True, help="Transfers at a time."
+        "-j",
+        "--jobs",
+        type=click.IntRange(1, 64),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Transfers at a time.",
     )(command)
 
 

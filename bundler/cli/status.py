@@ -19,7 +19,8 @@ from bundler.cli.render import show_document, show_table
 def status(site_file: Path, ca_file: Path | None, output: str) -> None:
     """Show what runs at a site: nodes, releases, workloads and their images.
 
-    It reads the cluster with the helm and kubectl that the last install carried; nothing is written.
+    It reads the cluster with the kubectl that the last install from this host carried, else with the one on PATH;
+    nothing is written to the site.
     """
     from bundler import wiring
 
@@ -29,10 +30,10 @@ def status(site_file: Path, ca_file: Path | None, output: str) -> None:
     if output != "text":
         show_document({"cluster": site.cluster.name, **described(found.report)}, output)
         return
-    click.echo(f"cluster {site.cluster.name}  {found.version}  {site.cluster.endpoint}")
+    click.echo(f"cluster  {site.cluster.name}  {found.version}  {site.cluster.endpoint}")
     if found.installed is not None:
         facts = found.installed.facts
-        click.echo(f"bundle {facts['bundle']}  root {facts['root']}  {found.installed.at}")
+        click.echo(f"bundle   {facts['bundle']}, installed {found.installed.at}\nroot     {facts['root']}")
     click.echo()
     show_table(
         ("NODE", "INSTANCE", "READY"),
@@ -57,7 +58,14 @@ def status(site_file: Path, ca_file: Path | None, output: str) -> None:
         ],
     )
     click.echo()
-    for state in found.report.workloads:
-        click.echo(str(state.ref))
-        for image in state.images:
-            click.echo(f"  {image}")
+    below = f"{site.registry_host}/{site.registry.prefix}/"
+    show_table(
+        (f"IMAGE (below {below.rstrip('/')})", "DIGEST", "WORKLOAD"),
+        [(*_named(image, below), str(state.ref)) for state in found.report.workloads for image in state.images],
+    )
+
+
+def _named(image: str, below: str) -> tuple[str, str]:
+    """Return name and short digest of an image as a workload has it; what is not ours keeps its whole name."""
+    name, _, digest = image.removeprefix(below).partition("@")
+    return name, digest.removeprefix("sha256:")[:12] or "none"

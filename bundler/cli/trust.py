@@ -21,10 +21,10 @@ def trust() -> None:
 @click.option("--out", type=FOLDER, default=".", show_default=True, help="Folder for bundle.key and trust.json.")
 @output_option
 def init(out: Path, output: str) -> None:
-    """Make one ed25519 key (mode 0600) and version 1 of trust.json.
+    """Make a signing key (ed25519, mode 0600) and trust.json.
 
-    The key signs the trust root and the archives. Keep it off every machine that does not build; hand trust.json to
-    the sites, and the digest printed here by another channel.
+    The key signs version 1 of the trust root, and the archives. Keep it off every machine that does not build; hand
+    trust.json to the sites, and the digest printed here by another channel.
     """
     from bundler.trust import create_trust, trust_digest
 
@@ -35,7 +35,7 @@ def init(out: Path, output: str) -> None:
         return
     click.echo(f"key         {key} (keep it secret; 0600)")
     click.echo(f"trust root  {document} (version {root.version})")
-    click.echo(f"At each site, once: bundle trust accept {document.name} --expect {digest}")
+    click.echo(f"At each site, once:\n  bundle trust accept {document.name} --expect {digest}")
 
 
 @trust.command()
@@ -61,7 +61,7 @@ def accept(trust_json: Path, expect: str, trust_folder: Path | None, output: str
     if output != "text":
         show_document({"trust": str(folder), "version": root.version, "trustDigest": str(digest)}, output)
         return
-    click.echo(f"Accepted trust root version {root.version} ({digest}) in {folder}")
+    click.echo(f"Accepted trust root version {root.version} in {folder}\n{digest}")
 
 
 def _read(path: Path) -> bytes:

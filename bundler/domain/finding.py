@@ -35,7 +35,7 @@ class Finding:
         return cls(check=check, subject=error.subject, cause=error.cause, hint=error.hint, exit_code=error.exit_code)
 
     def __str__(self) -> str:
-        return f"{self.check}: {self.subject}: {self.cause}" + (f"\n    {self.hint}" if self.hint else "")
+        return f"- {self.check}: {self.subject}: {self.cause}" + (f"\n  {self.hint}" if self.hint else "")
 
 
 def raise_findings(subject: str, findings: Sequence[Finding]) -> None:
@@ -49,7 +49,7 @@ def raise_findings(subject: str, findings: Sequence[Finding]) -> None:
     raise FindingsError(
         subject,
         f"{len(findings)} check{'s' if len(findings) > 1 else ''} failed\n"
-        + "\n".join(f"  {finding}" for finding in findings),
+        + "\n".join(str(finding) for finding in findings),
         exit_code=min((finding.exit_code for finding in findings), key=_rank),
     )
 

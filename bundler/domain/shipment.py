@@ -146,7 +146,7 @@ def part_size(size_bytes: int) -> int:
         raise UsageError(
             "file",
             f"has {size_bytes} bytes; one S3 object holds {MOST_OBJECT_BYTES}",
-            hint="Split it: bundle build --split.",
+            hint="Make two bundles of it, or carry the file by disk.",
         )
     mibs = -(-size_bytes // (MOST_PARTS * _MIB))
     return max(LEAST_PART_BYTES, mibs * _MIB)

@@ -91,7 +91,7 @@ def _unhealthy(report: Report, elapsed_s: float) -> TargetError:
         lines.append(f"and {len(report.problems) - _MOST_LINES} more")
     return TargetError(
         "the cluster",
-        f"is not healthy after {elapsed_s:.0f} s\n" + "\n".join(f"  {line}" for line in lines),
+        f"is not healthy after {elapsed_s:.0f} s\n" + "\n".join(f"- {line}" for line in lines),
         safe="Everything is installed; nothing was taken back.",
         hint="Mend what is named above, then run bundle install again: it writes nothing that is there already.",
     )

@@ -133,7 +133,7 @@ def _failed(site: Site, seen: Seen, missing: list[str], elapsed_s: float, *, hop
         lines.append(f"and {len(missing) - MOST_CAUSES} more")
     return TargetError(
         f"nodes of cluster {site.cluster.name}",
-        f"do not all work {when}\n" + "\n".join(f"  {line}" for line in lines),
+        f"do not all work {when}\n" + "\n".join(f"- {line}" for line in lines),
         safe="What was pushed and created stays; a later run goes on from here.",
         hint=_hint(site, seen),
     )

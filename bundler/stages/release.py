@@ -319,7 +319,7 @@ def _causes(refs: Sequence[WorkloadRef], cluster: Cluster) -> str:
     for ref in refs:
         live = cluster.workload(ref)
         pods = () if live is None else pods_of(live, cluster.pods(ref.namespace))
-        found += [f"\n  {ref}, pod {pod.name}: {pod.problem}" for pod in pods if not pod.is_ready]
+        found += [f"\n- {ref}, pod {pod.name}: {pod.problem}" for pod in pods if not pod.is_ready]
     return "".join(found[:_MOST_CAUSES])
 
 

@@ -115,7 +115,9 @@ def gate(lock: Lock, found: Iterable[Discovered]) -> None:
     """
     absent = [image for image in found if lock.image(image.reference) is None]
     if absent:
-        listed = "; ".join(f"{image.reference} ({image.evidence[0].by}, {image.evidence[0].where})" for image in absent)
+        listed = "\n".join(
+            f"- {image.reference}\n  {image.evidence[0].by}, {image.evidence[0].where}" for image in absent
+        )
         raise ClosureError(
             f"{len(absent)} image{'s' if len(absent) > 1 else ''} not in the lock",
             listed,

@@ -180,7 +180,7 @@ def _compare(request: LockRequest, lock: Lock) -> LockOutcome:
     if went and not request.update:
         raise LockChangedError(
             f"{len(went)} image{'s' if len(went) > 1 else ''} moved upstream",
-            "; ".join(f"{new.reference} was {old.target.digest}, is {new.target.digest}" for old, new in went),
+            "\n".join(f"- {new.reference}\n  {old.target.digest}\n  -> {new.target.digest}" for old, new in went),
             safe="The lock is as it was.",
         )
     return LockOutcome(

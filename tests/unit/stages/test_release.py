@@ -249,7 +249,7 @@ def test_an_add_on_that_does_not_become_ready_says_what_its_pods_say() -> None:
     with pytest.raises(TargetError) as caught:
         run(steps, cluster, helm)
     assert caught.value.cause == (
-        "helm: deadline exceeded\n  Deployment shop/web, pod web-x: web: ImagePullBackOff no such image"
+        "helm: deadline exceeded\n- Deployment shop/web, pod web-x: web: ImagePullBackOff no such image"
     )
 
 
