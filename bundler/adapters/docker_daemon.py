@@ -49,8 +49,7 @@ class DockerDaemon:
 
         Raises:
             NotFoundUpstreamError: the daemon has no such image.
-            MissingToolError: the docker SDK is not installed.
-            LocalResourceError: the daemon does not answer.
+            MissingToolError: the docker SDK is not installed, or the daemon does not answer.
         """
         with self._image(reference) as image:
             return Digest.parse(str(image.id))
@@ -102,10 +101,10 @@ class DockerDaemon:
         scheme, _, path = where.partition("://")
         try:
             if scheme == "unix" and not Path(path).is_socket():
-                raise LocalResourceError("Docker daemon", f"does not run: there is no {path}", hint=DAEMON_HINT)
+                raise MissingToolError("Docker daemon", f"does not run: there is no {path}", hint=DAEMON_HINT)
             return docker.DockerClient.from_env(environment=dict(self._environ), timeout=TIMEOUT_S)
         except docker.errors.DockerException as error:
-            raise LocalResourceError("Docker daemon", f"does not answer at {where}", hint=DAEMON_HINT) from error
+            raise MissingToolError("Docker daemon", f"does not answer at {where}", hint=DAEMON_HINT) from error
 
     def _export(self, image: Image, image_id: Digest, subject: str) -> Manifest:
         """Spool `docker save` beside the cache, then take it apart: its list of contents stands at its end."""

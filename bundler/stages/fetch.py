@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned
 from bundler.domain.lock import Blob, Lock, LockedImage
 from bundler.domain.oci import Descriptor, Index, derive_index
 from bundler.domain.reference import Reference
-from bundler.errors import DigestError, LockChangedError, NotFoundUpstreamError
+from bundler.errors import DigestError, LockChangedError, MissingToolError, NetworkError, NotFoundUpstreamError
 from bundler.ports import ImageSource
 from bundler.transfer import Pace, parallel_map
 
@@ -105,7 +106,9 @@ class _Fetcher:
         if origin is None:
             raise LockChangedError(str(digest), "is in the lock, but neither in the cache nor upstream")
         if origin.is_manifest:
-            place.write(memoryview(self._manifest(origin, digest)))
+            with _naming_exported(origin.image):
+                raw = self._manifest(origin, digest)
+            place.write(memoryview(raw))
         else:
             self._blob(origin, digest, size, place)
         place.commit()
@@ -123,16 +126,8 @@ class _Fetcher:
     def _blob(self, origin: _Origin, digest: Digest, size: int, place: _Counted) -> None:
         blob = Descriptor(media_type="application/octet-stream", digest=digest, size=size)
         source = self.supply.source_of(origin.image)
-        try:
+        with _naming_exported(origin.image):
             source.read_blob(origin.reference, blob, place.write, restart=place.restart)
-        except NotFoundUpstreamError as error:
-            if origin.image.origin not in ("docker", "docker-archive"):
-                raise
-            raise LockChangedError(
-                str(origin.image.reference),
-                f"the exported image {origin.image.image_id} is not in the cache, nor to be had again: {error.cause}",
-                hint="Load that image again, or accept the one that is there: bundle lock --update",
-            ) from error
 
     def _manifest(self, origin: _Origin, digest: Digest) -> bytes:
         """Bytes of a manifest by digest; a derived index is made again from the upstream index it comes from."""
@@ -143,6 +138,24 @@ class _Fetcher:
         if not isinstance(upstream, Index):
             raise DigestError(str(origin.reference), "the upstream index is not an index any more")
         return derive_index(upstream, keep=[manifest.digest for manifest in image.manifests])
+
+
+@contextmanager
+def _naming_exported(image: LockedImage) -> Iterator[None]:
+    """Name the image id where an exported image is lost: neither in the cache, nor where it came from."""
+    try:
+        yield
+    except (NotFoundUpstreamError, NetworkError, MissingToolError) as error:
+        if image.origin not in ("docker", "docker-archive"):
+            raise
+        subject, lost = str(image.reference), f"the exported image {image.image_id} is not in the cache"
+        if not isinstance(error, NotFoundUpstreamError):
+            raise type(error)(subject, f"{lost}, and cannot be exported again: {error}", hint=error.hint) from error
+        raise LockChangedError(
+            subject,
+            f"{lost}, nor to be had again: {error.cause}",
+            hint="Load that image again, or accept the one that is there: bundle lock --update",
+        ) from error
 
 
 def _origins(lock: Lock) -> dict[Digest, _Origin]:
