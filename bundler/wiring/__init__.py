@@ -1,0 +1,48 @@
+"""Picks the adapters: the only place that knows stages and adapters. Heavy imports happen where they are used."""
+
+from __future__ import annotations
+
+from bundler.wiring.clients import (
+    archive_source,
+    aws_for,
+    complete_root,
+    registry_client,
+    root_of,
+    ship_file,
+    transport_for,
+)
+from bundler.wiring.inside import InstallOptions, closed, status_of
+from bundler.wiring.outside import connected, local_source
+from bundler.wiring.surroundings import (
+    Surroundings,
+    cache_folder,
+    lock_path,
+    own_platform,
+    read_definition,
+    read_lock,
+    read_site,
+    site_folder,
+)
+
+__all__ = [
+    "InstallOptions",
+    "Surroundings",
+    "archive_source",
+    "aws_for",
+    "cache_folder",
+    "closed",
+    "complete_root",
+    "connected",
+    "local_source",
+    "lock_path",
+    "own_platform",
+    "read_definition",
+    "read_lock",
+    "read_site",
+    "registry_client",
+    "root_of",
+    "ship_file",
+    "site_folder",
+    "status_of",
+    "transport_for",
+]

@@ -1,0 +1,153 @@
+"""The clients that both sides use: AWS, registries, archives on disk and in S3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bundler.domain.site import Site
+from bundler.errors import FormatError, RefusedError, UsageError
+from bundler.wiring.surroundings import Surroundings, retry_policy
+
+if TYPE_CHECKING:
+    from bundler.adapters.aws.clients import Aws
+    from bundler.adapters.http import Transport
+    from bundler.adapters.oci_registry import RegistryClient
+    from bundler.adapters.registries_config import Registries
+    from bundler.adapters.registry_auth import CredentialProvider
+    from bundler.domain.digest import Digest
+    from bundler.domain.shipment import S3Address
+    from bundler.ports import ByteSource
+
+
+QUICK_CONNECT_TIMEOUT_S = 3.0
+
+
+def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
+    """Return AWS as a site (its Region and endpoints) or the environment says."""
+    from bundler.adapters.aws.clients import Aws, AwsSettings, site_endpoints
+
+    return Aws(
+        AwsSettings(
+            region=None if site is None else site.region,
+            endpoints={} if site is None else site_endpoints(site),
+            ca_file=surroundings.ca_file,
+            environ=surroundings.environ,
+            quick=surroundings.quick,
+        )
+    )
+
+
+def transport_for(surroundings: Surroundings, site: Site | None = None) -> Transport:
+    """Return the guarded transport; a site's `ecr.dkr` override changes a TCP address in it."""
+    from bundler.adapters.http import Transport, TransportSettings
+    from bundler.adapters.network import CONNECT_TIMEOUT_S
+    from bundler.adapters.proxies import Proxies
+
+    return Transport(
+        TransportSettings(
+            ca_files=() if surroundings.ca_file is None else (str(surroundings.ca_file),),
+            proxies=Proxies.from_environment(surroundings.environ),
+            connect_to={} if site is None else _overrides(site),
+            connect_timeout_s=QUICK_CONNECT_TIMEOUT_S if surroundings.quick else CONNECT_TIMEOUT_S,
+        )
+    )
+
+
+def _overrides(site: Site) -> dict[str, tuple[str, int]]:
+    if site.endpoints.ecr_dkr is None:
+        return {}
+    host, _, port = site.endpoints.ecr_dkr.rpartition(":")
+    return {site.registry_host: (host, int(port))}
+
+
+def registry_client(
+    surroundings: Surroundings, site: Site | None = None, registries: Registries | None = None
+) -> RegistryClient:
+    """Return the client for every registry: ECR by its API's tokens, others by docker's configuration."""
+    from bundler.adapters.aws.ecr import EcrTokens
+    from bundler.adapters.docker_credentials import DockerCredentials
+    from bundler.adapters.oci_registry import RegistryClient
+    from bundler.adapters.registries_config import Registries
+    from bundler.adapters.registry_auth import FirstOf
+
+    known = Registries() if registries is None else registries
+    tokens = EcrTokens(aws_for(surroundings, site))
+    provider: CredentialProvider = FirstOf(DockerCredentials(surroundings.environ), tokens) if site is None else tokens
+    return RegistryClient(
+        transport_for(surroundings, site),
+        provider=provider,
+        registries=known,
+        policy=retry_policy(surroundings),
+    )
+
+
+@contextmanager
+def archive_source(name: str, surroundings: Surroundings, site: Site | None = None) -> Iterator[ByteSource]:
+    """Yield the bytes of an archive: a local file, or an object in S3 (s3://bucket/key) read by ranges."""
+    if name.startswith("s3://"):
+        from bundler.adapters.aws.s3_object import open_s3_object
+        from bundler.domain.shipment import S3Address
+
+        service = aws_for(surroundings, site).service("s3")
+        yield open_s3_object(S3Address.parse(name), service=service, policy=retry_policy(surroundings))
+        return
+    from bundler.adapters.archive_file import ArchiveFile
+
+    with ArchiveFile.open(Path(name)) as source:
+        yield source
+
+
+def ship_file(path: Path, destination: S3Address, *, clean: bool, surroundings: Surroundings) -> Path:
+    """Send an archive to S3; return the path of the slip."""
+    from bundler.adapters.archive_file import ArchiveFile
+    from bundler.adapters.aws.s3_store import S3Store
+    from bundler.archive.identity import self_consistent
+    from bundler.workflows.ship import Identity, ShipRequest, ship_archive
+
+    def identify(archive: Path) -> Identity:
+        with ArchiveFile.open(archive) as source:
+            opened = self_consistent(source)
+            return Identity(root=opened.root.digest, trust=opened.trust_digest)
+
+    request = ShipRequest(archive=path, destination=destination, clean=clean)
+    store = S3Store(aws_for(surroundings).service("s3"))
+    return ship_archive(request, store=store, identify=identify, pace=surroundings.pace)
+
+
+def complete_root(path: Path, surroundings: Surroundings) -> Digest | None:
+    """Return the root digest of an archive that is right in every byte; None where it is not there or not right."""
+    from bundler.adapters.archive_file import ArchiveFile
+    from bundler.archive.identity import self_consistent
+
+    if not path.is_file():
+        return None
+    try:
+        with ArchiveFile.open(path) as source:
+            opened = self_consistent(source)
+            opened.verify_all(emit=surroundings.emit, workers=surroundings.jobs)
+            return opened.root.digest
+    except RefusedError:
+        return None
+
+
+def root_of(text: str) -> Digest:
+    """Return the root digest that `text` is, or that the archive at the path `text` has.
+
+    Raises:
+        UsageError: neither a digest nor a file.
+        RefusedError: a file, but no archive.
+    """
+    from bundler.adapters.archive_file import ArchiveFile
+    from bundler.archive.identity import self_consistent
+    from bundler.domain.digest import Digest
+
+    if text.startswith("sha256:"):
+        try:
+            return Digest.parse(text)
+        except FormatError as error:
+            raise UsageError("--previous", str(error)) from None
+    with ArchiveFile.open(Path(text)) as source:
+        return self_consistent(source).root.digest
