@@ -6,7 +6,6 @@ truth: killed anywhere, the next run looks again and goes on. A finished install
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from bundler.archive.reader import Archive
 from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted
 from bundler.domain.finding import raise_findings
-from bundler.domain.image_map import ImageMap, PrivateRegistry, check_names, image_map
+from bundler.domain.image_map import ImageMap, PrivateRegistry, image_map
 from bundler.domain.infrastructure import Infrastructure
 from bundler.domain.oci import Descriptor
 from bundler.domain.plan import Action, Plan
@@ -32,7 +31,7 @@ from bundler.stages.identity import Access, identity, observe_identity
 from bundler.stages.infrastructure import Network, Profiles, infrastructure
 from bundler.stages.nodes import Groups, Templates, nodes, observe_nodes, plan_nodes
 from bundler.stages.preflight import Probes, preflight
-from bundler.stages.push import PushPlan, observe, plan_push, push, pushes_of
+from bundler.stages.push import PushPlan, push
 from bundler.stages.release import (
     Cluster,
     ClusterFacts,
@@ -49,6 +48,7 @@ from bundler.stages.repositories import RepositoryRegistry, observe_repositories
 from bundler.stages.verify import verify
 from bundler.transfer import Pace
 from bundler.trust import TrustRoot
+from bundler.workflows.push import observe_push
 
 
 class LiveCluster(Cluster, NodeWatch, Watched, Protocol):
@@ -215,11 +215,13 @@ class _Install:
 
     def _observe_push(self) -> PushPlan:
         inside, site = self.inside, self.inside.site
-        target = PrivateRegistry(host=site.registry_host, prefix=site.registry.prefix)
-        check_names(self.archive.lock, target, source=self.archive.source.name)
-        pushes = pushes_of(self.archive.lock, image_target=target.image, chart_target=target.chart)
-        present = observe(pushes, registry=inside.registry, pace=inside.pace)
-        return plan_push(pushes, present=present, immutable=site.registry.immutable)
+        return observe_push(
+            self.archive,
+            target=PrivateRegistry(host=site.registry_host, prefix=site.registry.prefix),
+            registry=inside.registry,
+            immutable=site.registry.immutable,
+            pace=inside.pace,
+        )
 
     def _prepare(self, wanted: PushPlan) -> None:
         site, lock = self.inside.site, self.archive.lock
@@ -293,10 +295,11 @@ class _Install:
     def _phase(self, name: str) -> Iterator[Callable[[str], None]]:
         """Announce a phase; what is handed to the yielded function is told at its end, with the time it took."""
         told: list[str] = []
-        started = time.monotonic()
+        clock = self.inside.patience.clock
+        started = clock()
         self._emit(PhaseStarted(phase=name))
         yield told.append
-        self._emit(PhaseDone(phase=name, detail=f"{' '.join(told)} ({time.monotonic() - started:.1f} s)"))
+        self._emit(PhaseDone(phase=name, detail=f"{' '.join(told)} ({clock() - started:.1f} s)"))
 
 
 class _HeldRegistry:

@@ -13,10 +13,10 @@ from bundler.stages.push import PushPlan, observe, plan_push, push, pushes_of
 from bundler.transfer import Pace
 
 
-def plan(
+def observe_push(
     archive: Archive, *, target: PrivateRegistry, registry: ImageRegistry, immutable: bool, pace: Pace
 ) -> PushPlan:
-    """Return what the registry lacks of the archive's images and charts; looks only.
+    """Return what the registry lacks of the archive's images and charts, looking only: the same for install.
 
     Raises:
         DefinitionError: a repository name is too long, or two images would share one.
@@ -31,7 +31,7 @@ def push_archive(
 ) -> Mapping[str, Reference]:
     """Push everything that is missing; return the private reference of each image and chart."""
     pace.emit(PhaseStarted(phase="push", detail=f"{target.host}/{target.prefix}"))
-    wanted = plan(archive, target=target, registry=registry, immutable=False, pace=pace)
+    wanted = observe_push(archive, target=target, registry=registry, immutable=False, pace=pace)
     push(wanted, archive=archive, registry=registry, pace=pace)
     pace.emit(PhaseDone(phase="push", detail=f"{len(wanted.missing)} pushed, {len(wanted.present)} were there"))
     return wanted.references
