@@ -169,7 +169,7 @@ def verify_envelope(
         raise SignatureError(
             subject,
             f"has {len(valid)} valid signatures of the {threshold} it needs by the trusted keys {wanted}",
-            hint="Get the file from its maker again. If the maker has new keys: "
+            hint="Get the file from its maker again. If the maker has new keys, first: "
             "bundle trust accept trust.json --expect sha256:…",
         )
     return payload

@@ -82,6 +82,7 @@ class RefusedError(BundleError):
     exit_code = 3
     title = "Refused"
     safe = "Nothing of it was used."
+    hint = "Get it again from where it comes from; where that changes nothing, ask who made it."
 
 
 class FormatError(RefusedError):
@@ -106,6 +107,7 @@ class UntrustedError(RefusedError):
     """No trust root has been accepted here."""
 
     title = "Trust error"
+    safe = "Nothing of the bundle was used."
 
 
 class LimitError(RefusedError):

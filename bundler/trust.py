@@ -259,7 +259,8 @@ def accept_trust(raw: bytes, *, expect: Digest, folder: Path) -> TrustRoot:
     actual = Digest.of(unverified_payload(envelopes[-1], subject=source))
     if actual != expect:
         hint = "Do not accept it. Ask its maker for the file and the digest again."
-        raise DigestError(source, f"has the trust digest {actual}, not the expected {expect}", hint=hint)
+        cause = f"has another trust digest:\n{actual}\nExpected is:\n{expect}"
+        raise DigestError(source, cause, hint=hint)
     chain = _walk(envelopes, source)
     _make_folder(folder)
     held = _read_store(folder)
@@ -290,7 +291,8 @@ def load_accepted_trust(folder: Path) -> TrustRoot:
     """
     raw = _read_store(folder)
     if raw is None:
-        raise UntrustedError(str(folder), "holds no accepted trust root", hint=ACCEPT_COMMAND)
+        hint = f"Once, with the digest from the transfer slip: {ACCEPT_COMMAND}"
+        raise UntrustedError(str(folder), "holds no accepted trust root", hint=hint)
     return parse_trust_chain(raw, source=str(folder / TRUST_NAME))
 
 

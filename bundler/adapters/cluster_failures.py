@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
-from bundler.adapters.process import Completed
+from bundler.adapters.process import Completed, visible_tail
 from bundler.errors import AccessError, BundleError, ConflictError, NetworkError, TargetError, TransientError
 
 _ACCESS_HINT = (
-    "The caller needs an access entry of the cluster with AmazonEKSClusterAdminPolicy: aws eks create-access-entry,"
-    " then aws eks associate-access-policy. Who calls is shown by: aws sts get-caller-identity"
+    "Give the caller an access entry of the cluster with AmazonEKSClusterAdminPolicy (aws eks create-access-entry,"
+    " aws eks associate-access-policy). Who calls: aws sts get-caller-identity"
 )
+_LOG_LINE = re.compile(rb"[EFIW][0-9]{4} [0-9:.]+ +[0-9]+ [a-z_]+\.go:[0-9]+\]")
 _REACH_HINT = "Is the API endpoint reachable from here? Then run the same command again; finished work is kept."
 _DENIED = (
     "Unauthorized|must be logged in|getting credentials|provide credentials",
@@ -41,5 +42,11 @@ def cluster_failure(done: Completed, subject: str) -> BundleError | None:
     said = done.stderr.decode("utf-8", "replace") + "\n" + done.stdout[-2000:].decode("utf-8", "replace")
     for patterns, kind, hint in _TABLE:
         if any(re.search(pattern, said, re.MULTILINE) for pattern in patterns):
-            return kind(subject, f"{done.program}: {done.tail}", hint=hint)
+            return kind(subject, f"{done.program}: {_words(done)}", hint=hint)
     return None
+
+
+def _words(done: Completed) -> str:
+    """What the program says in the end, without its log of tries before."""
+    lines = [line for line in done.stderr.splitlines() if not _LOG_LINE.match(line)]
+    return visible_tail(b"\n".join(lines)) or done.tail

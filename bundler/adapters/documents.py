@@ -30,6 +30,8 @@ def read_document(path: Path) -> Document:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise DefinitionError(str(path), "does not exist", hint="Give the path of a file that does.") from error
     except OSError as error:
         raise DefinitionError(str(path), f"cannot be read: {error.strerror}") from error
     return parse_document(raw, source=str(path))

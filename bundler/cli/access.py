@@ -45,7 +45,7 @@ def kubeconfig(site_file: Path, out: Path) -> None:
     publish(
         out, content(read_site(site_file), command=token_command(site_file), environ=plugin_environment()), mode=0o600
     )
-    click.echo(f"{out} written. Try: kubectl --kubeconfig {out} get nodes", err=True)
+    click.echo(f"{out} written. Try:\n  kubectl --kubeconfig {out} get nodes", err=True)
 
 
 def token_command(site_file: Path) -> list[str]:

@@ -20,7 +20,7 @@ from bundler.cli.options import (
     showing,
 )
 from bundler.cli.render import human_bytes, show_document
-from bundler.domain.events import Noted
+from bundler.domain.events import Noted, counted
 from bundler.errors import LockChangedError, UsageError
 
 if TYPE_CHECKING:
@@ -70,11 +70,12 @@ def lock(
         return
     for sign, images in (("+", outcome.added), ("-", outcome.removed)):
         for image in images:
-            click.echo(f"{sign} {image.reference}  {image.target.digest.short}")
+            click.echo(f"{sign} {image.target.digest.short}  {image.reference}")
     for old, new in outcome.moved:
-        click.echo(f"~ {new.reference}  {old.target.digest.short} -> {new.target.digest.short}")
+        click.echo(f"~ {new.target.digest.short}  {new.reference} (was {old.target.digest.short})")
     state = f"sequence {outcome.lock.sequence}" if outcome.changed else "unchanged"
-    click.echo(f"{path}: {state}, {len(outcome.lock.images)} images, {len(outcome.lock.charts)} charts")
+    content = f"{counted(len(outcome.lock.images), 'image')}, {counted(len(outcome.lock.charts), 'chart')}"
+    click.echo(f"{path}: {state}, {content}")
 
 
 @click.command()

@@ -57,7 +57,7 @@ def init(
         platforms=[Platform.parse(platform) for platform in platforms],
     )
     publish(out, text.encode())
-    click.echo(f"{out} written. Read it, fill in what it asks for, then: bundle lock {out}", err=True)
+    click.echo(f"{out} written. Read it, fill in what it asks for, then:\n  bundle lock {out}", err=True)
 
 
 @click.command()

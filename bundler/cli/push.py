@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bundler.cli.options import ca_file_option, jobs_option, output_option, progress_option, showing, trust_option
-from bundler.cli.render import show_document, show_table
+from bundler.cli.render import private_name, show_document, show_table
 from bundler.errors import UsageError
 
 
@@ -55,6 +55,10 @@ def push(
                 pace=surroundings.pace,
             )
     if output == "text":
-        show_table(("IN THE BUNDLE", "PUSHED"), [(name, str(target)) for name, target in references.items()])
+        below = f"{host}/{prefix.strip('/')}".rstrip("/") + "/"
+        show_table(
+            (f"PUSHED (below {below.rstrip('/')})", "DIGEST"),
+            [private_name(str(target), below=below) for target in references.values()],
+        )
     else:
         show_document({name: str(target) for name, target in references.items()}, output)

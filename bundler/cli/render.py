@@ -50,10 +50,10 @@ def columns(stream: TextIO) -> int:
 
 
 def human_bytes(count: float) -> str:
-    """Return `count` bytes as a person reads it: 512 B, 3.2 MB, 1.84 GB (powers of ten)."""
+    """Return `count` bytes as a person reads it: 512 B, 31.2 MB, 1.84 GB (powers of ten)."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(count) >= size:
-            digits = 2 if abs(count) < 10 * size else 1
+            digits = 2 if abs(count) < 10 * size else 1 if abs(count) < 100 * size else 0
             return f"{count / size:.{digits}f} {unit}"
     return f"{count:.0f} B"
 
@@ -71,12 +71,17 @@ def human_seconds(seconds: float) -> str:
 
 @dataclass(slots=True)
 class Transfer:
-    """Progress of one phase: a state that events change and `line` reads; no clock, no terminal."""
+    """Progress of one phase: a state that events change and `line` reads; no clock, no terminal.
+
+    Attributes:
+        present_bytes: those of `total_bytes` that need not move.
+    """
 
     phase: str
     total_bytes: int
     items: int
     started_s: float
+    present_bytes: int = 0
     moved_bytes: int = 0
     done_items: int = 0
     active: dict[str, float] = field(default_factory=dict)
@@ -103,31 +108,37 @@ class Transfer:
         at, count = self.samples[0] if len(self.samples) > 1 else (self.started_s, 0)
         return max(0.0, (self.moved_bytes - count) / max(now_s - at, 0.05))
 
-    def line(self, now_s: float) -> str:
-        """One line: share, bytes of total, rate, time left, items, and the item that is under way longest."""
+    def line(self, now_s: float, *, width: int) -> str:
+        """One line: share, bytes of all, rate, items, time left; if it fits, what is under way longest and how long."""
         if not self.total_bytes:
-            return f"{self.phase:<14} {self.done_items} of {self.items}"
-        share = min(1.0, self.moved_bytes / self.total_bytes)
-        rate = self.rate(now_s)
+            return f"{self.phase}  {self.done_items} of {self.items}"
+        there = self.present_bytes + self.moved_bytes
+        share, rate = min(1.0, there / self.total_bytes), self.rate(now_s)
         parts = [
-            f"{self.phase:<14} {share:4.0%}",
-            f"{human_bytes(self.moved_bytes)} of {human_bytes(self.total_bytes)}",
+            f"{self.phase}  {share:4.0%}",
+            _of(human_bytes(there), human_bytes(self.total_bytes)),
             f"{human_bytes(rate)}/s",
             f"{self.done_items}/{self.items}",
         ]
         if rate > 0 and share < 1:
-            parts.append(f"{human_seconds((self.total_bytes - self.moved_bytes) / rate)} left")
-        if self.active and share < 1:
-            item, since = min(self.active.items(), key=lambda entry: entry[1])
-            parts.append(f"slowest {item} {human_seconds(now_s - since)}")
-        return "  ".join(parts)
+            parts.append(f"{human_seconds((self.total_bytes - there) / rate)} left")
+        line = "  ".join(parts)
+        item, since = min(self.active.items(), key=lambda entry: entry[1], default=("", now_s))
+        longer = f"{line}  {item} {human_seconds(now_s - since)}"
+        return longer if item and share < 1 and len(longer) <= width else line
 
     def summary(self, now_s: float) -> str:
-        """What the finished phase did."""
+        """What the finished phase moved; empty where that is nothing."""
         took = max(now_s - self.started_s, 0.001)
-        if not self.total_bytes:
-            return f"{self.done_items} of {self.items}"
+        if self.moved_bytes <= 0:
+            return ""
         return f"{human_bytes(self.moved_bytes)} in {human_seconds(took)} ({human_bytes(self.moved_bytes / took)}/s)"
+
+
+def _of(part: str, whole: str) -> str:
+    """Return `part of whole`, the unit once where it is the same."""
+    count, _, unit = part.partition(" ")
+    return f"{count if whole.endswith(f' {unit}') else part} of {whole}"
 
 
 class Progress:
@@ -165,7 +176,7 @@ class Progress:
             document: dict[str, object] = {
                 "event": "progress",
                 "phase": event.phase,
-                "bytes": self._transfer.moved_bytes,
+                "bytes": self._transfer.present_bytes + self._transfer.moved_bytes,
                 "total_bytes": self._transfer.total_bytes,
                 "items": self._transfer.done_items,
                 "total_items": self._transfer.items,
@@ -188,7 +199,7 @@ class Progress:
         elif isinstance(event, PhaseStarted):
             self._end_transfer()
             if self._style == "tty":
-                self._living_line(f"  {event.phase:<14} {event.detail}".rstrip() + " …")
+                self._living_line(f"  {event.phase}  {event.detail}".rstrip() + " …")
         elif isinstance(event, PhaseDone):
             self._end_transfer()
             self._say("✓", f"{event.phase:<14} {event.detail}".rstrip(), indent=_PHASE, colour="green")
@@ -200,7 +211,9 @@ class Progress:
             self._say("!" if event.warning else " ", event.text, colour="yellow")
 
     def _begin(self, event: TransferPlanned) -> None:
-        self._transfer = Transfer(event.phase, event.total_bytes, event.items, self._clock())
+        self._transfer = Transfer(
+            event.phase, event.total_bytes, event.items, self._clock(), present_bytes=event.present_bytes
+        )
         self._drawn_s = self._clock()
 
     def _track(self, event: BytesMoved | ItemDone) -> None:
@@ -221,7 +234,8 @@ class Progress:
     def _draw(self) -> None:
         if self._transfer is None or not self._due(TTY_INTERVAL_S if self._style == "tty" else PLAIN_INTERVAL_S):
             return
-        self._living_line("  " + self._transfer.line(self._clock()))
+        width = columns(self._stream) - 3 if self._style == "tty" else MAX_COLUMNS
+        self._living_line("  " + self._transfer.line(self._clock(), width=width))
 
     def _waiting(self, event: Waiting) -> None:
         if self._due(TTY_INTERVAL_S if self._style == "tty" else PLAIN_INTERVAL_S):
@@ -240,8 +254,9 @@ class Progress:
         finished, self._transfer = self._transfer, None
         if self._style in ("json", "none"):
             return
-        if finished is not None and finished.items:
-            self._say(" ", f"{finished.phase:<14} {finished.summary(self._clock())}", indent=_PHASE)
+        summary = finished.summary(self._clock()) if finished is not None else ""
+        if finished is not None and summary:
+            self._say(" ", f"{finished.phase:<14} {summary}", indent=_PHASE)
         elif self._living:
             self._end_living()
             self._stream.flush()
@@ -332,9 +347,15 @@ def show_document(document: Mapping[str, object], output: str) -> None:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def private_name(reference: str, *, below: str) -> tuple[str, str]:
+    """Return name and short digest of an image or chart; below `below` (with its slash) the name begins after it."""
+    name, _, digest = reference.removeprefix(below).partition("@")
+    return name, digest.removeprefix("sha256:")[:12] or "none"
+
+
 def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows in columns; where they do not fit the terminal, each row's first cell gets a line of its own."""
-    table = [tuple(headers), *(tuple(row) for row in rows)]
+    table = [tuple(headers), *(tuple(map(visible, row)) for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(headers))]
     fits = sum(widths) + 2 * (len(widths) - 1) <= columns(sys.stdout)
     for number, row in enumerate(table):

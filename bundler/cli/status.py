@@ -9,7 +9,7 @@ import click
 from bundler.cli.access import token_command
 from bundler.cli.install import described
 from bundler.cli.options import ca_file_option, output_option, site_option
-from bundler.cli.render import show_document, show_table
+from bundler.cli.render import private_name, show_document, show_table
 
 
 @click.command()
@@ -61,11 +61,9 @@ def status(site_file: Path, ca_file: Path | None, output: str) -> None:
     below = f"{site.registry_host}/{site.registry.prefix}/"
     show_table(
         (f"IMAGE (below {below.rstrip('/')})", "DIGEST", "WORKLOAD"),
-        [(*_named(image, below), str(state.ref)) for state in found.report.workloads for image in state.images],
+        [
+            (*private_name(image, below=below), str(state.ref))
+            for state in found.report.workloads
+            for image in state.images
+        ],
     )
-
-
-def _named(image: str, below: str) -> tuple[str, str]:
-    """Return name and short digest of an image as a workload has it; what is not ours keeps its whole name."""
-    name, _, digest = image.removeprefix(below).partition("@")
-    return name, digest.removeprefix("sha256:")[:12] or "none"

@@ -85,6 +85,11 @@ class Noted(Event):
 Emit = Callable[[Event], None]
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 image, 2 images."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def silent(event: Event) -> None:
     """Take an event and tell nobody."""
     del event

@@ -169,7 +169,6 @@ def ship(plan: ShipPlan, local: LocalFile, address: S3Address, *, store: ObjectS
     store.complete(address, upload, parts, replaces=plan.replaces)
     if not plan_ship(shipment, there=store.find(address), upload=None, md5_of=partial(_md5, local.path)).is_done:
         raise NetworkError(str(address), "was sent, but S3 reports other content than was sent")
-    pace.emit(ItemDone(phase="ship", item=shipment.name))
 
 
 def leftovers(address: S3Address, *, store: ObjectStore, clean: bool, emit: Emit = silent) -> None:
@@ -201,15 +200,15 @@ class _Sender:
     emit: Emit
 
     def send(self, part: Part) -> StoredPart:
-        name = self.local.shipment.name
+        label = f"{self.local.shipment.name} part {part.number}"
 
         def moved(count: int) -> None:
-            self.emit(BytesMoved(phase="ship", item=name, count=count))
+            self.emit(BytesMoved(phase="ship", item=label, count=count))
 
         with self.local.path.open("rb") as file:
             content = Slice(file, offset=part.offset, size=part.size, moved=moved)
             stored = self.store.send(self.address, self.upload, part, cast("BinaryIO", content))
-        self.emit(ItemDone(phase="ship", item=f"{name} part {part.number}"))
+        self.emit(ItemDone(phase="ship", item=label))
         return stored
 
 

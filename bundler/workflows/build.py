@@ -12,7 +12,7 @@ from bundler.archive.metadata import closure_report, provenance, sbom
 from bundler.archive.writer import ArchiveWriter, Failpoint, no_failpoint
 from bundler.domain.definition import Definition
 from bundler.domain.digest import Digest
-from bundler.domain.events import PhaseDone, PhaseStarted
+from bundler.domain.events import PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock, LockedImage
 from bundler.errors import ClosureError, LockChangedError
 from bundler.ports import ImageSource
@@ -69,7 +69,7 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
     found = discover(request.definition, planned, renderer=outside.renderer)
     gate(lock, found)
     obtain(request.definition, folder=outside.folder, cache=outside.cache, urls=outside.urls)
-    emit(PhaseDone(phase="closure", detail=f"all {len(found)} images of the rendered charts are in the lock"))
+    emit(PhaseDone(phase="closure", detail=f"the lock holds all that the charts need: {counted(len(found), 'image')}"))
 
     layout = lay_out(request)
     archive = request.out / f"{lock.name}-{lock.sequence}.tar"
@@ -87,9 +87,10 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
             supply=Supply(cache=outside.cache, source_of=lambda image: _source_of(image, request, outside)),
             pace=outside.pace,
         )
-        emit(PhaseDone(phase="fetch", detail=f"{len(members)} of {len(layout.blobs)} blobs were missing"))
+        there = len(layout.blobs) - len(members)
+        emit(PhaseDone(phase="fetch", detail=f"{counted(len(members), 'blob')} fetched, {there} were there"))
         writer.seal(request.signer)
-    emit(PhaseDone(phase="seal", detail=f"root {root}"))
+    emit(PhaseDone(phase="seal", detail=f"{archive.name} is complete and signed"))
     return BuildOutcome(archive=archive, root=root, total_bytes=layout.total_bytes)
 
 
@@ -119,7 +120,7 @@ def gate(lock: Lock, found: Iterable[Discovered]) -> None:
             f"- {image.reference}\n  {image.evidence[0].by}, {image.evidence[0].where}" for image in absent
         )
         raise ClosureError(
-            f"{len(absent)} image{'s' if len(absent) > 1 else ''} not in the lock",
+            f"{counted(len(absent), 'image')} not in the lock",
             listed,
             safe="Nothing was built.",
             hint="Lock them: bundle lock",

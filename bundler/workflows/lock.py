@@ -11,7 +11,7 @@ from bundler.cache import Cache
 from bundler.domain.chart import FetchedChart
 from bundler.domain.definition import ChartSource, Definition, LocalSource
 from bundler.domain.digest import Digest
-from bundler.domain.events import Noted, PhaseDone, PhaseStarted
+from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock, LockedChart, LockedImage, LockedRelease, lock_bytes, same_content
 from bundler.domain.reference import Reference
 from bundler.errors import LockChangedError
@@ -92,12 +92,16 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
     emit(PhaseStarted(phase="charts"))
     planned = gather_releases(definition, outside=outside)
     found = discover(definition, planned, renderer=outside.renderer)
-    emit(PhaseDone(phase="charts", detail=f"{len(planned)} releases rendered, {len(found)} images found"))
+    emit(
+        PhaseDone(
+            phase="charts", detail=f"{counted(len(planned), 'release')} rendered, {counted(len(found), 'image')} found"
+        )
+    )
     emit(PhaseStarted(phase="images"))
     images = resolve(wanted_images(definition, found, outside=outside), cache=outside.cache, pace=outside.pace)
     emit(PhaseDone(phase="images", detail=f"{len(images)} pinned by digest"))
     tools, files = obtain(definition, folder=outside.folder, cache=outside.cache, urls=outside.urls)
-    emit(PhaseDone(phase="tools", detail=f"{len(tools)} tools, {len(files)} files"))
+    emit(PhaseDone(phase="tools", detail=f"{counted(len(tools), 'tool')}, {counted(len(files), 'file')}"))
     lock = Lock(
         name=definition.name,
         sequence=1 if request.existing is None else request.existing.sequence + 1,
@@ -179,7 +183,7 @@ def _compare(request: LockRequest, lock: Lock) -> LockOutcome:
     went = moved(before, lock.images)
     if went and not request.update:
         raise LockChangedError(
-            f"{len(went)} image{'s' if len(went) > 1 else ''} moved upstream",
+            f"{counted(len(went), 'image')} moved upstream",
             "\n".join(f"- {new.reference}\n  {old.target.digest}\n  -> {new.target.digest}" for old, new in went),
             safe="The lock is as it was.",
         )

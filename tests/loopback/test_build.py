@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -206,7 +207,7 @@ def test_a_moved_tag_is_shown_and_needs_update(lab: LabFacts, tools: Tools, tmp_
     assert "--update" in refused.stderr
     assert path.read_text() == text
     done = place.bundle("lock", "--update")
-    assert "~ registry.k8s.io/pause:v1.0.0-lab.1" in done.stdout
+    assert re.search(r"^~ [0-9a-f]{12}  registry.k8s.io/pause:v1.0.0-lab.1 \(was 0{12}\)$", done.stdout, re.MULTILINE)
     assert json.loads(path.read_bytes())["sequence"] == 2
 
 

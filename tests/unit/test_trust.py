@@ -258,11 +258,11 @@ def test_nothing_is_believed_before_a_person_accepts_it(store: Path) -> None:
     with pytest.raises(UntrustedError) as caught:
         load_accepted_trust(store)
     assert caught.value.exit_code == 3
-    assert caught.value.hint == "bundle trust accept trust.json --expect sha256:…"
+    assert caught.value.hint.endswith(": bundle trust accept trust.json --expect sha256:…")
 
 
 def test_another_digest_than_the_expected_is_refused_and_leaves_nothing(store: Path) -> None:
-    with pytest.raises(DigestError, match="not the expected") as caught:
+    with pytest.raises(DigestError, match="has another trust digest") as caught:
         accept_trust(trust_of(EVE), expect=trust_digest(parse(trust_of(ALICE))), folder=store)
     assert "Do not accept it" in caught.value.hint
     assert not store.exists()

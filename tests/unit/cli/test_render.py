@@ -23,7 +23,7 @@ def moved(item: str, count: int) -> BytesMoved:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1500, "1.50 kB"), (12_300_000, "12.3 MB"), (1_840_000_000, "1.84 GB")],
+    [(0, "0 B"), (999, "999 B"), (1500, "1.50 kB"), (12_300_000, "12.3 MB"), (123_400_000, "123 MB"), (1_840_000_000, "1.84 GB")],
 )
 def test_bytes_are_written_as_people_read_them(count: int, text: str) -> None:
     assert human_bytes(count) == text
@@ -39,12 +39,16 @@ def test_a_transfer_tells_share_rate_time_left_and_the_slowest_item() -> None:
     transfer.moved(moved("slow", 10), 0.0)
     transfer.moved(moved("fast", 390), 4.0)
     transfer.done(ItemDone(phase="fetch", item="fast"))
-    line = transfer.line(4.0)
-    assert "40%" in line
-    assert "400 B of 1.00 kB" in line
-    assert "1/3" in line
-    assert "slowest slow 4.0 s" in line
-    assert "left" in line
+    line = transfer.line(4.0, width=80)
+    assert line == "fetch   40%  400 B of 1.00 kB  98 B/s  1/3  6.2 s left  slow 4.0 s"
+    assert transfer.line(4.0, width=len(line) - 1) == line.removesuffix("  slow 4.0 s")
+
+
+def test_bytes_that_need_not_move_count_as_there_but_not_as_moved() -> None:
+    transfer = Transfer("ship", total_bytes=1000, items=2, started_s=0.0, present_bytes=900)
+    transfer.moved(moved("part 2", 50), 1.0)
+    assert "95%  950 B of 1.00 kB" in transfer.line(1.0, width=80)
+    assert transfer.summary(2.0) == "50 B in 2.0 s (25 B/s)"
 
 
 def test_the_rate_is_that_of_the_last_seconds_not_of_the_whole_run() -> None:
@@ -60,7 +64,7 @@ def test_bytes_taken_back_never_show_more_than_all_or_a_negative_rate() -> None:
     transfer.moved(moved("a", 90), 1.0)
     transfer.moved(moved("a", -90), 2.0)
     assert transfer.rate(2.0) == 0
-    assert "0%" in transfer.line(2.0)
+    assert "0%" in transfer.line(2.0, width=80)
 
 
 def run(style: str, clock: Clock) -> str:
