@@ -44,7 +44,7 @@ class ArchiveFile:
             # O_NONBLOCK: a pipe without a writer is refused below, and is not waited for.
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except FileNotFoundError as error:
-            raise UsageError(str(path), "does not exist") from error
+            raise UsageError(str(path), "does not exist", hint="Correct the path of the archive.") from error
         except OSError as error:
             raise LocalResourceError(str(path), f"cannot be opened: {error.strerror}") from error
         try:

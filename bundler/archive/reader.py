@@ -31,6 +31,7 @@ from bundler.transfer import check_stopped, parallel_map
 from bundler.trust import MAX_TRUST_BYTES, TrustRoot, parse_trust_chain, trust_digest
 
 _DAMAGED = "The archive is damaged: copy it across again."
+_OTHER = "Name the archive that bundle build made, or copy it across again."
 _OTHER_FILES = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"PK": "zip", b"BZ": "bzip2", b"\xfd7": "xz"}
 
 
@@ -216,9 +217,9 @@ def read_slot(source: ByteSource) -> bytes:
     if kind is not None:
         raise FormatError(source.name, f"is not a bundle: it is a {kind} file", hint="Archives are never compressed.")
     if header[257:262] != b"ustar":
-        raise FormatError(source.name, "is not a bundle: it is not a tar archive")
+        raise FormatError(source.name, "is not a bundle: it is not a tar archive", hint=_OTHER)
     if header[:100].rstrip(b"\0") != ROOT_PATH.encode():
-        raise SignatureError(source.name, f"has no signed root: it does not begin with {ROOT_PATH}")
+        raise SignatureError(source.name, f"has no signed root: it does not begin with {ROOT_PATH}", hint=_OTHER)
     digits = header[124:135]
     if digits.strip(b"01234567") or header != member_header(ROOT_PATH, size := int(digits, 8)):
         raise FormatError(source.name, f"has another header before {ROOT_PATH} than our writer makes", hint=_DAMAGED)
