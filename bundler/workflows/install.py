@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from bundler.archive.reader import Archive
 from bundler.domain.digest import Digest
-from bundler.domain.events import Noted, PhaseDone, PhaseStarted
+from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.finding import raise_findings
 from bundler.domain.image_map import ImageMap, PrivateRegistry, image_map
 from bundler.domain.infrastructure import Infrastructure
@@ -119,7 +119,9 @@ def install(
     pace.emit(PhaseStarted(phase="verify", detail=source.name))
     archive = verify(source, trust=trust, emit=pace.emit, full=False)
     pace.emit(
-        PhaseDone(phase="verify", detail=f"{archive.lock.name}-{archive.lock.sequence}, root {archive.root.digest}")
+        PhaseDone(
+            phase="verify", detail=f"{archive.lock.name}-{archive.lock.sequence}, root {archive.root.digest.short}"
+        )
     )
     run = _Install(archive=archive, inside=enter(archive))
     run.preflight()
@@ -150,7 +152,7 @@ class _Install:
         site = self.inside.site
         with self._phase("preflight") as done:
             raise_findings(f"site of cluster {site.cluster.name}", preflight(site, probes=self.inside.probes))
-            done("every endpoint that this install needs answers from here")
+            done("every endpoint that is needed answers from here")
 
     def adopt(self) -> None:
         """Take what the site names for what it is."""
@@ -208,7 +210,8 @@ class _Install:
                 cluster=inside.cluster,
                 patience=inside.patience,
             )
-            done(f"{report.ready_nodes} nodes and {len(report.workloads)} workloads are healthy, on private images")
+            found = f"{counted(report.ready_nodes, 'node')} and {counted(len(report.workloads), 'workload')}"
+            done(f"{found} healthy, on private images")
         if report.stand_ins:
             self._emit(Noted(text=report.stand_ins))
         return report
@@ -249,7 +252,7 @@ class _Install:
         identity(
             wanted, inside.site, bundle=self.archive.root.digest, access=inside.access, sleep=inside.patience.sleep
         )
-        return f"{len(wanted.missing)} access entries made, {len(wanted.present)} were there"
+        return f"access entries: {len(wanted.missing)} made, {len(wanted.present)} were there"
 
     def _plan_nodes(self) -> Plan:
         inside = self.inside
@@ -264,12 +267,12 @@ class _Install:
             inside.site, bundle=self.archive.root.digest, images=self._infrastructure.images, found=found
         )
         nodes(wanted, templates=inside.templates, groups=inside.groups, emit=self._emit)
-        return f"{len(wanted.plan.actions)} changes to {len(wanted.groups)} node groups"
+        return f"{counted(len(wanted.plan.actions), 'change')} to {counted(len(wanted.groups), 'node group')}"
 
     def _check_nodes(self) -> str:
         inside = self.inside
         count = check_nodes(inside.site, groups=inside.groups, cluster=inside.cluster, patience=inside.patience)
-        return f"{count} nodes are Ready"
+        return f"{counted(count, 'node')} Ready"
 
     def _plan_releases(self, role: Role) -> Plan:
         return Plan(actions=tuple(step.action for step in self._observe_releases(role) if step.action is not None))
