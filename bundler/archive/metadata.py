@@ -143,7 +143,7 @@ def provenance(lock: Lock, *, definition: Digest, tool_version: str) -> bytes:
                     "externalParameters": {"name": lock.name, "sequence": lock.sequence},
                     "resolvedDependencies": [
                         _resource("definition", definition),
-                        *(_resource(str(image.reference), _upstream(image)) for image in lock.images),
+                        *(_resource(str(image.reference), image.upstream_digest) for image in lock.images),
                         *(_resource(chart.reference, chart.content.digest) for chart in lock.charts),
                         *(
                             _resource(f"{tool.name} {tool.version} {tool.platform}", tool.content.digest)
@@ -162,10 +162,6 @@ def provenance(lock: Lock, *, definition: Digest, tool_version: str) -> bytes:
 
 def _resource(name: str, digest: Digest) -> dict[str, object]:
     return {"digest": {"sha256": digest.hex}, "name": name}
-
-
-def _upstream(image: LockedImage) -> Digest:
-    return image.target.digest if image.upstream is None else image.upstream.digest
 
 
 def _document(value: object) -> bytes:

@@ -86,6 +86,11 @@ class LockedImage(Built):
         """The carried platforms."""
         return tuple(manifest.platform for manifest in self.manifests if manifest.platform is not None)
 
+    @property
+    def upstream_digest(self) -> Digest:
+        """What upstream's tag named when it was locked."""
+        return self.target.digest if self.upstream is None else self.upstream.digest
+
 
 class LockedChart(Built):
     """One chart as an OCI artifact `charts/<name>:<version>`; `manifest` names config and the .tgz layer."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from bundler.domain.digest import Digest
 
 LAUNCH_TEMPLATE_NAME_MAX = 128
-SCALING_GROUP_NAME_MAX = 255
 CLUSTER_TAG = "bundle:cluster"
 MANAGED_TAG = "bundle:managed"
 GROUP_TAG = "bundle:node-group"

@@ -204,9 +204,5 @@ def moved(old: Mapping[Reference, LockedImage], new: Iterable[LockedImage]) -> l
     return [
         (old[image.reference], image)
         for image in new
-        if image.reference in old and _upstream(old[image.reference]) != _upstream(image)
+        if image.reference in old and old[image.reference].upstream_digest != image.upstream_digest
     ]
-
-
-def _upstream(image: LockedImage) -> Digest:
-    return image.target.digest if image.upstream is None else image.upstream.digest

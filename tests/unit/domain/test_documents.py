@@ -86,4 +86,4 @@ def test_no_yaml_like_text_makes_the_loader_fail_in_an_untyped_way(parts: object
     try:
         parse_document(str(parts).encode(), source="x")
     except DefinitionError as error:
-        assert error.hint or error.cause
+        assert error.subject.startswith("x:")
