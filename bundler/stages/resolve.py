@@ -9,7 +9,7 @@ from typing import Literal
 from bundler.cache import Cache
 from bundler.domain.digest import Digest
 from bundler.domain.events import ItemDone, TransferPlanned
-from bundler.domain.lock import Blob, Evidence, LockedImage, LockedManifest
+from bundler.domain.lock import Blob, Evidence, LockedChart, LockedImage, LockedManifest
 from bundler.domain.oci import (
     ATTESTATION_REFERENCE,
     Descriptor,
@@ -206,3 +206,13 @@ def moved(old: Mapping[Reference, LockedImage], new: Iterable[LockedImage]) -> l
         for image in new
         if image.reference in old and old[image.reference].upstream_digest != image.upstream_digest
     ]
+
+
+def republished(old: Iterable[LockedChart], new: Iterable[LockedChart]) -> list[tuple[LockedChart, LockedChart]]:
+    """Return the charts whose name and version got other content in their registry or repository.
+
+    A chart from a path is left out: it is the reader's own, and changes when they change it.
+    """
+    upstream = {chart.reference: chart for chart in new if chart.origin in ("oci", "https")}
+    pairs = [(chart, upstream.get(chart.reference, chart)) for chart in old]
+    return [(was, now) for was, now in pairs if was.origin == now.origin and was.content != now.content]

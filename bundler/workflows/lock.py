@@ -18,7 +18,7 @@ from bundler.errors import LockChangedError
 from bundler.ports import ChartRenderer, ImageSource, UrlSource
 from bundler.stages.discover import Discovered, Release, discover, releases
 from bundler.stages.obtain import obtain
-from bundler.stages.resolve import Origin, WantedImage, moved, resolve
+from bundler.stages.resolve import Origin, WantedImage, moved, republished, resolve
 from bundler.transfer import Pace
 
 
@@ -85,7 +85,7 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
     """Return the lock of the definition; an unchanged upstream returns the existing one.
 
     Raises:
-        LockChangedError: a tag moved and `update` was not given; the difference is named.
+        LockChangedError: as `compare`.
         NotFoundUpstreamError: an image, tag, platform, chart or file does not exist upstream.
     """
     definition, emit = request.definition, outside.pace.emit
@@ -118,7 +118,7 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
         tools=tools,
         files=files,
     )
-    return _compare(request, lock)
+    return compare(lock, existing=request.existing, update=request.update)
 
 
 def gather_releases(definition: Definition, *, outside: Connected) -> tuple[Release, ...]:
@@ -173,20 +173,22 @@ def _locked_release(release: Release) -> LockedRelease:
     )
 
 
-def _compare(request: LockRequest, lock: Lock) -> LockOutcome:
-    existing = request.existing
+def compare(lock: Lock, *, existing: Lock | None, update: bool) -> LockOutcome:
+    """Return what becomes of a new lock beside the existing one; the same content keeps the existing one.
+
+    Raises:
+        LockChangedError: a tag or a chart's version moved and `update` was not given; the difference is named.
+    """
     if existing is None:
         return LockOutcome(lock=lock, changed=True, added=lock.images)
     if same_content(existing, lock):
         return LockOutcome(lock=existing, changed=False)
     before, after = _by_name(existing.images), _by_name(lock.images)
     went = moved(before, lock.images)
-    if went and not request.update:
-        raise LockChangedError(
-            f"{counted(len(went), 'image')} moved upstream",
-            "\n".join(f"- {new.reference}\n  {old.target.digest}\n  -> {new.target.digest}" for old, new in went),
-            safe="The lock is as it was.",
-        )
+    if not update:
+        _refuse_moved("image", [(str(new.reference), old.target.digest, new.target.digest) for old, new in went])
+        charts = republished(existing.charts, lock.charts)
+        _refuse_moved("chart", [(new.reference, old.content.digest, new.content.digest) for old, new in charts])
     return LockOutcome(
         lock=lock,
         changed=True,
@@ -194,6 +196,15 @@ def _compare(request: LockRequest, lock: Lock) -> LockOutcome:
         removed=tuple(image for name, image in before.items() if name not in after),
         moved=tuple(went),
     )
+
+
+def _refuse_moved(noun: str, moves: Sequence[tuple[str, Digest, Digest]]) -> None:
+    if moves:
+        raise LockChangedError(
+            f"{counted(len(moves), noun)} moved upstream",
+            "\n".join(f"- {name}\n  {old}\n  -> {new}" for name, old, new in moves),
+            safe="The lock is as it was.",
+        )
 
 
 def _by_name(images: Iterable[LockedImage]) -> Mapping[Reference, LockedImage]:

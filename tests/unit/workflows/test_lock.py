@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from bundler.domain.digest import Digest
+from bundler.domain.lock import Blob, Lock, LockedChart
+from bundler.errors import LockChangedError
+from bundler.workflows.lock import compare
+from tests.fakes.archives import sample
+
+LOCK = sample().lock
+NEXT = LOCK.model_copy(update={"sequence": LOCK.sequence + 1, "created": "2027-01-01T00:00:00Z"})
+
+
+def with_chart(lock: Lock, *, origin: Literal["oci", "https", "path"], content: bytes) -> Lock:
+    (chart,) = lock.charts
+    config, old = chart.manifest.blobs
+    blob = Blob(media_type=old.media_type, digest=Digest.of(content), size=len(content))
+    manifest = chart.manifest.model_copy(update={"blobs": (config, blob)})
+    made: LockedChart = chart.model_copy(update={"origin": origin, "manifest": manifest})
+    return lock.model_copy(update={"charts": (made,)})
+
+
+def with_moved_image(lock: Lock) -> Lock:
+    first, *others = lock.images
+    target = Blob(media_type=first.target.media_type, digest=Digest.of(b"moved"), size=5)
+    return lock.model_copy(update={"images": (first.model_copy(update={"target": target, "upstream": None}), *others)})
+
+
+def test_the_same_content_keeps_the_existing_lock() -> None:
+    outcome = compare(NEXT, existing=LOCK, update=False)
+    assert (outcome.lock, outcome.changed) == (LOCK, False)
+
+
+def test_without_a_lock_everything_is_new() -> None:
+    outcome = compare(LOCK, existing=None, update=False)
+    assert (outcome.changed, outcome.added) == (True, LOCK.images)
+
+
+def test_a_moved_tag_needs_update_and_is_named_with_both_digests() -> None:
+    moved = with_moved_image(NEXT)
+    with pytest.raises(LockChangedError) as caught:
+        compare(moved, existing=LOCK, update=False)
+    assert caught.value.subject == "1 image moved upstream"
+    assert str(LOCK.images[0].target.digest) in caught.value.cause
+    assert str(Digest.of(b"moved")) in caught.value.cause
+    assert compare(moved, existing=LOCK, update=True).moved == ((LOCK.images[0], moved.images[0]),)
+
+
+@pytest.mark.parametrize("origin", ["oci", "https"])
+def test_a_chart_published_again_under_its_version_needs_update(origin: Literal["oci", "https"]) -> None:
+    before, after = (with_chart(lock, origin=origin, content=text) for lock, text in ((LOCK, b"a"), (NEXT, b"b")))
+    with pytest.raises(LockChangedError, match="1 chart moved upstream") as caught:
+        compare(after, existing=before, update=False)
+    assert f"- {LOCK.charts[0].reference}\n  {Digest.of(b'a')}\n  -> {Digest.of(b'b')}" in caught.value.cause
+    assert compare(after, existing=before, update=True).lock == after
+
+
+def test_a_chart_of_the_readers_own_may_change() -> None:
+    before, after = (with_chart(lock, origin="path", content=text) for lock, text in ((LOCK, b"a"), (NEXT, b"b")))
+    assert compare(after, existing=before, update=False).lock == after
