@@ -52,7 +52,7 @@ class LabCluster:
         self._tokens = TokenReviewServer(
             Cluster(
                 name=options.name,
-                sts_host=f"sts.{place.region}.{_dns_suffix(place)}",
+                sts_host=place.sts_host,
                 aws_url=options.aws_url,
                 entries=self.entries,
                 node_name=lambda instance: instance_name(place, instance),
@@ -111,7 +111,3 @@ def holds_image(store: RegistryStore, host: str, reference: str) -> bool:
     with store.lock:
         repository = store.repositories.get(wanted.repository)
         return repository is not None and key is not None and repository.find(key) is not None
-
-
-def _dns_suffix(place: Place) -> str:
-    return place.registry_host.partition(f".{place.region}.")[2]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bundler.domain.site import DNS_SUFFIXES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -16,7 +18,7 @@ class Place:
     @property
     def dns_suffix(self) -> str:
         """What AWS names end with in this partition."""
-        return {"aws-cn": "amazonaws.com.cn", "aws-eusc": "amazonaws.eu"}.get(self.partition, "amazonaws.com")
+        return DNS_SUFFIXES[self.partition]
 
     @property
     def registry_host(self) -> str:
