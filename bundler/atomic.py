@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bundler.errors import ConflictError, LocalResourceError
@@ -16,7 +16,16 @@ def publish(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     Raises:
         LocalResourceError: the disk is full, the folder is missing or not writable.
     """
-    _publish(path, content, mode, lambda temporary: temporary.replace(path))
+    publish_stream(path, [content], mode=mode)
+
+
+def publish_stream(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
+    """The same for content that arrives in chunks; where they end in an error, `path` stays as it was.
+
+    Raises:
+        LocalResourceError: the disk is full, the folder is missing or not writable.
+    """
+    _publish(path, chunks, mode, lambda temporary: temporary.replace(path))
 
 
 def publish_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -34,16 +43,17 @@ def publish_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             raise ConflictError(str(path), "exists already") from error
         temporary.unlink()
 
-    _publish(path, content, mode, link)
+    _publish(path, [content], mode, link)
 
 
-def _publish(path: Path, content: bytes, mode: int, give_name: Callable[[Path], object]) -> None:
+def _publish(path: Path, chunks: Iterable[bytes | memoryview], mode: int, give_name: Callable[[Path], object]) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                for chunk in chunks:
+                    file.write(chunk)
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())

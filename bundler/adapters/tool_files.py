@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bundler.atomic import sync_folder
+from bundler.atomic import publish_stream
 from bundler.domain.digest import Digest
 from bundler.errors import DigestError, LocalResourceError
-
-CHUNK_BYTES = 1 << 20
 
 
 def tool_file(folder: Path, name: str, digest: Digest, content: Iterable[bytes | memoryview]) -> Path:
@@ -26,7 +22,7 @@ def tool_file(folder: Path, name: str, digest: Digest, content: Iterable[bytes |
     try:
         if not _is_right(path, digest):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write(path, digest, content)
+            publish_stream(path, _checked(content, digest, name), mode=0o700)
     except OSError as error:
         raise LocalResourceError(str(path), f"cannot be written: {error.strerror}") from error
     return path
@@ -40,20 +36,10 @@ def _is_right(path: Path, digest: Digest) -> bool:
         return False
 
 
-def _write(path: Path, digest: Digest, content: Iterable[bytes | memoryview]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    temporary, sha256 = Path(name), hashlib.sha256()
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for chunk in content:
-                sha256.update(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fchmod(file.fileno(), 0o700)
-            os.fsync(file.fileno())
-        if sha256.hexdigest() != digest.hex:
-            raise DigestError(path.name, f"is not the program that was pinned: sha256 is {sha256.hexdigest()}")
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _checked(content: Iterable[bytes | memoryview], digest: Digest, name: str) -> Iterator[bytes | memoryview]:
+    sha256 = hashlib.sha256()
+    for chunk in content:
+        sha256.update(chunk)
+        yield chunk
+    if sha256.hexdigest() != digest.hex:
+        raise DigestError(name, f"is not the program that was pinned: sha256 is {sha256.hexdigest()}")
