@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bundler.errors import ConflictError, TargetError
+from bundler.errors import ConflictError, MissingToolError, TargetError
 
 if TYPE_CHECKING:
     from bundler.lab.kubernetes import KubernetesFacts
@@ -146,9 +147,11 @@ def lab_up(
 
     Raises:
         ConflictError: a lab runs there already.
+        MissingToolError: the extra `lab` is not installed.
         TargetError: it did not start; with the end of its log.
         NetworkError: PyPI does not give what the source is made of.
     """
+    _require_extra()
     state = state.absolute()
     if _is_running(state):
         raise ConflictError(str(state), "a lab runs with this folder already", hint="bundle lab status, or down")
@@ -171,6 +174,14 @@ def _fetch_programs() -> None:
     from bundler.lab.wheels import fetch_wheels, wheel_folder
 
     fetch_wheels(WHEELS, folder=wheel_folder())
+
+
+def _require_extra() -> None:
+    missing = [name for name in ("moto", "pip", "zstandard") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingToolError(
+            "lab", f"needs {', '.join(missing)}", hint="Install the extra: pip install 'eks-bundler[lab]'"
+        )
 
 
 def _arguments(state: Path, *, kubernetes: bool, source: bool, assets: Path | None, bound: bool) -> list[str]:
