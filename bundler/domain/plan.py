@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Verb = Literal["create", "update", "upload", "mount", "install", "upgrade", "adopt", "remove"]
+LAST_PHASE = "add-ons"
+"""Where the journal has it, everything of a bundle has been written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

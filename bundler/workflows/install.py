@@ -18,7 +18,7 @@ from bundler.domain.finding import raise_findings
 from bundler.domain.image_map import ImageMap, PrivateRegistry, image_map
 from bundler.domain.infrastructure import Infrastructure
 from bundler.domain.oci import Descriptor
-from bundler.domain.plan import Action, Plan
+from bundler.domain.plan import LAST_PHASE, Action, Plan
 from bundler.domain.reference import Reference
 from bundler.domain.report import Report
 from bundler.domain.site import Site
@@ -182,10 +182,10 @@ class _Install:
         phases: tuple[tuple[str, Callable[[], str]], ...] = (
             ("push", lambda: self._push(journal)),
             ("identity", self._identity),
-            ("core", lambda: self._release("core")),
+            ("core", lambda: self._release("core", journal)),
             ("nodes", self._nodes),
             ("check-nodes", self._check_nodes),
-            ("add-ons", lambda: self._release("addon")),
+            (LAST_PHASE, lambda: self._release("addon", journal)),
         )
         for name, phase in phases:
             journal.check()
@@ -288,9 +288,11 @@ class _Install:
         )
         return self._steps[role]
 
-    def _release(self, role: Role) -> str:
+    def _release(self, role: Role, journal: Journal) -> str:
         steps = self._observe_releases(role)
-        release(steps, images=self._images, helm=self.inside.helm, cluster=self.inside.cluster)
+        for step in steps:
+            journal.check()
+            release((step,), images=self._images, helm=self.inside.helm, cluster=self.inside.cluster)
         changed = sum(step.action is not None for step in steps)
         return f"{changed} of {len(steps)} releases changed"
 
