@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bundler.domain.cluster_node import ClusterNode
+from bundler.domain.plan import LAST_PHASE
 from bundler.domain.report import Report, WorkloadState
 from bundler.domain.site import Site
 from bundler.domain.workload import Pod, Workload, pods_of
@@ -37,7 +38,7 @@ class SiteStatus:
 
     Attributes:
         version: the API server's.
-        installed: the bundle that was installed last from this host, None where that is not known here.
+        installed: the last install from this host that wrote all it had to, None where none is known here.
         report: nodes and workloads.
     """
 
@@ -51,7 +52,7 @@ def site_status(site: Site, *, version: str, seen: Seen, records: Sequence[Recor
     workloads = sorted(seen.all(), key=lambda workload: workload.ref)
     return SiteStatus(
         version=version,
-        installed=next((record for record in reversed(records) if "bundle" in record.facts), None),
+        installed=next((record for record in reversed(records) if record.step == LAST_PHASE), None),
         report=Report(
             nodes=tuple(sorted(seen.nodes(), key=lambda node: node.name)),
             wanted_nodes=0,
