@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bundler.adapters.http import Answer, Request, Transport
 from bundler.adapters.registries_config import Endpoint
@@ -76,13 +76,13 @@ class Session:
             TransientError: try again.
         """
         used = self._auth.header(call.scope)
-        answer = self._send(call, used)
+        answer = self._explained(self._send(call, used), call, used)
         challenge = self._challenge(answer, used, call)
         if challenge is None:
             return answer
         answer.close()
         fresh = self._auth.renew(challenge, call.scope, stale=used)
-        answer = self._send(call, fresh)
+        answer = self._explained(self._send(call, fresh), call, fresh)
         if self._challenge(answer, fresh, call) is None:
             return answer
         with answer:
@@ -123,6 +123,15 @@ class Session:
                 answer_within_s=call.answer_within_s,
             )
         )
+
+    def _explained(self, answer: Answer, call: Call, used: Secret | None) -> Answer:
+        """Return the answer, with a body where it is a refusal: HEAD cannot say why, so the same is asked by GET."""
+        if answer.status != 403 or call.method != "HEAD":
+            return answer
+        told = self._send(replace(call, method="GET"), used)
+        told, other = (told, answer) if told.status == 403 else (answer, told)
+        other.close()
+        return told
 
     def _challenge(self, answer: Answer, used: Secret | None, call: Call) -> Challenge | None:
         """Return what an answer asks for, None when it asks for nothing; expired ECR tokens come as a 403 in text."""

@@ -579,6 +579,34 @@ def test_f16_w02_expired_tokens_are_refreshed_once_for_all_workers(how: str) -> 
         assert wallet.refreshed in (3, 4)
 
 
+def test_f16_an_expired_token_is_noticed_at_a_head_whose_answer_has_no_body() -> None:
+    """HEAD cannot say why: the same is asked by GET."""
+    wallet, valid = Wallet("one", "two"), ["one"]
+
+    def script(asked: Asked) -> Reply:
+        if "authorization" not in asked.headers:
+            return Reply(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        if asked.headers["authorization"] == f"Basic {b64encode(f'user:{valid[0]}'.encode()).decode()}":
+            return Reply(status=404)
+        return Reply(status=403, body=b"Your authorization token has expired. Reauthenticate and try again.")
+
+    with serving(script) as server:
+        client, name = client_of(provider=wallet), Reference.parse(f"{server.authority}/app:1")
+        assert client.manifest_digest(name) is None
+        valid[0] = "two"
+        assert client.has_blob(name, Digest.of(b"")) is False
+    assert wallet.refreshed == 1
+
+
+def test_a_head_that_is_denied_says_what_a_get_says() -> None:
+    denied = b'{"errors":[{"code":"DENIED","message":"not authorized to perform: ecr:BatchGetImage"}]}'
+    with serving(lambda asked: Reply(status=403, body=denied)) as server:
+        client, name = client_of(provider=Wallet("one")), Reference.parse(f"{server.authority}/app:1")
+        with pytest.raises(AccessError, match="403 DENIED: not authorized to perform: ecr:BatchGetImage"):
+            client.manifest_digest(name)
+    assert [asked.method for asked in server.requests] == ["HEAD", "GET"]
+
+
 def test_f16_credentials_that_stay_refused_are_an_access_error_without_a_loop() -> None:
     refusal = Reply(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
     wallet = Wallet("one", "two")
