@@ -14,7 +14,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock, LockedChart, LockedImage, LockedRelease, lock_bytes, same_content
 from bundler.domain.reference import Reference
-from bundler.errors import LockChangedError
+from bundler.errors import DefinitionError, LockChangedError
 from bundler.ports import ChartRenderer, ImageSource, UrlSource
 from bundler.stages.discover import Discovered, Release, discover, releases
 from bundler.stages.obtain import obtain
@@ -113,8 +113,8 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
         operator_platforms=definition.operator_platforms,
         pause=None if definition.core.pause is None else definition.core.pause.image,
         images=images,
-        charts=_charts(planned),
-        releases=tuple(_locked_release(release) for release in planned),
+        charts=locked_charts(planned),
+        releases=tuple(locked_release(release) for release in planned),
         tools=tools,
         files=files,
     )
@@ -122,8 +122,13 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
 
 
 def gather_releases(definition: Definition, *, outside: Connected) -> tuple[Release, ...]:
-    """Return every release of the definition with its chart; the charts' blobs go to the cache."""
+    """Return every release of the definition with its chart; the charts' blobs go to the cache.
+
+    Raises:
+        DefinitionError: two different charts share name and version.
+    """
     planned = releases(definition, find=outside.find_chart, wrap=outside.wrap_manifest, built_in=outside.built_in_chart)
+    locked_charts(planned)
     for release in planned:
         outside.cache.put(release.chart.manifest)
         for blob in release.chart.blobs:
@@ -156,12 +161,27 @@ def wanted_images(definition: Definition, found: Iterable[Discovered], *, outsid
     return wanted
 
 
-def _charts(planned: Iterable[Release]) -> tuple[LockedChart, ...]:
-    found = {chart.reference: chart for chart in (release.chart.locked() for release in planned)}
-    return tuple(found[reference] for reference in sorted(found))
+def locked_charts(planned: Iterable[Release]) -> tuple[LockedChart, ...]:
+    """Return each chart once, in the order of its name.
+
+    Raises:
+        DefinitionError: two different charts share name and version, and so their place in the registry.
+    """
+    found: dict[str, tuple[str, LockedChart]] = {}
+    for release in planned:
+        chart = release.chart.locked()
+        first, other = found.setdefault(chart.reference, (release.name, chart))
+        if other.manifest.digest != chart.manifest.digest:
+            raise DefinitionError(
+                f"releases {first} and {release.name}",
+                f"have different charts that both call themselves {chart.name} {chart.version}",
+                hint="Give one of them a version of its own (Chart.yaml).",
+            )
+    return tuple(found[reference][1] for reference in sorted(found))
 
 
-def _locked_release(release: Release) -> LockedRelease:
+def locked_release(release: Release) -> LockedRelease:
+    """Return what the lock says of a release."""
     return LockedRelease(
         name=release.name,
         namespace=release.namespace,
@@ -186,7 +206,7 @@ def compare(lock: Lock, *, existing: Lock | None, update: bool) -> LockOutcome:
     before, after = _by_name(existing.images), _by_name(lock.images)
     went = moved(before, lock.images)
     if not update:
-        _refuse_moved("image", [(str(new.reference), old.target.digest, new.target.digest) for old, new in went])
+        _refuse_moved("image", [(str(new.reference), old.upstream_digest, new.upstream_digest) for old, new in went])
         charts = republished(existing.charts, lock.charts)
         _refuse_moved("chart", [(new.reference, old.content.digest, new.content.digest) for old, new in charts])
     return LockOutcome(

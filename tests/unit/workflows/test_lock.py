@@ -25,8 +25,9 @@ def with_chart(lock: Lock, *, origin: Literal["oci", "https", "path"], content: 
 
 def with_moved_image(lock: Lock) -> Lock:
     first, *others = lock.images
-    target = Blob(media_type=first.target.media_type, digest=Digest.of(b"moved"), size=5)
-    return lock.model_copy(update={"images": (first.model_copy(update={"target": target, "upstream": None}), *others)})
+    assert first.upstream is not None, "the one whose index is derived: what is carried of it stays the same"
+    upstream = first.upstream.model_copy(update={"digest": Digest.of(b"moved")})
+    return lock.model_copy(update={"images": (first.model_copy(update={"upstream": upstream}), *others)})
 
 
 def test_the_same_content_keeps_the_existing_lock() -> None:
@@ -44,7 +45,7 @@ def test_a_moved_tag_needs_update_and_is_named_with_both_digests() -> None:
     with pytest.raises(LockChangedError) as caught:
         compare(moved, existing=LOCK, update=False)
     assert caught.value.subject == "1 image moved upstream"
-    assert str(LOCK.images[0].target.digest) in caught.value.cause
+    assert str(LOCK.images[0].upstream_digest) in caught.value.cause
     assert str(Digest.of(b"moved")) in caught.value.cause
     assert compare(moved, existing=LOCK, update=True).moved == ((LOCK.images[0], moved.images[0]),)
 
