@@ -43,6 +43,7 @@ class UsageError(BundleError):
 
     exit_code = 2
     title = "Usage error"
+    hint = "Correct what is named, then run the same command again; --help shows what it takes."
 
 
 class DefinitionError(BundleError):
@@ -74,6 +75,7 @@ class ClosureError(BundleError):
 
     exit_code = 2
     title = "Closure error"
+    hint = "Give the image in the definition (values, or images with a reason), then: bundle lock; bundle build"
 
 
 class RefusedError(BundleError):
@@ -179,6 +181,7 @@ class ConflictError(BundleError):
 
     exit_code = 7
     title = "Conflict"
+    hint = "Settle it with whoever made what is named, then run the same command again; finished work is kept."
 
 
 class RejectedError(ConflictError):
@@ -212,9 +215,13 @@ class LockLostError(ConflictError):
 class MissingRepositoryError(ConflictError):
     """The registry has no such repository and does not make one on push, as ECR does (exit 7)."""
 
+    hint = "Make the repository (aws ecr create-repository), or let bundle install make it; then run this again."
+
 
 class ImmutableTagError(ConflictError):
     """The tag may not be overwritten there and names another digest (exit 7)."""
+
+    hint = "Push below another prefix; bundle install puts a tag of its own beside the one that is taken."
 
 
 class TargetError(BundleError):
@@ -252,3 +259,4 @@ class PlanHasChangesError(BundleError):
 
     exit_code = 10
     title = "Plan"
+    hint = "To make them, run the same command without --plan and --exit-code."
