@@ -170,7 +170,8 @@ class Helm:
         with tempfile.TemporaryDirectory(dir=self._settings.work, prefix="helm-") as name:
             folder = Path(name)
             (folder / "chart.tgz").write_bytes(chart)
-            (folder / "values.json").write_text(json.dumps(rendering.values))
+            # Helm reads it as YAML, which has no surrogate pairs: characters stand as themselves.
+            (folder / "values.json").write_bytes(json.dumps(rendering.values, ensure_ascii=False).encode())
             flags = [str(folder / "chart.tgz"), "--namespace", rendering.namespace]
             flags += ["--values", str(folder / "values.json")]
             if images is None:

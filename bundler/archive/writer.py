@@ -82,6 +82,11 @@ class ArchiveWriter:
             self._present.update(digests)
         return tuple(member for member in self.layout.blobs if member.digest not in self._present)
 
+    def read(self, digest: Digest) -> bytes:
+        """Return a small blob that is in its place."""
+        member = next(member for member in self.layout.blobs if member.digest == digest)
+        return self._file.read(member.offset, member.size)
+
     def write_at(self, member: Member) -> MemberWriter:
         """Return what takes the content of `member` to its place; several members may be written at one time."""
         return MemberWriter(self._file, member, committed=self._committed, failpoint=self._failpoint)

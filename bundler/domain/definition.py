@@ -239,12 +239,11 @@ def parse_definition(document: Document) -> Definition:
         PolicyError: a literal credential stands in it.
     """
     _refuse_placeholders(document)
-    definition = validate(document, Definition)
     try:
-        refuse_secrets(document.value)
+        refuse_secrets(document.value)  # first, because other errors repeat what they refuse
     except ValueError as error:
         raise PolicyError(document.source, str(error)) from None
-    return definition
+    return validate(document, Definition)
 
 
 def definition_schema() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from bundler.domain.schema import (
 from bundler.errors import FormatError, LimitError
 
 MAX_LOCK_BYTES = 256 << 20
+_BROKEN_HINT = "Take it from version control again; or remove it and make a new one: bundle lock"
 
 
 class Blob(Built):
@@ -32,7 +33,7 @@ class Blob(Built):
 
     media_type: Line
     digest: Sha256
-    size: int = Field(ge=0, le=MAX_BLOB_BYTES)
+    size: int = Field(ge=0, le=MAX_BLOB_BYTES, strict=True)
 
     @classmethod
     def of(cls, descriptor: Descriptor) -> Blob:
@@ -146,7 +147,7 @@ class Lock(Built):
     api_version: Literal["eks-bundler/v1"] = "eks-bundler/v1"
     kind: Literal["Lock"] = "Lock"
     name: Name
-    sequence: int = Field(ge=1)
+    sequence: int = Field(ge=1, strict=True)
     created: Line
     previous: Sha256 | None = None
     definition: Sha256
@@ -215,13 +216,13 @@ def parse_lock(raw: bytes, *, source: str) -> Lock:
     if len(raw) > MAX_LOCK_BYTES:
         raise LimitError(source, f"is larger than {MAX_LOCK_BYTES} bytes")
     try:
-        lock = Lock.model_validate(parse_strict_json(raw, subject=source))
+        lock = Lock.model_validate(parse_strict_json(raw, subject=source, fractions=True))
+    except FormatError as error:
+        raise FormatError(source, error.cause, hint=_BROKEN_HINT) from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise FormatError(
-            source, f"is not a lock: {place}: {first['msg']}", hint="Make it again: bundle lock"
-        ) from None
+        place = ".".join(str(part) for part in first["loc"]) or "document"
+        raise FormatError(source, f"is not a lock: {place}: {first['msg']}", hint=_BROKEN_HINT) from None
     charts = {chart.reference for chart in lock.charts}
     lost = next((release for release in lock.releases if release.chart not in charts), None)
     if lost is not None:

@@ -7,6 +7,7 @@ nothing here ever writes a manifest again, because a digest names its bytes.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -205,7 +206,7 @@ def parse_config_platform(raw: bytes, *, subject: str) -> Platform:
     Raises:
         FormatError: not a config, or without os and architecture.
     """
-    return _platform_of(_parse_object(raw, subject), subject)
+    return _platform_of(_parse_object(raw, subject, fractions=True), subject)
 
 
 def parse_diff_ids(raw: bytes, *, subject: str) -> tuple[Digest, ...]:
@@ -214,7 +215,7 @@ def parse_diff_ids(raw: bytes, *, subject: str) -> tuple[Digest, ...]:
     Raises:
         FormatError: no `rootfs.diff_ids`.
     """
-    rootfs = _parse_object(raw, subject).get("rootfs")
+    rootfs = _parse_object(raw, subject, fractions=True).get("rootfs")
     ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
         raise FormatError(subject, "the image config has no rootfs.diff_ids")
@@ -238,17 +239,22 @@ def derive_index(upstream: Index, *, keep: Iterable[Digest]) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _parse_object(raw: bytes, subject: str) -> dict[str, object]:
+def _parse_object(raw: bytes, subject: str, *, fractions: bool = False) -> dict[str, object]:
     if len(raw) > MAX_MANIFEST_BYTES:
         raise LimitError(subject, f"is larger than {MAX_MANIFEST_BYTES} bytes")
-    value = parse_strict_json(raw, subject=subject)
+    value = parse_strict_json(raw, subject=subject, fractions=fractions)
     if not isinstance(value, dict):
         raise FormatError(subject, "is not a JSON object")
     return value
 
 
-def parse_strict_json(raw: bytes, *, subject: str) -> object:
+def parse_strict_json(raw: bytes, *, subject: str, fractions: bool = False) -> object:
     """Return the JSON value in `raw`; duplicate keys, NaN, huge numbers, surrogates and deep nesting are refused.
+
+    Args:
+        raw: from outside.
+        subject: what errors name.
+        fractions: whether a number may have a fraction, as values of charts do.
 
     Raises:
         FormatError: not such a value.
@@ -258,7 +264,7 @@ def parse_strict_json(raw: bytes, *, subject: str) -> object:
             raw.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
-            parse_float=_no_constant,
+            parse_float=_finite if fractions else _no_constant,
         )
     except (ValueError, RecursionError) as error:
         raise FormatError(subject, f"is not strict JSON ({str(error)[:120]})") from error
@@ -274,6 +280,11 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
             if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
                 raise ValueError("lone surrogate")
     return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_constant(text)
 
 
 def _no_constant(text: str) -> NoReturn:

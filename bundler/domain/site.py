@@ -222,12 +222,11 @@ def parse_site(document: Document) -> Site:
         DefinitionError: with file:line:column.
         PolicyError: a literal credential stands in it.
     """
-    site = validate(document, Site)
     try:
-        refuse_secrets(document.value)
+        refuse_secrets(document.value)  # first, because other errors repeat what they refuse
     except ValueError as error:
         raise PolicyError(document.source, str(error)) from None
-    return site
+    return validate(document, Site)
 
 
 def site_schema() -> dict[str, Any]:

@@ -72,7 +72,10 @@ class PushPlan:
 def pushes_of(
     lock: Lock, *, image_target: Callable[[Reference], Reference], chart_target: Callable[[str], Reference]
 ) -> tuple[Push, ...]:
-    """Return one push per image and chart of the lock, in the order of the lock."""
+    """Return one push per image and chart of the lock, in the order of the lock.
+
+    Where two of them would give one tag to different digests, the later one gets `<tag>-<digest12>`.
+    """
     images = [
         _push(str(image.reference), image_target(image.reference), image.manifests, tail=image.target)
         for image in lock.images
@@ -81,7 +84,11 @@ def pushes_of(
         _push(chart.reference, chart_target(chart.reference), (chart.manifest,), tail=chart.manifest)
         for chart in lock.charts
     ]
-    return (*images, *charts)
+    owners: dict[Reference, Digest] = {}
+    return tuple(
+        one if owners.setdefault(one.target, one.digest) == one.digest else replace(one, target=beside_tag(one))
+        for one in (*images, *charts)
+    )
 
 
 def _push(source: str, target: Reference, manifests: Sequence[LockedManifest], *, tail: Blob) -> Push:

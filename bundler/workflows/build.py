@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from bundler.archive.writer import ArchiveWriter, Failpoint, no_failpoint
 from bundler.domain.definition import Definition
 from bundler.domain.digest import Digest
 from bundler.domain.events import PhaseDone, PhaseStarted, counted
-from bundler.domain.lock import Lock, LockedImage
+from bundler.domain.lock import Lock, LockedFile, LockedImage, LockedTool
 from bundler.errors import ClosureError, LockChangedError
 from bundler.ports import ImageSource
-from bundler.stages.discover import Discovered, discover
-from bundler.stages.fetch import Supply, fetch
+from bundler.stages.discover import Discovered, Release, discover
+from bundler.stages.fetch import Supply, check_manifests, fetch
 from bundler.stages.obtain import obtain
 from bundler.trust import Signer
-from bundler.workflows.lock import Connected, gather_releases
+from bundler.workflows.lock import Connected, gather_releases, locked_charts, locked_release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
     """Build the archive of a lock; an interrupted build of the same lock goes on from what is right already.
 
     Raises:
-        LockChangedError: the lock belongs to another definition.
+        LockChangedError: the lock belongs to another definition, or is wrong about what it names.
         ClosureError: a rendered chart needs an image that the lock does not hold.
         LocalResourceError: not enough disk; said before the first download.
     """
@@ -68,7 +68,8 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
     planned = gather_releases(request.definition, outside=outside)
     found = discover(request.definition, planned, renderer=outside.renderer)
     gate(lock, found)
-    obtain(request.definition, folder=outside.folder, cache=outside.cache, urls=outside.urls)
+    tools, files = obtain(request.definition, folder=outside.folder, cache=outside.cache, urls=outside.urls)
+    require_same(lock, planned, {*tools, *files})
     emit(PhaseDone(phase="closure", detail=f"the lock holds all that the charts need: {counted(len(found), 'image')}"))
 
     layout = lay_out(request)
@@ -89,6 +90,7 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
         )
         there = len(layout.blobs) - len(members)
         emit(PhaseDone(phase="fetch", detail=f"{counted(len(members), 'blob')} fetched, {there} were there"))
+        check_manifests(lock, read=writer.read)
         writer.seal(request.signer)
     emit(PhaseDone(phase="seal", detail=f"{archive.name} is complete and signed"))
     return BuildOutcome(archive=archive, root=root, total_bytes=layout.total_bytes)
@@ -106,6 +108,23 @@ def require_current(definition: Definition, lock: Lock) -> None:
             "was made from another definition: something in bundle.yaml changed since",
             hint="Make it again: bundle lock",
         )
+
+
+def require_same(lock: Lock, planned: Sequence[Release], pinned: Set[LockedTool | LockedFile]) -> None:
+    """Do nothing where the lock holds the charts, releases, tools and files that the definition gives today.
+
+    Raises:
+        LockChangedError: names the first that differs.
+    """
+    hint = "Look at what changed; to take it: bundle lock"
+    known = {chart.reference: chart.manifest.digest for chart in lock.charts}
+    charts = {chart.reference: chart.manifest.digest for chart in locked_charts(planned)}
+    for reference, _ in sorted(known.items() ^ charts.items()):
+        raise LockChangedError(reference, "is not the chart that the lock pins", hint=hint)
+    if lock.releases != tuple(locked_release(release) for release in planned):
+        raise LockChangedError("the lock", "has other releases than the definition", hint=hint)
+    if {*lock.tools, *lock.files} != pinned:
+        raise LockChangedError("the lock", "has other tools or files than the definition", hint=hint)
 
 
 def gate(lock: Lock, found: Iterable[Discovered]) -> None:
