@@ -23,7 +23,14 @@ def moved(item: str, count: int) -> BytesMoved:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1500, "1.50 kB"), (12_300_000, "12.3 MB"), (123_400_000, "123 MB"), (1_840_000_000, "1.84 GB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.50 kB"),
+        (12_300_000, "12.3 MB"),
+        (123_400_000, "123 MB"),
+        (1_840_000_000, "1.84 GB"),
+    ],
 )
 def test_bytes_are_written_as_people_read_them(count: int, text: str) -> None:
     assert human_bytes(count) == text
