@@ -38,7 +38,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise LocalResourceError(str(self.path(digest)), f"cannot be read: {error.strerror}") from error
+            raise self._unreadable(digest, error) from error
         if Digest.of(content) == digest:
             return content
         self.drop(digest)
@@ -50,15 +50,25 @@ class Cache:
         Raises:
             DigestError: after the last chunk, when the content is not what the digest names; the entry is dropped.
             FileNotFoundError: no such entry.
+            LocalResourceError: the disk does not give it.
         """
         sha256 = hashlib.sha256()
-        with self.path(digest).open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                sha256.update(chunk)
-                yield chunk
+        try:
+            with self.path(digest).open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    sha256.update(chunk)
+                    yield chunk
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._unreadable(digest, error) from error
         if sha256.hexdigest() != digest.hex:
             self.drop(digest)
             raise DigestError(str(self.path(digest)), "the cache entry was damaged and has been dropped")
+
+    def _unreadable(self, digest: Digest, error: OSError) -> LocalResourceError:
+        hint = "The cache only saves time: remove it, or make it readable; then run the same command again."
+        return LocalResourceError(str(self.path(digest)), f"cannot be read: {error.strerror}", hint=hint)
 
     def put(self, content: bytes) -> Digest:
         """Keep a small blob; return its digest."""
