@@ -22,13 +22,10 @@ def token(site_file: Path, ca_file: Path | None) -> None:
 
     The token is a presigned request to the Region's own STS host; making it needs credentials, and no network.
     """
-    from bundler.adapters.aws.token import cluster_token, exec_credential
-    from bundler.wiring import Surroundings, aws_for, read_site
+    from bundler.wiring import Surroundings, cluster_credential, read_site
 
-    site = read_site(site_file)
-    aws = aws_for(Surroundings(ca_file=ca_file), site)
-    made = cluster_token(aws, site, now=lambda: dt.datetime.now(dt.UTC))
-    click.echo(json.dumps(exec_credential(made)))
+    now = dt.datetime.now(dt.UTC)
+    click.echo(json.dumps(cluster_credential(read_site(site_file), Surroundings(ca_file=ca_file), now=lambda: now)))
 
 
 @click.command()

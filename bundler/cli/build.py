@@ -72,7 +72,7 @@ def lock(
         for image in images:
             click.echo(f"{sign} {image.target.digest.short}  {image.reference}")
     for old, new in outcome.moved:
-        click.echo(f"~ {new.target.digest.short}  {new.reference} (was {old.target.digest.short})")
+        click.echo(f"~ {new.upstream_digest.short}  {new.reference} (was {old.upstream_digest.short})")
     state = f"sequence {outcome.lock.sequence}" if outcome.changed else "unchanged"
     content = f"{counted(len(outcome.lock.images), 'image')}, {counted(len(outcome.lock.charts), 'chart')}"
     click.echo(f"{path}: {state}, {content}")
@@ -187,7 +187,7 @@ def _described(outcome: LockOutcome, path: Path) -> dict[str, object]:
         "added": {str(image.reference): str(image.target.digest) for image in outcome.added},
         "removed": {str(image.reference): str(image.target.digest) for image in outcome.removed},
         "moved": {
-            str(new.reference): {"from": str(old.target.digest), "to": str(new.target.digest)}
+            str(new.reference): {"from": str(old.upstream_digest), "to": str(new.upstream_digest)}
             for old, new in outcome.moved
         },
     }

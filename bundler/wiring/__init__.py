@@ -5,6 +5,7 @@ from __future__ import annotations
 from bundler.wiring.clients import (
     archive_source,
     aws_for,
+    cluster_credential,
     complete_root,
     registry_client,
     root_of,
@@ -31,6 +32,7 @@ __all__ = [
     "aws_for",
     "cache_folder",
     "closed",
+    "cluster_credential",
     "complete_root",
     "connected",
     "local_source",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime as dt
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,13 @@ def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
             quick=surroundings.quick,
         )
     )
+
+
+def cluster_credential(site: Site, surroundings: Surroundings, *, now: Callable[[], dt.datetime]) -> dict[str, object]:
+    """Return a token for the site's cluster as kubectl and helm read it from an exec plugin."""
+    from bundler.adapters.aws.token import cluster_token, exec_credential
+
+    return exec_credential(cluster_token(aws_for(surroundings, site), site, now=now))
 
 
 def transport_for(surroundings: Surroundings, site: Site | None = None) -> Transport:
