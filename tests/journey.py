@@ -19,7 +19,6 @@ from bundler.trust import parse_trust_chain, trust_digest
 from tests.fakes.images import image, index, layer_bytes
 
 _MIB = 1 << 20
-_LAYERS = 8
 BUNDLE = [sys.executable, "-m", "bundler"]
 REGISTRY = "602401143452.dkr.ecr.eu-central-1.amazonaws.com"
 
@@ -146,10 +145,10 @@ def write_layout(folder: Path, images: int, layer_bytes_each: int) -> list[str]:
     return names
 
 
-def heavy_definition(folder: Path, total: int) -> str:
-    """A small definition with an image of `total` bytes in eight layers, which take hardly any room beside it."""
+def heavy_definition(folder: Path, total: int, *, layers: int = 8) -> str:
+    """A small definition with an image of `total` bytes in large layers, which take hardly any room beside it."""
     text = small_definition(folder, images=1, name="heavy")
-    image_name = _add_image(folder / "layout", total)
+    image_name = _add_image(folder / "layout", total, layers)
     entry = f"  - {{image: '{image_name}', reason: a test, from: {{layout: layout}}, platforms: [linux/amd64]}}"
     return text.replace("images:\n", f"images:\n{entry}\n")
 
@@ -161,12 +160,12 @@ def _add_blob(layout: Path, content: bytes, media_type: str) -> dict[str, object
     return {"mediaType": media_type, "digest": str(digest), "size": len(content)}
 
 
-def _add_layers(layout: Path, size: int) -> Iterator[dict[str, object]]:
+def _add_layers(layout: Path, size: int, count: int) -> Iterator[dict[str, object]]:
     """Put layers of zeros, each with a number at its end, into a layout; on disk they take hardly any room."""
     zeros = hashlib.sha256()
     for _ in range(size // _MIB - 1):
         zeros.update(bytes(_MIB))
-    for number in range(_LAYERS):
+    for number in range(count):
         tail, sha256 = number.to_bytes(_MIB), zeros.copy()
         sha256.update(tail)
         with (layout / "blobs" / "sha256" / sha256.hexdigest()).open("wb") as file:
@@ -175,9 +174,9 @@ def _add_layers(layout: Path, size: int) -> Iterator[dict[str, object]]:
         yield {"mediaType": OCI_LAYER, "digest": f"sha256:{sha256.hexdigest()}", "size": size}
 
 
-def _add_image(layout: Path, total: int) -> str:
-    """Put an image of `total` bytes into a layout; return its name."""
-    layers = list(_add_layers(layout, total // _LAYERS // _MIB * _MIB))
+def _add_image(layout: Path, total: int, count: int) -> str:
+    """Put an image of `total` bytes in `count` layers into a layout; return its name."""
+    layers = list(_add_layers(layout, total // count // _MIB * _MIB, count))
     rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
     config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
     manifest = {

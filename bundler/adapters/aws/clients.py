@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bundler.adapters.aws.failures import Asked, translate
+from bundler.adapters.aws.watched import watch
 from bundler.domain.credentials import Secret
 from bundler.domain.site import Site
 from bundler.errors import AccessError, LocalResourceError, NetworkError, UsageError
-from bundler.transfer import Once, check_stopped
+from bundler.transfer import Once
 
 if TYPE_CHECKING:
     import boto3
@@ -139,7 +140,7 @@ class Aws:
         asked = Asked(service=name, operation="*", resource=endpoint or name, endpoint=endpoint or "", setting=setting)
         with _translated(asked, tuple, self._now):
             client = self._client(name, region or settings.region, endpoint)
-        client.meta.events.register("before-send", _stop_here)
+        watch(client)
         return Service(name, client, setting=setting, secrets=self.secrets, now=self._now)
 
     def _client(self, name: str, region: str | None, endpoint: str | None) -> Any:
@@ -199,11 +200,6 @@ def _joined(*files: Path) -> Path:
     with os.fdopen(handle, "wb") as file:
         file.write(content)
     return Path(name)
-
-
-def _stop_here(**_: object) -> None:
-    """Send nothing for work that has been called off: botocore would go on trying."""
-    check_stopped()
 
 
 class Service:

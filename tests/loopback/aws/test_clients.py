@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,6 +45,32 @@ def test_work_that_is_called_off_is_not_tried_again() -> None:
         parallel_map(work, [0, 1], workers=2)
     assert time.monotonic() - started < 3
     assert len(counted) <= 2
+
+
+@pytest.mark.parametrize("body", [b"", bytes(64 << 20)], ids=["waiting for the answer", "sending"])
+def test_a_call_that_waits_for_aws_is_woken_when_the_work_is_called_off(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service accepts the connection, and then neither reads nor answers."""
+    pauses: list[float] = []
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=pauses.append))
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        s3 = Aws(AwsSettings(region="ap-northeast-1", endpoints={"s3": url})).service("s3")
+
+        def work(number: int) -> None:
+            if number == 0:
+                stack.enter_context(server.accept()[0])
+                time.sleep(0.5)
+                raise UsageError("x", "stop")
+            s3.call("PutObject", Bucket="bucket", Key="key", Body=body)
+
+        started = time.monotonic()
+        with pytest.raises(UsageError):
+            parallel_map(work, [0, 1], workers=2)
+        assert time.monotonic() - started < 5
+    assert not pauses
 
 
 def test_a_quick_client_gives_up_soon() -> None:
