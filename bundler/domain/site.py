@@ -32,7 +32,6 @@ Arn = Annotated[
 _LABEL_KEY = r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[str, StringConstraints(pattern=rf"^{_LABEL_KEY}$")]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
-HostPort = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
 _PEM = re.compile(rb"\A-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\s*\Z")
 MAX_CA_BYTES = 16 << 10
 DNS_SUFFIXES = {
@@ -59,6 +58,8 @@ def _endpoint(url: str) -> str:
         raise ValueError("must be https://HOST[:PORT] and nothing more")
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not hold a user name or password")
+    if parts.port == 0:  # reading it also refuses what is no port
+        raise ValueError("must have a port from 1 to 65535")
     if _is_link_local(parts.hostname):
         raise ValueError(f"{parts.hostname} is a link-local address, never a cluster")
     return url.rstrip("/")
@@ -80,6 +81,15 @@ def _authority(text: str) -> str:
     if len(pem) > MAX_CA_BYTES or pem.count(b"-----BEGIN CERTIFICATE-----") != 1 or not _PEM.match(pem):
         raise ValueError("is not base64 of exactly one PEM certificate")
     return text
+
+
+def _host_port(text: str) -> str:
+    if not 0 < int(text.rpartition(":")[2]) < 1 << 16:
+        raise ValueError("must have a port from 1 to 65535")
+    return text
+
+
+HostPort = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$"), AfterValidator(_host_port)]
 
 
 def _network(text: str) -> str:
