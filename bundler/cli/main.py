@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from bundler import __version__
-from bundler.errors import BundleError, InterruptedByUserError
+from bundler.errors import BundleError, InterruptedByUserError, LocalResourceError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("bundler.cli.define:init", "Write a commented bundle.yaml from a preset."),
@@ -108,6 +108,7 @@ def cli() -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code that says what happened."""
     signal.signal(signal.SIGTERM, _terminated)
+    _require_streams()
     try:
         result = cli.main(
             prog_name="bundle",
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             standalone_mode=False,
         )
         code = result if isinstance(result, int) else 0
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -125,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        code = _show(LocalResourceError(str(error.filename or "output"), f"cannot be written: {error.strerror}"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception as error:
         if os.environ.get("BUNDLE_TRACEBACK"):
             raise
@@ -133,6 +138,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 RESUME = "Finished work is kept."
+
+
+def _require_streams() -> None:
+    """A shell may start us without stdout or stderr; then they lead nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the whole process
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

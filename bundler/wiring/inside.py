@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bundler.domain.site import Site
 from bundler.errors import MissingToolError, UsageError
 from bundler.wiring.clients import aws_for, registry_client
-from bundler.wiring.surroundings import Surroundings, own_platform, retry_policy, site_folder
+from bundler.wiring.surroundings import Surroundings, make_private, own_platform, retry_policy, site_folder
 
 if TYPE_CHECKING:
     from bundler.adapters.aws.clients import Aws
@@ -95,7 +95,7 @@ def _cluster_tools(
     from bundler.atomic import publish
     from bundler.domain.kubeconfig import kubeconfig
 
-    work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(work)
     file = work / "kubeconfig"
     environ = client_environment(surroundings.environ)
     publish(file, kubeconfig(site, command=options.token_command), mode=0o600)
@@ -133,7 +133,7 @@ def status_of(site: Site, surroundings: Surroundings, options: InstallOptions) -
     from bundler.workflows.status import site_status
 
     work = site_folder(site, surroundings.environ)
-    work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(work)
     publish(work / "kubeconfig", kubeconfig(site, command=options.token_command), mode=0o600)
     kubectl = Kubectl(
         KubectlSettings(
@@ -183,14 +183,13 @@ def _journal_place(site: Site, aws: Aws, work: Path) -> Place:
 
 
 def _journal_session(archive: Archive, options: InstallOptions) -> Session:
-    import getpass
     import uuid
 
     from bundler.journal import Session
 
     return Session(
         id=uuid.uuid4().hex,
-        owner=f"{getpass.getuser()}@{os.uname().nodename} pid {os.getpid()}",
+        owner=f"{os.environ.get('USER', os.getuid())}@{os.uname().nodename} pid {os.getpid()}",
         bundle=archive.root.digest,
         break_lock=options.break_lock,
     )

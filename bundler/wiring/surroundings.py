@@ -86,6 +86,18 @@ def site_folder(site: Site, environ: Mapping[str, str]) -> Path:
     return Path(home) / "eks-bundler" / "sites" / f"{site.account}-{site.region}-{site.cluster.name}"
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder that only this user reads.
+
+    Raises:
+        LocalResourceError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise LocalResourceError(str(folder), f"cannot be made: {error.strerror}") from error
+
+
 def own_platform() -> Platform:
     """Return the platform of this host, as tools are named."""
     machine = os.uname().machine
