@@ -82,9 +82,9 @@ class Lease:
             self._version = self._swap(there.version if there is not None else None)
         except StaleStateError as error:
             winner = self._store.get(LOCK_NAME)
-            if winner is None:
-                raise
-            raise _locked(parse_holder(winner.content), winner.age_s) from error
+            if winner is not None:
+                raise _locked(parse_holder(winner.content), winner.age_s) from error
+            self.take(known=known, break_id=break_id)  # the winner has given it back already
         self._renewed = self._clock()
 
     def _refuse(self, there: StoredState, known: Collection[str], break_id: str | None) -> None:

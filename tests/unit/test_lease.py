@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bundler.errors import LockedError, LockLostError, NetworkError
+from bundler.errors import LockedError, LockLostError, NetworkError, StaleStateError
 from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, parse_holder
 from tests.fakes.state_store import MemoryState
 
@@ -48,6 +48,18 @@ def test_of_two_at_the_same_moment_one_wins() -> None:
     store.before_put = race
     with pytest.raises(LockedError, match="b@host"):
         lease(store, "a").take(break_id=None)
+
+
+def test_a_lock_that_was_taken_and_given_back_in_the_same_moment_is_taken() -> None:
+    store = MemoryState()
+
+    def come_and_go(name: str) -> None:
+        store.before_put = lambda name: None
+        raise StaleStateError(name, "is another version")
+
+    store.before_put = come_and_go
+    taken(store)
+    assert parse_holder(store.objects[LOCK_NAME][0]).id == "a"
 
 
 def test_an_expired_lock_is_broken_by_its_id_only() -> None:
