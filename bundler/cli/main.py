@@ -144,7 +144,7 @@ def _require_streams() -> None:
     """A shell may start us without stdout or stderr; then they lead nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for as long as we run
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
