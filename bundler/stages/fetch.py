@@ -22,7 +22,7 @@ from bundler.errors import (
     NotFoundUpstreamError,
 )
 from bundler.ports import ImageSource
-from bundler.transfer import Pace, parallel_map
+from bundler.transfer import Pace, check_stopped, parallel_map
 
 SourceOf = Callable[[LockedImage], ImageSource]
 
@@ -232,6 +232,7 @@ class _Counted:
         self._count = 0
 
     def write(self, chunk: memoryview) -> None:
+        check_stopped()
         self._place.write(chunk)
         self._count += len(chunk)
         self._emit(BytesMoved(phase="fetch", item=self._label, count=len(chunk)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,3 +143,28 @@ def test_a_lost_export_of_a_docker_image_names_the_image_id(tmp_path: Path) -> N
             place=Shelf(),
             supply=Supply(cache=Cache(tmp_path / "b"), source_of=lambda image: registry),
         )
+
+
+def test_one_failure_ends_the_blobs_that_are_under_way(tmp_path: Path) -> None:
+    """A local disk needs no waking, and a large blob from it takes longer than anybody waits after Ctrl-C."""
+
+    class Slow(MemoryRegistry):
+        def read_blob(self, name: Reference, blob: Descriptor, sink: Sink, *, restart: Callable[[], None]) -> None:
+            if blob.digest == broken:
+                raise DigestError(str(blob.digest), "wrong content")
+            for _ in range(1000):
+                sink(memoryview(b""))
+                time.sleep(0.005)
+
+    registry = Slow()
+    lock, _ = locked(Cache(tmp_path / "a"), MemoryRegistry())
+    broken = lock.images[0].manifests[0].blobs[-1].digest
+    began = time.monotonic()
+    with pytest.raises(DigestError):
+        fetch(
+            lock,
+            [(blob.digest, blob.size) for blob in lock.images[0].manifests[0].blobs],
+            place=Shelf(),
+            supply=Supply(cache=Cache(tmp_path / "b"), source_of=lambda image: registry),
+        )
+    assert time.monotonic() - began < 2
