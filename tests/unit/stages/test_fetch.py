@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,12 +152,14 @@ def test_one_failure_ends_the_blobs_that_are_under_way(tmp_path: Path) -> None:
     class Slow(MemoryRegistry):
         def read_blob(self, name: Reference, blob: Descriptor, sink: Sink, *, restart: Callable[[], None]) -> None:
             if blob.digest == broken:
+                assert under_way.wait(30)
                 raise DigestError(str(blob.digest), "wrong content")
+            under_way.set()
             for _ in range(1000):
                 sink(memoryview(b""))
                 time.sleep(0.005)
 
-    registry = Slow()
+    registry, under_way = Slow(), threading.Event()
     lock, _ = locked(Cache(tmp_path / "a"), MemoryRegistry())
     broken = lock.images[0].manifests[0].blobs[-1].digest
     began = time.monotonic()
