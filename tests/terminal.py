@@ -12,18 +12,26 @@ import pty
 import re
 import struct
 import subprocess
+import sys
+import tempfile
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundler.lab.lab import LabFacts
+from bundler.lab.tools import Tools
 from tests.journey import BUNDLE, Workspace, clean_environment
 
-KEPT = Path(__file__).parents[1] / "docs" / "output"
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "docs" / "output"
 COLUMNS = 80
+_ATTACH = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _ERASE = "\r\x1b[2K"
 _VARIABLE = (
+    (re.compile(r"(?:  again in .*\n(?:    .*\n)*)+"), "  again in …\n"),  # how often is a matter of chance
     (re.compile(r"sha256:[0-9a-f]{64}"), "sha256:…"),
     (re.compile(r"\b(?=[a-f]*[0-9])[0-9a-f]{12}\b"), "…12…"),
     (re.compile(r"/tmp/eks-[a-z0-9_]{8}"), "/tmp/eks-…"),
@@ -68,32 +76,56 @@ class Printed:
         return shown + "\n" + (f"[exit {self.code}]\n" if self.code else "")
 
 
-def on_a_terminal(place: Workspace, *arguments: str, typed: str = "", **more: str) -> Printed:
-    """Run `bundle` in a terminal of 80 by 24, which types `typed`."""
+@contextmanager
+def home(facts: LabFacts, tools: Tools) -> Iterator[Workspace]:
+    """The folder of somebody who builds closed-minimal in the lab; its name always has the same length."""
+    with tempfile.TemporaryDirectory(prefix="eks-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "tools").mkdir()
+        (folder / "tools" / "helm").symlink_to(tools.helm4.path)
+        (folder / "tools" / "kubectl").symlink_to(tools.kubectl.path)
+        text = (ROOT / "bundles" / "closed-minimal" / "bundle.lab.yaml").read_text(encoding="utf-8")
+        (folder / "bundle.yaml").write_text(text.replace("../../.cache/tools/", "tools/"), encoding="utf-8")
+        own = {
+            "HOME": name,
+            "XDG_STATE_HOME": f"{name}/state",
+            "BUNDLE_CACHE_DIR": f"{name}/cache",
+            "AWS_ENDPOINT_URL": facts.aws_url,
+            "SOURCE_DATE_EPOCH": "1700000000",
+        }
+        yield Workspace(folder=folder, environment={**facts.environment(), **own})
+
+
+def on_a_terminal(
+    place: Workspace, *arguments: str, prompt: str = "", typed: str = "", expect: int = 0, **more: str
+) -> Printed:
+    """Run `bundle` in a terminal of 80 by 24; when `prompt` stands there, `typed` is typed."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
     process = subprocess.Popen(
-        [*BUNDLE, *arguments],
+        [sys.executable, "-c", _ATTACH, *BUNDLE, *arguments],
         cwd=place.folder,
-        env=_environment(place, {"TERM": "xterm", **more}),
+        env={**clean_environment(), **place.environment, "TERM": "xterm", **more},
         stdin=slave,
         stdout=slave,
         stderr=slave,
         start_new_session=True,
     )
     os.close(slave)
-    if typed:
-        os.write(master, typed.encode())
-    raw = _read_all(master)
-    return Printed(arguments=arguments, code=process.wait(60), raw=raw)
+    raw = _converse(master, prompt.encode(), typed.encode())
+    os.close(master)
+    printed = Printed(arguments=arguments, code=process.wait(60), raw=raw)
+    assert printed.code == expect, printed.transcript
+    return printed
 
 
-def without_a_terminal(place: Workspace, *arguments: str, **more: str) -> Printed:
+def without_a_terminal(place: Workspace, *arguments: str, expect: int = 0, **more: str) -> Printed:
     """Run `bundle` as a CI job does: both streams into one pipe."""
     done = subprocess.run(
         [*BUNDLE, *arguments],
         cwd=place.folder,
-        env=_environment(place, more),
+        env={**clean_environment(), **place.environment, **more},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -101,23 +133,19 @@ def without_a_terminal(place: Workspace, *arguments: str, **more: str) -> Printe
         timeout=240,
         check=False,
     )
-    return Printed(arguments=arguments, code=done.returncode, raw=done.stdout)
+    printed = Printed(arguments=arguments, code=done.returncode, raw=done.stdout)
+    assert printed.code == expect, printed.transcript
+    return printed
 
 
-def _environment(place: Workspace, more: Mapping[str, str]) -> dict[str, str]:
-    """A home of its own, so that nothing of this machine's user is read or shown."""
-    home = {"HOME": str(place.folder), "XDG_STATE_HOME": str(place.folder / "state")}
-    return {**clean_environment(), **home, **place.environment, **more}
-
-
-def _read_all(master: int) -> str:
+def _converse(master: int, prompt: bytes, typed: bytes) -> str:
     content = b""
-    try:
+    with suppress(OSError):  # how a terminal ends on Linux: nobody holds its other side any more
         while chunk := os.read(master, 1 << 16):
             content += chunk
-    except OSError:  # how a terminal ends on Linux: nobody holds its other side any more
-        pass
-    os.close(master)
+            if typed and prompt in content:
+                os.write(master, typed)
+                typed = b""
     return content.decode()
 
 
@@ -128,8 +156,9 @@ def normal(text: str) -> str:
     return text
 
 
-def keep(name: str, text: str) -> None:
+def keep(name: str, *parts: Printed | str) -> None:
     """Compare with docs/output/NAME.txt; with UPDATE_OUTPUT write it where it says something else."""
+    text = "\n".join(part if isinstance(part, str) else part.transcript for part in parts)
     path = KEPT / f"{name}.txt"
     known = path.read_text(encoding="utf-8") if path.exists() else ""
     if os.environ.get("UPDATE_OUTPUT") and normal(known) != normal(text):

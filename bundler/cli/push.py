@@ -57,8 +57,9 @@ def push(
     if output == "text":
         below = f"{host}/{prefix.strip('/')}".rstrip("/") + "/"
         show_table(
-            (f"PUSHED (below {below.rstrip('/')})", "DIGEST"),
-            [private_name(str(target), below=below) for target in references.values()],
+            ("DIGEST", f"PUSHED (below {below.rstrip('/')})"),
+            [private_name(str(target), below=below)[::-1] for target in references.values()],
+            fold=False,
         )
     else:
         show_document({name: str(target) for name, target in references.items()}, output)

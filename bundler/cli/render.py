@@ -240,14 +240,14 @@ class Progress:
     def _waiting(self, event: Waiting) -> None:
         if self._due(TTY_INTERVAL_S if self._style == "tty" else PLAIN_INTERVAL_S):
             spent = f"{human_seconds(event.elapsed_s)} of at most {human_seconds(event.limit_s)}"
-            self._living_line(f"  waiting for {event.subject}: {event.state} ({spent})")
+            self._living_line(f"  waiting for {event.subject}, {spent}: {event.state}")
 
     def _living_line(self, text: str) -> None:
         if self._style == "tty":
             self._stream.write("\r\x1b[2K" + visible(text)[: columns(self._stream) - 1])
             self._living = True
         else:
-            self._stream.write(visible(text) + "\n")
+            self._stream.write(_filled(visible(text), columns(self._stream), indent=4) + "\n")
         self._stream.flush()
 
     def _end_transfer(self) -> None:
@@ -317,19 +317,22 @@ def _below(line: str, width: int) -> str:
     match = _COMMAND.match(text)
     if match is not None and not match["before"]:
         return " " * depth + text
-    hanging = 2 if depth > _LABEL or text.startswith("- ") else 0
-    return " " * depth + _filled(text, width - depth, indent=hanging).replace("\n", "\n" + " " * depth)
+    bullet = "- " if text.startswith("- ") else ""
+    hanging = 2 if depth > _LABEL or bullet else 0
+    folded = _filled(text.removeprefix(bullet), width - depth, first=bullet, indent=hanging)
+    return " " * depth + folded.replace("\n", "\n" + " " * depth)
 
 
-def _filled(text: str, width: int, *, indent: int) -> str:
-    """Fold `text` at blanks; blanks inside a line and at its begin stay."""
+def _filled(text: str, width: int, *, first: str = "", indent: int) -> str:
+    """Fold `text` at blanks, behind `first`; blanks inside a line and at its begin stay."""
     wrapper = textwrap.TextWrapper(
         width=max(width, 20),
+        initial_indent=first,
         subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return "\n".join(wrapper.wrap(text)) or text
+    return "\n".join(wrapper.wrap(text)) or first + text
 
 
 def visible(text: str) -> str:
@@ -353,11 +356,11 @@ def private_name(reference: str, *, below: str) -> tuple[str, str]:
     return name, digest.removeprefix("sha256:")[:12] or "none"
 
 
-def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows in columns; where they do not fit the terminal, each row's first cell gets a line of its own."""
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, fold: bool = True) -> None:
+    """Print rows in columns; where they do not fit the terminal and `fold`, a row's first cell gets its own line."""
     table = [tuple(headers), *(tuple(map(visible, row)) for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(headers))]
-    fits = sum(widths) + 2 * (len(widths) - 1) <= columns(sys.stdout)
+    fits = not fold or sum(widths) + 2 * (len(widths) - 1) <= columns(sys.stdout)
     for number, row in enumerate(table):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines = ["  ".join(cells)] if fits else [row[0], "    " + "  ".join(cells[1:])]

@@ -73,7 +73,7 @@ def obtain_one(pinned: PinnedFile, *, folder: Path, cache: Cache, urls: UrlSourc
         except DigestError as error:
             raise DigestError(
                 str(pinned.url or pinned.path),
-                f"is not the file that the definition pins: {error.cause}, sha256 says {pinned.digest}",
+                f"is not the file that the definition pins:\n{error.cause}\nthe definition says {pinned.digest}",
                 hint="Check where the file comes from; only then correct sha256 in the definition.",
             ) from error
     if pinned.member is not None:

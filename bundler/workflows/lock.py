@@ -222,7 +222,7 @@ def _refuse_moved(noun: str, moves: Sequence[tuple[str, Digest, Digest]]) -> Non
     if moves:
         raise LockChangedError(
             f"{counted(len(moves), noun)} moved upstream",
-            "\n".join(f"- {name}\n  {old}\n  -> {new}" for name, old, new in moves),
+            "\n".join(f"- {name}\n  was {old.short}, is {new.short}" for name, old, new in moves),
             safe="The lock is as it was.",
         )
 
