@@ -35,6 +35,7 @@ from bundler.transfer import Beat
 
 VERSION = 1
 JOURNAL_NAME = "journal.jsonl"
+HELD_NAME = "held.json"
 MAX_JOURNAL_BYTES = 64 << 20
 _LOST_HINT = "It only saves time: move it away, then run the same command again."
 
@@ -100,6 +101,11 @@ def read_journal(place: Place) -> tuple[Record, ...]:
         ConflictError: the journal of another site, of a newer version, or damaged.
     """
     return _parse(_complete_lines(_read(place.file)), place)
+
+
+def was_cut_off(place: Place) -> bool:
+    """Whether a session on this host did not end in order: its lock and its last record may be left to put right."""
+    return bool(_known_ids(place.folder / HELD_NAME))
 
 
 @contextmanager
@@ -304,11 +310,15 @@ def _file_lock(place: Place) -> Iterator[None]:
 
 @contextmanager
 def _lease(place: Place, session: Session) -> Iterator[tuple[Lease | None, Beat | None]]:
+    held = place.folder / HELD_NAME
     if place.mirror is None:
-        yield None, None
+        _remember(held, session.id)
+        try:
+            yield None, None
+        finally:
+            _remember(held)
         return
-    held = place.folder / "held.json"
-    known = _known_id(held)
+    known = _known_ids(held)
     holder = Holder(
         id=session.id,
         owner=session.owner,
@@ -318,17 +328,30 @@ def _lease(place: Place, session: Session) -> Iterator[tuple[Lease | None, Beat 
     lease = Lease(place.mirror, holder)
     # Written before the lock is taken: killed right after, the next process knows that the lock is its own. The old
     # id stays beside it until then, for the kill right before.
-    publish(held, json.dumps([session.id, *known]).encode(), mode=0o600)
-    lease.take(known=known, break_id=session.break_lock)
-    publish(held, json.dumps([session.id]).encode(), mode=0o600)
+    _remember(held, session.id, *known)
+    try:
+        lease.take(known=known, break_id=session.break_lock)
+    except LockedError:
+        _remember(held, *known)
+        raise
+    _remember(held, session.id)
     try:
         with lease.beating() as beat:
             yield lease, beat
     finally:
-        lease.release()
+        if lease.release():
+            _remember(held)
 
 
-def _known_id(held: Path) -> tuple[str, ...]:
+def _remember(held: Path, *ids: str) -> None:
+    """Keep the ids that the lock may stand under; without any the file goes."""
+    if ids:
+        publish(held, json.dumps(ids).encode(), mode=0o600)
+    else:
+        held.unlink(missing_ok=True)
+
+
+def _known_ids(held: Path) -> tuple[str, ...]:
     try:
         value = parse_strict_json(held.read_bytes(), subject=str(held))
     except (FileNotFoundError, FormatError):

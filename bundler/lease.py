@@ -118,10 +118,20 @@ class Lease:
         if self._clock() - self._renewed > LEASE_S / 2:
             self.renew()
 
-    def release(self) -> None:
-        """Give the lock back; one that is lost already is left alone."""
-        with self._once, suppress(StaleStateError, NetworkError):
-            self._store.delete(LOCK_NAME, version=self._version)
+    def release(self) -> bool:
+        """Give the lock back; one that is lost already is left alone.
+
+        Returns:
+            Whether it is surely not ours any more.
+        """
+        with self._once:
+            try:
+                self._store.delete(LOCK_NAME, version=self._version)
+            except StaleStateError:
+                return True
+            except NetworkError:
+                return False
+        return True
 
     @contextmanager
     def beating(self) -> Iterator[Beat]:

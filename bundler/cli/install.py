@@ -91,7 +91,7 @@ def install(
             )
     _show(outcome, output, plan_only=plan_only)
     if plan_only and exit_code and not outcome.plan.empty:
-        raise PlanHasChangesError("plan", f"{len(outcome.plan.actions)} changes are pending")
+        raise PlanHasChangesError("plan", f"{_changes(outcome.plan)} pending")
 
 
 def _confirm(plan: Plan, *, yes: bool, emit: Progress, output: str) -> bool:
@@ -123,7 +123,7 @@ def _show(outcome: InstallOutcome, output: str, *, plan_only: bool) -> None:
     elif plan_only:
         _show_plan(outcome.plan)
     elif outcome.is_done:
-        click.echo(f"Done: {len(outcome.plan.actions)} changes. See: bundle status")
+        click.echo(f"Done: {_changes(outcome.plan)}. See: bundle status")
     else:
         click.echo("Nothing was written.")
 
@@ -135,7 +135,11 @@ def _show_plan(plan: Plan, *, err: bool = False) -> None:
             phase = action.phase
             click.echo(click.style(phase, bold=True), err=err)
         click.echo(f"  {action}", err=err)
-    click.echo(f"{len(plan.actions)} changes, {len(plan.unchanged)} objects are right already.", err=err)
+    click.echo(f"{_changes(plan)}, {len(plan.unchanged)} objects are right already.", err=err)
+
+
+def _changes(plan: Plan) -> str:
+    return f"{len(plan.actions)} change{'' if len(plan.actions) == 1 else 's'}"
 
 
 def described(report: Report) -> dict[str, object]:

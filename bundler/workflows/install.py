@@ -22,7 +22,7 @@ from bundler.domain.plan import LAST_PHASE, Action, Plan
 from bundler.domain.reference import Reference
 from bundler.domain.report import Report
 from bundler.domain.site import Site
-from bundler.journal import Journal, Place, Session, hold
+from bundler.journal import Journal, Place, Session, hold, was_cut_off
 from bundler.ports import ByteSource, ImageRegistry, Reopen
 from bundler.retry import Patience
 from bundler.stages.check import Watched, check
@@ -168,7 +168,7 @@ class _Install:
         wanted = self._observe_push()
         needed = observe_repositories(site, wanted.repositories, registry=inside.repositories)
         self._prepare(wanted)
-        return (
+        plan = (
             needed.plan
             + _push_plan(wanted)
             + observe_identity(site, access=inside.access).plan
@@ -176,6 +176,7 @@ class _Install:
             + self._plan_nodes()
             + self._plan_releases("addon")
         )
+        return plan + _finish_plan() if plan.empty and was_cut_off(inside.place) else plan
 
     def act(self, journal: Journal) -> None:
         """Do every phase; each looks again before it writes."""
@@ -327,6 +328,12 @@ class _HeldRegistry:
     def put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
         self._journal.check()
         return self._registry.put_manifest(reference, raw, media_type)
+
+
+def _finish_plan() -> Plan:
+    """What is left where everything is written but an install was killed before it had said so."""
+    target = "what an install from this host was cut off at"
+    return Plan(actions=(Action(phase=LAST_PHASE, verb="finish", target=target, detail="lock and journal"),))
 
 
 def _push_plan(wanted: PushPlan) -> Plan:

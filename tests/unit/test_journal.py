@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundler.domain.digest import Digest
-from bundler.errors import ConflictError, LockedError, LockLostError, PolicyError
-from bundler.journal import Place, Session, hold, read_journal
+from bundler.errors import ConflictError, LockedError, LockLostError, NetworkError, PolicyError
+from bundler.journal import Place, Session, hold, read_journal, was_cut_off
 from bundler.lease import LEASE_S, LOCK_NAME
 from tests.fakes.state_store import MemoryState
 
@@ -111,12 +112,13 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int)
 
 def test_files_are_for_the_owner_alone(tmp_path: Path) -> None:
     where = place(tmp_path, MemoryState())
-    write(where, "one")
-    assert {path.name: path.stat().st_mode & 0o077 for path in where.folder.iterdir()} == {
-        "journal.jsonl": 0,
-        "lock": 0,
-        "held.json": 0,
-    }
+    with hold(where, session()) as journal:
+        journal.record("one", journal.key("one"))
+        assert {path.name: path.stat().st_mode & 0o077 for path in where.folder.iterdir()} == {
+            "journal.jsonl": 0,
+            "lock": 0,
+            "held.json": 0,
+        }
 
 
 def test_two_processes_of_one_host_do_not_work_at_once(tmp_path: Path) -> None:
@@ -157,14 +159,66 @@ def test_lines_that_never_reached_the_mirror_are_not_lost(tmp_path: Path) -> Non
     assert sorted(steps(here)) == ["local", "one", "three", "two"]
 
 
+def be_killed(where: Place, store: MemoryState | None = None, name: str = "a") -> None:
+    """Leave what a process leaves that is killed while it holds the lock."""
+    with hold(where, session(name)):
+        lock = None if store is None else store.objects[LOCK_NAME]
+        held = (where.folder / "held.json").read_bytes()
+    (where.folder / "held.json").write_bytes(held)
+    if store is not None and lock is not None:
+        store.objects[LOCK_NAME] = lock
+
+
 def test_a_killed_process_finds_its_own_lock_again(tmp_path: Path) -> None:
     store = MemoryState()
     where = place(tmp_path, store)
-    with hold(where, session("a")):
-        lock = store.objects[LOCK_NAME]
-    store.objects[LOCK_NAME] = lock  # as if `a` had been killed
+    be_killed(where, store)
     write(where, "one", name="b")
     assert steps(where) == ["one"]
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_a_session_that_was_cut_off_is_known_until_one_ends_in_order(tmp_path: Path, mirrored: bool) -> None:
+    store = MemoryState() if mirrored else None
+    where = place(tmp_path, store)
+    assert not was_cut_off(where)
+    be_killed(where, store)
+    assert was_cut_off(where)
+    write(where, "one", name="b")
+    assert not was_cut_off(where)
+    assert store is None or LOCK_NAME not in store.objects
+
+
+def test_who_was_turned_away_has_not_been_cut_off(tmp_path: Path) -> None:
+    store = MemoryState()
+    here, there = place(tmp_path / "here", store), place(tmp_path / "there", store)
+    with hold(here, session("a")), pytest.raises(LockedError, match="a@host"), hold(there, session("b")):
+        pass
+    assert not was_cut_off(there)
+    assert not was_cut_off(here)
+
+
+def test_a_lock_that_could_not_be_given_back_is_still_known_as_ours(tmp_path: Path) -> None:
+    store = UnsteadyState()
+    where = place(tmp_path, store)
+    with hold(where, session("a")):
+        store.answers = False
+    assert was_cut_off(where)
+    store.answers = True
+    write(where, "one", name="b")
+    assert LOCK_NAME not in store.objects
+
+
+@dataclass
+class UnsteadyState(MemoryState):
+    """Removes nothing while it does not answer."""
+
+    answers: bool = True
+
+    def delete(self, name: str, *, version: str) -> None:
+        if not self.answers:
+            raise NetworkError(name, "no answer")
+        super().delete(name, version=version)
 
 
 def test_a_process_killed_right_after_taking_the_lock_finds_it_too(tmp_path: Path) -> None:
@@ -185,9 +239,7 @@ def test_a_process_killed_right_after_taking_the_lock_finds_it_too(tmp_path: Pat
 def test_another_hosts_lock_needs_its_id_and_the_end_of_its_lease(tmp_path: Path) -> None:
     store = MemoryState()
     here, there = place(tmp_path / "here", store), place(tmp_path / "there", store)
-    with hold(here, session("a")):
-        lock = store.objects[LOCK_NAME]
-    store.objects[LOCK_NAME] = lock
+    be_killed(here, store)
     store.now = LEASE_S + 1
     with pytest.raises(LockedError, match="lock a"):
         write(there, "one", name="b")
