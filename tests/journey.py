@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from bundler.trust import parse_trust_chain, trust_digest
 from tests.fakes.images import image, index, layer_bytes
 
 _MIB = 1 << 20
+_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 BUNDLE = [sys.executable, "-m", "bundler"]
 REGISTRY = "602401143452.dkr.ecr.eu-central-1.amazonaws.com"
 
@@ -55,6 +59,18 @@ class Workspace:
             stderr=stderr,
             start_new_session=True,
         )
+
+    def peak_mib(self, *arguments: str) -> float:
+        """Run `bundle`, which must succeed; return the most memory that it ever had (VmHWM, MiB)."""
+        process, peak = self.start(*arguments), 0
+        while process.poll() is None:
+            with suppress(OSError):
+                found = _PEAK.search(Path(f"/proc/{process.pid}/status").read_text())
+                peak = max(peak, int(found[1])) if found else peak
+            time.sleep(0.01)
+        assert process.returncode == 0, arguments
+        assert peak
+        return peak / 1024
 
     def make_trust(self) -> None:
         """Make keys/, and accept their trust root in trust/."""
@@ -148,9 +164,13 @@ def write_layout(folder: Path, images: int, layer_bytes_each: int) -> list[str]:
 def heavy_definition(folder: Path, total: int, *, layers: int = 8) -> str:
     """A small definition with an image of `total` bytes in large layers, which take hardly any room beside it."""
     text = small_definition(folder, images=1, name="heavy")
-    image_name = _add_image(folder / "layout", total, layers)
-    entry = f"  - {{image: '{image_name}', reason: a test, from: {{layout: layout}}, platforms: [linux/amd64]}}"
-    return text.replace("images:\n", f"images:\n{entry}\n")
+    return text.replace("images:\n", f"images:\n{heavy_image(folder / 'layout', total, layers=layers)}\n")
+
+
+def heavy_image(layout: Path, total: int, *, layers: int = 8) -> str:
+    """Put an image of `total` bytes into the layout (beside the definition); return its entry under `images:`."""
+    name = _add_image(layout, total, layers)
+    return f"  - {{image: '{name}', reason: a test, from: {{layout: {layout.name}}}, platforms: [linux/amd64]}}"
 
 
 def _add_blob(layout: Path, content: bytes, media_type: str) -> dict[str, object]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,6 @@ pytestmark = [pytest.mark.loopback, pytest.mark.slow, pytest.mark.timeout(900)]
 MIB = 1 << 20
 SMALL, LARGE = 200 * MIB, 2048 * MIB
 MOST_GROWTH_MIB = 20
-_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
 def heavy_workspace(folder: Path, lab: LabFacts, total: int) -> Workspace:
@@ -28,33 +24,20 @@ def heavy_workspace(folder: Path, lab: LabFacts, total: int) -> Workspace:
     return place
 
 
-def peak_mib(place: Workspace, *arguments: str) -> float:
-    """Run `bundle`, which must succeed; return the most memory that it ever had (VmHWM)."""
-    process, peak = place.start(*arguments), 0
-    while process.poll() is None:
-        with suppress(OSError):
-            found = _PEAK.search(Path(f"/proc/{process.pid}/status").read_text())
-            peak = max(peak, int(found[1])) if found else peak
-        time.sleep(0.01)
-    assert process.returncode == 0, arguments
-    assert peak
-    return peak / 1024
-
-
 def peaks(place: Workspace, lab: LabFacts, registry: StartRegistry, storage: Path) -> dict[str, float]:
     """The peak of each step from build to a registry; what is done with is removed at once."""
     trust, found = ("--trust", "trust"), {}
     place.bundle("lock")
-    found["build"] = peak_mib(place, "build", "--key", "keys/bundle.key")
+    found["build"] = place.peak_mib("build", "--key", "keys/bundle.key")
     archive = place.folder / "heavy-1.tar"
     shutil.rmtree(place.folder / "layout")
-    found["verify"] = peak_mib(place, "verify", archive.name, *trust)
-    found["push"] = peak_mib(place, "push", archive.name, f"{registry()}/team", *trust)
+    found["verify"] = place.peak_mib("verify", archive.name, *trust)
+    found["push"] = place.peak_mib("push", archive.name, f"{registry()}/team", *trust)
     forget_pushed(storage)
     address = f"s3://{lab.bucket}/memory"
-    found["ship"] = peak_mib(place, "ship", archive.name, address)
+    found["ship"] = place.peak_mib("ship", archive.name, address)
     archive.unlink()
-    found["push from S3"] = peak_mib(place, "push", f"{address}/{archive.name}", f"{registry()}/team", *trust)
+    found["push from S3"] = place.peak_mib("push", f"{address}/{archive.name}", f"{registry()}/team", *trust)
     forget_pushed(storage)
     boto_client(lab, "s3").delete_object(Bucket=lab.bucket, Key=f"memory/{archive.name}")
     return found
