@@ -258,5 +258,5 @@ class PlanHasChangesError(BundleError):
     """`--plan --exit-code` found work to do (exit 10)."""
 
     exit_code = 10
-    title = "Plan"
+    title = "Changes pending"
     hint = "To make them, run the same command without --plan and --exit-code."

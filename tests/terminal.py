@@ -7,6 +7,7 @@ from run to run (digests, folders, ports, times, rates) does not count; words, l
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ _ATTACH = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _ERASE = "\r\x1b[2K"
 _VARIABLE = (
+    (re.compile(r"(?:  waiting for .*\n(?:    .*\n)*)+"), ""),
     (re.compile(r"(?:  again in .*\n(?:    .*\n)*)+"), "  again in …\n"),  # how often is a matter of chance
     (re.compile(r"sha256:[0-9a-f]{64}"), "sha256:…"),
     (re.compile(r"\b(?=[a-f]*[0-9])[0-9a-f]{12}\b"), "…12…"),
@@ -41,7 +44,7 @@ _VARIABLE = (
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "…T…Z"),
     (re.compile(r"\bi-[0-9a-f]{17}\b"), "i-…"),
     (re.compile(r"\bip(?:-\d+){4}\b"), "ip-…"),
-    (re.compile(r" {2,}"), "  "),
+    (re.compile(r"(?<=\S) {2,}"), "  "),  # columns follow the longest cell; indentation counts
 )
 
 
@@ -166,3 +169,14 @@ def keep(name: str, *parts: Printed | str) -> None:
         path.write_text(text, encoding="utf-8")
         known = text
     assert normal(text) == normal(known), f"{path} tells something else: look at it, then UPDATE_OUTPUT=1"
+
+
+@contextmanager
+def faults(lab: LabFacts, **fault: object) -> Iterator[None]:
+    """Hold around what shall meet a fault of the lab."""
+    url = f"{lab.aws_url}/_lab/faults"
+    urllib.request.urlopen(urllib.request.Request(url, data=json.dumps(fault).encode()), timeout=10).close()
+    try:
+        yield
+    finally:
+        urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10).close()

@@ -20,7 +20,8 @@ from bundler.cli.options import (
     site_option,
     trust_option,
 )
-from bundler.cli.render import show_document
+from bundler.cli.render import show_document, visible
+from bundler.domain.events import counted
 from bundler.errors import PlanHasChangesError, UsageError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def install(
             )
     _show(outcome, output, plan_only=plan_only)
     if plan_only and exit_code and not outcome.plan.empty:
-        raise PlanHasChangesError("plan", f"{_changes(outcome.plan)} pending")
+        raise PlanHasChangesError("the site", f"is not as bundle and site file say: {_changes(outcome.plan)}")
 
 
 def _confirm(plan: Plan, *, yes: bool, emit: Progress, output: str) -> bool:
@@ -134,12 +135,13 @@ def _show_plan(plan: Plan, *, err: bool = False) -> None:
         if action.phase != phase:
             phase = action.phase
             click.echo(click.style(phase, bold=True), err=err)
-        click.echo(f"  {action}", err=err)
-    click.echo(f"{_changes(plan)}, {len(plan.unchanged)} objects are right already.", err=err)
+        click.echo(f"  {visible(str(action))}", err=err)
+    right = "1 object is" if len(plan.unchanged) == 1 else f"{len(plan.unchanged)} objects are"
+    click.echo(f"{_changes(plan)}; {right} right already.", err=err)
 
 
 def _changes(plan: Plan) -> str:
-    return f"{len(plan.actions)} change{'' if len(plan.actions) == 1 else 's'}"
+    return counted(len(plan.actions), "change")
 
 
 def described(report: Report) -> dict[str, object]:

@@ -318,8 +318,7 @@ def _below(line: str, width: int) -> str:
     if match is not None and not match["before"]:
         return " " * depth + text
     bullet = "- " if text.startswith("- ") else ""
-    hanging = 2 if depth > _LABEL or bullet else 0
-    folded = _filled(text.removeprefix(bullet), width - depth, first=bullet, indent=hanging)
+    folded = _filled(text.removeprefix(bullet), width - depth, first=bullet, indent=len(bullet))
     return " " * depth + folded.replace("\n", "\n" + " " * depth)
 
 

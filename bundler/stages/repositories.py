@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from bundler.domain.events import Emit, Noted, silent
+from bundler.domain.events import Emit, Noted, counted, silent
 from bundler.domain.names import owner_tags
 from bundler.domain.repository import Repository, RepositoryPlan, RepositoryState, plan_repositories
 from bundler.domain.site import Site
@@ -61,11 +61,10 @@ def repositories(plan: RepositoryPlan, *, registry: RepositoryRegistry, emit: Em
 
 
 def _forbidden(missing: Sequence[Repository], site: Site) -> MissingRepositoryError:
-    commands = "\n".join(f"    {_command(repository, site.region)}" for repository in missing)
+    commands = "\n".join(_command(repository, site.region) for repository in missing)
     return MissingRepositoryError(
         site.registry_host,
-        f"lacks {len(missing)} of the repositories, and the site says createRepositories: false: "
-        + ", ".join(repository.name for repository in missing),
+        f"lacks {counted(len(missing), 'repository', 'repositories')}, and the site says createRepositories: false",
         safe="Nothing was pushed.",
         hint=f"Have them made, then run the same command again:\n{commands}",
     )

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from bundler.lab.lab import LabFacts
 from bundler.lab.tools import Tools
 from bundler.trust import parse_trust_chain, trust_digest
 from tests.journey import BUNDLE, Workspace, clean_environment
-from tests.terminal import Printed, home, keep, normal, on_a_terminal, without_a_terminal
+from tests.terminal import Printed, faults, home, keep, normal, on_a_terminal, without_a_terminal
 
 pytestmark = pytest.mark.loopback
 BUILD = ("build", "--key", "keys/bundle.key")
@@ -272,14 +271,3 @@ def test_a_full_disk_is_what_docs_keep(place: Workspace) -> None:
         pytest.skip("this host allows no user namespaces")
     assert done.returncode == 6, done.stdout
     keep("error-disk-full", Printed(arguments=arguments, code=6, raw=done.stdout))
-
-
-@contextmanager
-def faults(lab: LabFacts, **fault: object) -> Iterator[None]:
-    """Hold around what shall meet a fault of the lab."""
-    url = f"{lab.aws_url}/_lab/faults"
-    urllib.request.urlopen(urllib.request.Request(url, data=json.dumps(fault).encode()), timeout=10).close()
-    try:
-        yield
-    finally:
-        urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10).close()
