@@ -56,8 +56,18 @@ EXIT_CODES = (
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+class _ReaderGoneError(Exception):
+    """Nobody reads our output any more, as in `bundle schema lock | head -1`."""
+
+
 class _LazyGroup(click.Group):
     """A group whose commands cost nothing until one of them runs."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # click would end with 1, which says that this tool has a defect
+            raise _ReaderGoneError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -124,16 +134,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = _show(InterruptedByUserError("bundle", "interrupted", safe=RESUME, hint="Run the same command again."))
     except BundleError as error:
         code = _show(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (_ReaderGoneError, BrokenPipeError):
+        _drop_output()
         code = 141
-    except OSError as error:
-        code = _show(LocalResourceError(str(error.filename or "output"), f"cannot be written: {error.strerror}"))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception as error:
         if os.environ.get("BUNDLE_TRACEBACK"):
             raise
-        code = _show(_defect(error))
+        code = _show(_local(error) or _defect(error))
+        _drop_output()
     sys.exit(code)
 
 
@@ -152,6 +160,18 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     error = InterruptedByUserError("bundle", "terminated", safe=RESUME, hint="Run the same command again.")
     error.exit_code = 143
     raise error
+
+
+def _drop_output() -> None:
+    """Let what is left in the buffers of standard output lead nowhere, so that the interpreter ends in silence."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _local(error: Exception) -> BundleError | None:
+    """Return what an error of the operating system amounts to that names a file, or says that a disk is full."""
+    if not isinstance(error, OSError) or (error.filename is None and error.errno not in _FULL):
+        return None
+    return LocalResourceError(str(error.filename or "standard output"), error.strerror or type(error).__name__)
 
 
 def _defect(error: Exception) -> BundleError:
