@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from bundler.errors import LimitError, MissingToolError, ProgramError
@@ -23,6 +24,7 @@ GRACE_S = 5.0
 TAIL_CHARACTERS = 1000
 _CHUNK_BYTES = 1 << 16
 _TICK_S = 1.0
+_Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?")
 
 
@@ -77,8 +79,10 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
         ProgramError: it did not end in time.
         LimitError: it wrote more than allowed.
     """
-    process = _start(argv, env, cwd)
+    with _HeldSignals() as held:
+        process = _start(argv, env, cwd)
     try:
+        held.deliver()
         if max_memory_bytes is not None:
             with suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
@@ -124,6 +128,37 @@ def _start(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None)
         if isinstance(error, FileNotFoundError):
             raise MissingToolError(name, f"is not installed ({argv[0]})") from error
         raise MissingToolError(name, f"cannot be run: {error.strerror}") from error
+
+
+class _HeldSignals:
+    """Keeps Ctrl-C and SIGTERM until a program that is just starting can be stopped by them.
+
+    Without it, one that comes between fork and the return of Popen leaves a program that nobody knows of. Only the
+    main thread is ever interrupted, so nothing is held in others.
+    """
+
+    def __init__(self) -> None:
+        self._came: list[int] = []
+        self._before: dict[signal.Signals, _Handler] = {}
+
+    def __enter__(self) -> _HeldSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if not callable(signal.getsignal(number)):
+                continue  # ignored, or fatal at once
+            with suppress(ValueError):  # not the main thread
+                self._before[number] = signal.signal(number, lambda number, _: self._came.append(number))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is not None:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Let what came take its course."""
+        for number in self._came:
+            signal.raise_signal(number)
 
 
 class _Conversation:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bundler.domain.definition import Definition
     from bundler.domain.digest import Digest
     from bundler.wiring import Surroundings
-    from bundler.workflows.lock import LockOutcome
+    from bundler.workflows.lock import Change, LockOutcome
 
 
 @click.command()
@@ -68,11 +68,8 @@ def lock(
     if output != "text":
         show_document(_described(outcome, path), output)
         return
-    for sign, images in (("+", outcome.added), ("-", outcome.removed)):
-        for image in images:
-            click.echo(f"{sign} {image.target.digest.short}  {image.reference}")
-    for old, new in outcome.moved:
-        click.echo(f"~ {new.upstream_digest.short}  {new.reference} (was {old.upstream_digest.short})")
+    for change in outcome.changes:
+        click.echo(_line(change))
     state = f"sequence {outcome.lock.sequence}" if outcome.changed else "unchanged"
     content = f"{counted(len(outcome.lock.images), 'image')}, {counted(len(outcome.lock.charts), 'chart')}"
     click.echo(f"{path}: {state}, {content}")
@@ -184,10 +181,19 @@ def _described(outcome: LockOutcome, path: Path) -> dict[str, object]:
         "lock": str(path),
         "changed": outcome.changed,
         "sequence": outcome.lock.sequence,
-        "added": {str(image.reference): str(image.target.digest) for image in outcome.added},
-        "removed": {str(image.reference): str(image.target.digest) for image in outcome.removed},
+        "added": {change.name: str(change.now) for change in outcome.changes if change.was is None},
+        "removed": {change.name: str(change.was) for change in outcome.changes if change.now is None},
         "moved": {
-            str(new.reference): {"from": str(old.upstream_digest), "to": str(new.upstream_digest)}
-            for old, new in outcome.moved
+            change.name: {"from": str(change.was), "to": str(change.now)}
+            for change in outcome.changes
+            if change.was is not None and change.now is not None
         },
     }
+
+
+def _line(change: Change) -> str:
+    if change.was is None:
+        return f"+ {change.now and change.now.short}  {change.name}"
+    if change.now is None:
+        return f"- {change.was.short}  {change.name}"
+    return f"~ {change.now.short}  {change.name} (was {change.was.short})"

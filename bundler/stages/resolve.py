@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from bundler.cache import Cache
 from bundler.domain.digest import Digest
 from bundler.domain.events import ItemDone, TransferPlanned
-from bundler.domain.lock import Blob, Evidence, LockedChart, LockedImage, LockedManifest
+from bundler.domain.lock import Blob, Evidence, LockedImage, LockedManifest
 from bundler.domain.oci import (
     ATTESTATION_REFERENCE,
     Descriptor,
@@ -197,22 +197,3 @@ def _image_id(origin: Origin, manifests: Iterable[LockedManifest]) -> Digest | N
     if origin not in ("docker", "docker-archive"):
         return None
     return next(iter(manifests)).blobs[0].digest
-
-
-def moved(old: Mapping[Reference, LockedImage], new: Iterable[LockedImage]) -> list[tuple[LockedImage, LockedImage]]:
-    """Return the images that both know by the same reference under different digests."""
-    return [
-        (old[image.reference], image)
-        for image in new
-        if image.reference in old and old[image.reference].upstream_digest != image.upstream_digest
-    ]
-
-
-def republished(old: Iterable[LockedChart], new: Iterable[LockedChart]) -> list[tuple[LockedChart, LockedChart]]:
-    """Return the charts whose name and version got other content in their registry or repository.
-
-    A chart from a path is left out: it is the reader's own, and changes when they change it.
-    """
-    upstream = {chart.reference: chart for chart in new if chart.origin in ("oci", "https")}
-    pairs = [(chart, upstream.get(chart.reference, chart)) for chart in old]
-    return [(was, now) for was, now in pairs if was.origin == now.origin and was.content != now.content]

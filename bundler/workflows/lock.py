@@ -12,13 +12,12 @@ from bundler.domain.chart import FetchedChart
 from bundler.domain.definition import ChartSource, Definition, LocalSource
 from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
-from bundler.domain.lock import Lock, LockedChart, LockedImage, LockedRelease, lock_bytes, same_content
-from bundler.domain.reference import Reference
+from bundler.domain.lock import Lock, LockedChart, LockedRelease, lock_bytes, same_content
 from bundler.errors import DefinitionError, LockChangedError
 from bundler.ports import ChartRenderer, ImageSource, UrlSource
 from bundler.stages.discover import Discovered, Release, discover, releases
 from bundler.stages.obtain import obtain
-from bundler.stages.resolve import Origin, WantedImage, moved, republished, resolve
+from bundler.stages.resolve import Origin, WantedImage, resolve
 from bundler.transfer import Pace
 
 
@@ -71,14 +70,21 @@ class LockRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """An image or chart that one of two locks does not have (None), or has under another digest."""
+
+    name: str
+    was: Digest | None
+    now: Digest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LockOutcome:
-    """A lock, and how it differs from the one before."""
+    """A lock, and how it differs from the one before: what came, what went, what moved."""
 
     lock: Lock
     changed: bool
-    added: tuple[LockedImage, ...] = ()
-    removed: tuple[LockedImage, ...] = ()
-    moved: tuple[tuple[LockedImage, LockedImage], ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
@@ -200,35 +206,46 @@ def compare(lock: Lock, *, existing: Lock | None, update: bool) -> LockOutcome:
         LockChangedError: a tag or a chart's version moved and `update` was not given; the difference is named.
     """
     if existing is None:
-        return LockOutcome(lock=lock, changed=True, added=lock.images)
+        return LockOutcome(lock=lock, changed=True, changes=_changes({}, _upstream(lock)))
     if same_content(existing, lock):
         return LockOutcome(lock=existing, changed=False)
-    before, after = _by_name(existing.images), _by_name(lock.images)
-    went = moved(before, lock.images)
     if not update:
-        _refuse_moved("image", [(str(new.reference), old.upstream_digest, new.upstream_digest) for old, new in went])
-        charts = republished(existing.charts, lock.charts)
-        _refuse_moved("chart", [(new.reference, old.content.digest, new.content.digest) for old, new in charts])
-    return LockOutcome(
-        lock=lock,
-        changed=True,
-        added=tuple(image for name, image in after.items() if name not in before),
-        removed=tuple(image for name, image in before.items() if name not in after),
-        moved=tuple(went),
-    )
+        _refuse_moved("image", _changes(_images(existing), _images(lock)))
+        _refuse_moved("chart", _changes(_published(existing), _published(lock)))
+    return LockOutcome(lock=lock, changed=True, changes=_changes(_upstream(existing), _upstream(lock)))
 
 
-def _refuse_moved(noun: str, moves: Sequence[tuple[str, Digest, Digest]]) -> None:
-    if moves:
+def _changes(before: Mapping[str, Digest], after: Mapping[str, Digest]) -> tuple[Change, ...]:
+    came = [name for name in after if name not in before]
+    went = [name for name in before if name not in after]
+    moved = [name for name in after if name in before and before[name] != after[name]]
+    return tuple(Change(name=name, was=before.get(name), now=after.get(name)) for name in (*came, *went, *moved))
+
+
+def _refuse_moved(noun: str, changes: Iterable[Change]) -> None:
+    moves = [(change.name, change.was, change.now) for change in changes]
+    listed = [f"- {name}\n  was {was.short}, is {now.short}" for name, was, now in moves if was and now]
+    if listed:
         raise LockChangedError(
-            f"{counted(len(moves), noun)} moved upstream",
-            "\n".join(f"- {name}\n  was {old.short}, is {new.short}" for name, old, new in moves),
-            safe="The lock is as it was.",
+            f"{counted(len(listed), noun)} moved upstream", "\n".join(listed), safe="The lock is as it was."
         )
 
 
-def _by_name(images: Iterable[LockedImage]) -> Mapping[Reference, LockedImage]:
-    return {image.reference: image for image in images}
+def _upstream(lock: Lock) -> Mapping[str, Digest]:
+    return {**_images(lock), **_charts(lock.charts)}
+
+
+def _images(lock: Lock) -> Mapping[str, Digest]:
+    return {str(image.reference): image.upstream_digest for image in lock.images}
+
+
+def _charts(charts: Iterable[LockedChart]) -> Mapping[str, Digest]:
+    return {chart.reference: chart.content.digest for chart in charts}
+
+
+def _published(lock: Lock) -> Mapping[str, Digest]:
+    """The charts of others. One from a path is the reader's own, and changes when they change it."""
+    return _charts(chart for chart in lock.charts if chart.origin in ("oci", "https"))
 
 
 def write_lock(outcome: LockOutcome, path: Path) -> None:

@@ -62,7 +62,7 @@ def test_plan_of_an_empty_site_shows_every_change_and_ends_with_10(site: Site) -
         "create Auto Scaling group lab-main (min 1, max 4, desired 2)",
     ):
         assert f"  {line}\n" in done.stdout
-    assert "29 changes, 0 objects are right already." in done.stdout
+    assert "29 changes; 0 objects are right already." in done.stdout
 
 
 @pytest.mark.parametrize("fact", ["endpoint", "certificateAuthority", "serviceCidr"])

@@ -114,9 +114,12 @@ def test_missing_repositories_that_may_not_be_made_are_named_with_the_command(cl
     with pytest.raises(MissingRepositoryError) as caught:
         observe_repositories(site, ["closed/x", "closed/y"], registry=ecr(closed))
     assert caught.value.exit_code == 7
-    assert "closed/x, closed/y" in caught.value.cause
-    assert "aws ecr create-repository --region eu-central-1 --repository-name closed/x" in caught.value.hint
-    assert "--image-tag-mutability IMMUTABLE" in caught.value.hint
+    assert "2 repositories" in caught.value.cause
+    commands = caught.value.hint.splitlines()[1:]
+    assert commands == [
+        f"aws ecr create-repository --region eu-central-1 --repository-name {name} --image-tag-mutability IMMUTABLE"
+        for name in ("closed/x", "closed/y")
+    ]
 
 
 def test_digests_are_read_back_from_ecr_itself(closed: Closed) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,6 +160,32 @@ def test_an_interrupt_kills_the_group(tmp_path: Path) -> None:
         run(python(program, str(pid_file)), timeout_s=30)
     watcher.join()
     assert ends_soon(int(pid_file.read_text()))
+
+
+def test_an_interrupt_while_a_program_starts_stops_that_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(python("import time; time.sleep(60)"), timeout_s=30)
+    assert ends_soon(started[0])
+
+
+def test_an_interrupt_while_a_program_that_is_missing_starts_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "Popen", Missing)
+    with pytest.raises(KeyboardInterrupt):
+        run(["/nowhere"], timeout_s=30)
 
 
 def test_tail_is_short_and_cannot_move_a_cursor() -> None:

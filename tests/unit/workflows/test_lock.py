@@ -7,7 +7,7 @@ import pytest
 from bundler.domain.digest import Digest
 from bundler.domain.lock import Blob, Lock, LockedChart
 from bundler.errors import LockChangedError
-from bundler.workflows.lock import compare
+from bundler.workflows.lock import Change, compare
 from tests.fakes.archives import sample
 
 LOCK = sample().lock
@@ -37,7 +37,8 @@ def test_the_same_content_keeps_the_existing_lock() -> None:
 
 def test_without_a_lock_everything_is_new() -> None:
     outcome = compare(LOCK, existing=None, update=False)
-    assert (outcome.changed, outcome.added) == (True, LOCK.images)
+    assert (outcome.changed, len(outcome.changes)) == (True, len(LOCK.images) + len(LOCK.charts))
+    assert all(change.was is None for change in outcome.changes)
 
 
 def test_a_moved_tag_needs_update_and_is_named_with_both_digests() -> None:
@@ -45,9 +46,10 @@ def test_a_moved_tag_needs_update_and_is_named_with_both_digests() -> None:
     with pytest.raises(LockChangedError) as caught:
         compare(moved, existing=LOCK, update=False)
     assert caught.value.subject == "1 image moved upstream"
-    assert str(LOCK.images[0].upstream_digest) in caught.value.cause
-    assert str(Digest.of(b"moved")) in caught.value.cause
-    assert compare(moved, existing=LOCK, update=True).moved == ((LOCK.images[0], moved.images[0]),)
+    was, now = LOCK.images[0].upstream_digest, Digest.of(b"moved")
+    assert caught.value.cause == f"- {LOCK.images[0].reference}\n  was {was.short}, is {now.short}"
+    change = Change(name=str(LOCK.images[0].reference), was=was, now=now)
+    assert compare(moved, existing=LOCK, update=True).changes == (change,)
 
 
 @pytest.mark.parametrize("origin", ["oci", "https"])
@@ -55,10 +57,21 @@ def test_a_chart_published_again_under_its_version_needs_update(origin: Literal[
     before, after = (with_chart(lock, origin=origin, content=text) for lock, text in ((LOCK, b"a"), (NEXT, b"b")))
     with pytest.raises(LockChangedError, match="1 chart moved upstream") as caught:
         compare(after, existing=before, update=False)
-    assert f"- {LOCK.charts[0].reference}\n  {Digest.of(b'a')}\n  -> {Digest.of(b'b')}" in caught.value.cause
-    assert compare(after, existing=before, update=True).lock == after
+    was, now = Digest.of(b"a"), Digest.of(b"b")
+    assert caught.value.cause == f"- {LOCK.charts[0].reference}\n  was {was.short}, is {now.short}"
+    accepted = compare(after, existing=before, update=True)
+    assert accepted.lock == after
+    assert accepted.changes == (Change(name=LOCK.charts[0].reference, was=was, now=now),)
 
 
 def test_a_chart_of_the_readers_own_may_change() -> None:
     before, after = (with_chart(lock, origin="path", content=text) for lock, text in ((LOCK, b"a"), (NEXT, b"b")))
-    assert compare(after, existing=before, update=False).lock == after
+    outcome = compare(after, existing=before, update=False)
+    assert outcome.lock == after
+    assert [change.name for change in outcome.changes] == [LOCK.charts[0].reference]
+
+
+def test_what_is_no_longer_wanted_went() -> None:
+    after = NEXT.model_copy(update={"images": LOCK.images[1:]})
+    (change,) = compare(after, existing=LOCK, update=False).changes
+    assert change == Change(name=str(LOCK.images[0].reference), was=LOCK.images[0].upstream_digest, now=None)
