@@ -40,6 +40,7 @@ _VARIABLE = (
     (re.compile(r"/tmp/eks-[a-z0-9_]{8}"), "/tmp/eks-…"),
     (re.compile(r"\b\d+\.\d s\b|\b\d+ s\b(?= of at most| ago| \()|\b\d+:\d\d\b(?= of at most)"), "… s"),
     (re.compile(r"\b[0-9.]+ [kMG]?B/s"), "… B/s"),
+    (re.compile(r"\b[0-9.]+ [kMG]?B(?= in … s)"), "… B"),  # how far it came before it failed
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:…"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "…T…Z"),
     (re.compile(r"\bi-[0-9a-f]{17}\b"), "i-…"),
