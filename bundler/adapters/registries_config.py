@@ -142,7 +142,8 @@ class _Entry:
         unknown = next((key for key in self._fields if key not in _KEYS), None)
         if unknown is not None:
             raise self._error(f"has no key {unknown!r}; known are url, caFile and realms", unknown)
-        url = self._url(self._text("url"), "url")
+        own = Registries().endpoint(self._host)
+        url = self._url(self._text("url") if "url" in self._fields else str(own.origin), "url")
         prefix = url.path.strip("/")
         if "?" in url.target or (prefix and not _PREFIX.match(prefix)):
             raise self._error("the path of the url is not a prefix of repository names", "url")
@@ -150,9 +151,9 @@ class _Entry:
             host=self._host,
             origin=url.origin,
             prefix=prefix,
-            realms=self._realms(),
+            realms=self._realms() | (own.realms if url.origin == own.origin else frozenset()),
             ca_files=self._ca_files(),
-            login=url.origin.authority,
+            login=url.origin.authority if "url" in self._fields else own.login,
         )
 
     def _realms(self) -> frozenset[Origin]:

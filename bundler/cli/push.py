@@ -32,7 +32,8 @@ def push(
     """Push an archive's images and charts to any OCI registry.
 
     Each image goes to REGISTRY/PREFIX/<source host>/<path> with its tag, each chart to REGISTRY/PREFIX/charts/<name>.
-    What is there already is not sent. Credentials come from docker's configuration, or from the ECR API.
+    What is there already is not sent. Credentials come from docker's configuration, or from the ECR API; a token
+    server of another origin, a CA or plain HTTP is what registries.yaml (BUNDLE_REGISTRIES) is for.
     """
     from bundler import trust as store
     from bundler import wiring
@@ -51,7 +52,7 @@ def push(
             references = push_archive(
                 opened,
                 target=PrivateRegistry(host=host, prefix=prefix.strip("/")),
-                registry=wiring.registry_client(surroundings),
+                registry=wiring.any_registry(surroundings),
                 pace=surroundings.pace,
             )
     if output == "text":

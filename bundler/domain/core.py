@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 
+from bundler.domain.site import DNS_ADDRESS
+
 CORE_NAMESPACE = "kube-system"
 CORE_OBJECTS: Mapping[str, tuple[str, str]] = {
     "aws-vpc-cni": ("DaemonSet", "aws-node"),
@@ -28,5 +30,5 @@ def site_values(release: str, *, endpoint: str, service_cidr: str) -> dict[str, 
     if release == "kube-proxy":
         return {"clusterEndpoint": endpoint}
     if release == "coredns":
-        return {"service": {"clusterIP": str(ipaddress.ip_network(service_cidr)[10])}}
+        return {"service": {"clusterIP": str(ipaddress.ip_network(service_cidr)[DNS_ADDRESS])}}
     return {}

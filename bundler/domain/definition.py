@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from bundler.domain.digest import Digest
-from bundler.domain.document import Document, validate
+from bundler.domain.document import Document, dotted, validate
+from bundler.domain.partition import refuse_other_partition
 from bundler.domain.reference import Reference
 from bundler.domain.schema import (
     Flag,
@@ -25,8 +26,9 @@ from bundler.domain.schema import (
     Strict,
     Values,
     refuse_secrets,
+    without_null,
 )
-from bundler.errors import DefinitionError, PolicyError
+from bundler.errors import DefinitionError
 
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$", max_length=2000)]
 OciUrl = Annotated[str, StringConstraints(pattern=r"^oci://[^\s@]+$", max_length=500)]
@@ -39,6 +41,11 @@ class Source(Strict):
 
     region: Region
     partition: Partition = "aws"
+
+    @model_validator(mode="after")
+    def _one_partition(self) -> Self:
+        refuse_other_partition(self.region, self.partition)
+        return self
 
 
 class ChartSource(Strict):
@@ -213,8 +220,12 @@ class Definition(Strict):
 
     @property
     def digest(self) -> Digest:
-        """SHA-256 of the definition's meaning: comments and layout do not count."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the definition's meaning: comments, layout and keys that say what holds without them do not count.
+
+        So a key that a later version of this tool adds leaves the digests, and the locks, of older definitions alone.
+        """
+        meaning = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
         return Digest(f"sha256:{hashlib.sha256(text.encode()).hexdigest()}")
 
     def local_source(self, image: Reference) -> LocalSource | None:
@@ -239,10 +250,7 @@ def parse_definition(document: Document) -> Definition:
         PolicyError: a literal credential stands in it.
     """
     _refuse_placeholders(document)
-    try:
-        refuse_secrets(document.value)  # first, because other errors repeat what they refuse
-    except ValueError as error:
-        raise PolicyError(document.source, str(error)) from None
+    refuse_secrets(document)  # first, because other errors repeat what they refuse
     return validate(document, Definition)
 
 
@@ -250,19 +258,17 @@ def definition_schema() -> dict[str, Any]:
     """Return the JSON Schema of `bundle.yaml`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Definition.model_json_schema(by_alias=True),
+        **without_null(Definition.model_json_schema(by_alias=True)),
     }
 
 
 def _refuse_placeholders(document: Document) -> None:
     for path, _ in sorted(document.positions.items(), key=lambda item: item[1]):
-        value: Any = document.value
-        for part in path:
-            value = value[part]
+        value = document.at(path)
         if isinstance(value, str) and PLACEHOLDER in value:
             raise DefinitionError(
                 document.where(path),
-                f"{'.'.join(str(part) for part in path)} still holds the placeholder {PLACEHOLDER}",
+                f"{dotted(path)} still holds the placeholder {PLACEHOLDER}",
                 hint=_placeholder_hint(document, path),
             )
 

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bundler.errors import DefinitionError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Path = tuple[str | int, ...]
 _INT = re.compile(r"-?(?:0|[1-9][0-9]{0,15})\Z")
+_NULLS = frozenset({"", "~", "null"})
 _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+\Z")
 
 
@@ -53,6 +54,20 @@ class Document:
         line, column = self.positions.get(path, (1, 1))
         return f"{self.source}:{line}:{column}"
 
+    def at(self, path: Path) -> object:
+        """Return the value at a path that `positions` holds."""
+        value: Any = self.value
+        for part in path:
+            value = value[part]
+        found: object = value
+        return found
+
+
+def dotted(path: Path) -> str:
+    """Return a path as people write it: `addons[0].chart`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".") or "document"
+
 
 def validate(document: Document, model: type[Model]) -> Model:
     """Return the document as `model`.
@@ -62,6 +77,7 @@ def validate(document: Document, model: type[Model]) -> Model:
     """
     from pydantic import ValidationError
 
+    _refuse_null(document)
     try:
         return model.model_validate(document.value)
     except ValidationError as error:
@@ -71,6 +87,15 @@ def validate(document: Document, model: type[Model]) -> Model:
     more = "; ".join(f"{problem.where} {problem.text}" for problem in rest[:5])
     cause = first.text + (f" (and {len(rest)} more: {more})" if rest else "")
     raise DefinitionError(first.where, cause, hint="Correct the file, then run the same command again.")
+
+
+def _refuse_null(document: Document) -> None:
+    """Outside Helm values every scalar is text: `keyPair: null` would be a key pair of that name."""
+    for path in sorted(document.positions, key=lambda path: document.positions[path]):
+        value = document.at(path)
+        if isinstance(value, Scalar) and value.plain and value in _NULLS and "values" not in path[:-1]:
+            hint = "Leave the key out, or write the text in quotes."
+            raise DefinitionError(document.where(path), f"{dotted(path)} has no value", hint=hint)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -92,8 +117,7 @@ def _problem(document: Document, location: Path, kind: str, message: str, known:
         return _Problem(0, line, column, where, f"unknown key {path[-1]!r}{_nearest(str(path[-1]), known)}")
     if kind == "missing":
         return _Problem(1, line, column, where, f"key {path[-1]!r} is missing")
-    name = ".".join(str(part) for part in path) or "document"
-    return _Problem(1, line, column, where, f"{name}: {message.removeprefix('Value error, ')}")
+    return _Problem(1, line, column, where, f"{dotted(path)}: {message.removeprefix('Value error, ')}")
 
 
 def _nearest(key: str, known: frozenset[str]) -> str:

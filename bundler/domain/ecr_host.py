@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bundler.domain.site import DNS_SUFFIXES
+from bundler.domain.partition import DNS_SUFFIXES
 
 _DUAL_STACK = r"on\.(?:aws|amazonwebservices\.com\.cn|amazonwebservices\.eu)"
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in sorted(set(DNS_SUFFIXES.values()), key=len, reverse=True))

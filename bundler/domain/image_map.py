@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bundler.domain.digest import Digest
+from bundler.domain.ecr_host import EcrHost
 from bundler.domain.lock import Lock
 from bundler.domain.reference import Reference
+from bundler.domain.site import MAX_PREFIX
 from bundler.errors import DefinitionError, FormatError
 
 MAX_REPOSITORY = 256
@@ -36,25 +38,37 @@ class PrivateRegistry:
         return f"{self.prefix}/{path}" if self.prefix else path
 
 
+ANY_ECR = PrivateRegistry(host="000000000000.dkr.ecr.us-east-1.amazonaws.com", prefix="p" * MAX_PREFIX)
+"""Stands for every site's registry: a name that fits below its prefix fits below all."""
+
+
 def check_names(lock: Lock, registry: PrivateRegistry, *, source: str) -> None:
-    """Check that ECR takes every repository name, and that no two images or charts share one by accident.
+    """Check that the registry takes every repository name, and that no two images or charts share one by accident.
 
     Raises:
         DefinitionError: over 256 characters, a name that ECR refuses, or two sources for one repository.
     """
     owners: dict[str, str] = {}
-    for image in lock.images:
-        _claim(owners, registry.image(image.reference).repository, image.reference.name, source)
-    for chart in lock.charts:
-        _claim(owners, registry.chart(chart.reference).repository, f"charts/{chart.name}", source)
+    is_ecr = EcrHost.parse(registry.host) is not None
+    named = [(registry.image(image.reference).repository, image.reference.name) for image in lock.images]
+    named += [(registry.chart(chart.reference).repository, f"charts/{chart.name}") for chart in lock.charts]
+    for repository, owner in named:
+        _check_name(repository, owner, source, is_ecr=is_ecr)
+        _claim(owners, repository, owner, source)
+
+
+def _check_name(repository: str, owner: str, source: str, *, is_ecr: bool) -> None:
+    if len(repository) > MAX_REPOSITORY:
+        cause = f"{owner} needs the repository {repository}, which has {len(repository)} characters"
+        hint = "Take the image from a registry where its name is shorter."
+        raise DefinitionError(source, f"{cause}; ECR takes at most {MAX_REPOSITORY}", hint=hint)
+    if is_ecr and not _ECR_REPOSITORY.match(repository):
+        cause = f"{owner} needs the repository {repository}, a name that ECR does not take"
+        hint = "Copy the image to a name in which single `.`, `_` and `-` stand between letters and digits."
+        raise DefinitionError(source, cause, hint=hint)
 
 
 def _claim(owners: dict[str, str], repository: str, owner: str, source: str) -> None:
-    if len(repository) > MAX_REPOSITORY:
-        cause = f"{owner} needs the repository {repository}, which has {len(repository)} characters; ECR takes"
-        raise DefinitionError(source, f"{cause} at most {MAX_REPOSITORY}", hint="Give the registry a shorter prefix.")
-    if not _ECR_REPOSITORY.match(repository):
-        raise DefinitionError(source, f"{owner} needs the repository {repository}, a name that ECR does not take")
     other = owners.setdefault(repository, owner)
     if other != owner:
         raise DefinitionError(source, f"{owner} and {other} would share the private repository {repository}")

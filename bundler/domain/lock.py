@@ -21,6 +21,7 @@ from bundler.domain.schema import (
     SemanticVersion,
     Sha256,
     Values,
+    without_null,
 )
 from bundler.errors import FormatError, LimitError
 
@@ -247,7 +248,7 @@ def lock_schema() -> dict[str, Any]:
     """Return the JSON Schema of `bundle.lock.json`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Lock.model_json_schema(by_alias=True, mode="serialization"),
+        **without_null(Lock.model_json_schema(by_alias=True, mode="serialization")),
     }
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pydantic import Field, RootModel
 
 from bundler.domain.document import Document, validate
+from bundler.domain.partition import DNS_SUFFIXES
 from bundler.domain.schema import HexSha256, ImageReference, KubernetesVersion, Line, Region, SemanticVersion, Strict
-from bundler.domain.site import DNS_SUFFIXES, Account
+from bundler.domain.site import Account
 from bundler.errors import DefinitionError, UsageError
 
 

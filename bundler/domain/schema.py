@@ -16,10 +16,10 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from bundler.domain.digest import Digest
-from bundler.domain.document import typed_values
+from bundler.domain.document import Document, dotted, typed_values
 from bundler.domain.oci import Platform
 from bundler.domain.reference import Reference
-from bundler.errors import BundleError
+from bundler.errors import BundleError, PolicyError
 
 
 class Strict(BaseModel):
@@ -103,13 +103,32 @@ _SECRET = re.compile(
 )
 
 
-def refuse_secrets(value: object, path: str = "") -> None:
-    """Raise ValueError where `value` holds a literal credential (reliability C19)."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            refuse_secrets(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            refuse_secrets(item, f"{path}[{number}]")
-    elif isinstance(value, str) and _SECRET.search(value):
-        raise ValueError(f"{path} holds what looks like a credential; the archive must not carry secrets")
+def refuse_secrets(document: Document) -> None:
+    """Refuse a file in which a literal credential stands (reliability C19).
+
+    Raises:
+        PolicyError: names the place, never the value.
+    """
+    for path in document.positions:
+        value = document.at(path)
+        if isinstance(value, str) and _SECRET.search(value):
+            cause = f"{dotted(path)} holds what looks like a credential; the archive must not carry secrets"
+            raise PolicyError(document.where(path), cause, hint="Take it out, and make it invalid where it came from.")
+
+
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON Schema in which a key may be left out, but not be null: YAML's null is refused in our files."""
+    return {key: _without_null(value) for key, value in schema.items()}
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_null(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kinds = value.get("anyOf")
+    if isinstance(kinds, list) and {"type": "null"} in kinds:
+        others = [kind for kind in kinds if kind != {"type": "null"}]
+        rest = {key: item for key, item in value.items() if key != "anyOf" and (key, item) != ("default", None)}
+        value = {**rest, **(others[0] if len(others) == 1 else {"anyOf": others})}
+    return without_null(value)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from bundler.domain.document import Document, validate
+from bundler.domain.partition import DNS_SUFFIXES, refuse_other_partition
 from bundler.domain.schema import (
     Flag,
     KubernetesVersion,
@@ -21,8 +22,8 @@ from bundler.domain.schema import (
     Region,
     Strict,
     refuse_secrets,
+    without_null,
 )
-from bundler.errors import PolicyError
 
 Account = Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]
 Arn = Annotated[
@@ -30,22 +31,15 @@ Arn = Annotated[
     StringConstraints(pattern=r"^arn:aws[a-z-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{0,12}:[^\s]+$", max_length=2048),
 ]
 _LABEL_KEY = r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_RESERVED = ("kubernetes.io", "k8s.io")
+_OURS_TO_SET = ("kubelet.kubernetes.io", "node.kubernetes.io")
 LabelKey = Annotated[str, StringConstraints(pattern=rf"^{_LABEL_KEY}$")]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
 _PEM = re.compile(rb"\A-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\s*\Z")
 MAX_CA_BYTES = 16 << 10
-DNS_SUFFIXES = {
-    "aws": "amazonaws.com",
-    "aws-cn": "amazonaws.com.cn",
-    "aws-us-gov": "amazonaws.com",
-    "aws-eusc": "amazonaws.eu",
-    "aws-iso": "c2s.ic.gov",
-    "aws-iso-b": "sc2s.sgov.gov",
-    "aws-iso-e": "cloud.adc-e.uk",
-    "aws-iso-f": "csp.hci.ic.gov",
-}
-
-
+MAX_PREFIX = 100
+DNS_ADDRESS = 10
+"""Which address of the Service network is cluster DNS (EKS user guide, "Amazon EKS networking requirements")."""
 VpcId = Annotated[str, StringConstraints(pattern=r"^vpc-[0-9a-f]{8,17}$")]
 SubnetId = Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")]
 SecurityGroupId = Annotated[str, StringConstraints(pattern=r"^sg-[0-9a-f]{8,17}$")]
@@ -89,14 +83,29 @@ def _host_port(text: str) -> str:
     return text
 
 
+def _service_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be a URL such as https://vpce-0123-abcd.ec2.eu-central-1.vpce.amazonaws.com")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user name or password")
+    if parts.port == 0:  # reading it also refuses what is no port
+        raise ValueError("must have a port from 1 to 65535")
+    return url
+
+
+ServiceUrl = Annotated[str, StringConstraints(max_length=500, pattern=r"^\S+$"), AfterValidator(_service_url)]
 HostPort = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$"), AfterValidator(_host_port)]
 
 
 def _network(text: str) -> str:
     try:
-        return str(ipaddress.ip_network(text))
+        network = ipaddress.ip_network(text)
     except ValueError:
         raise ValueError("is not a network such as 10.100.0.0/16") from None
+    if network.num_addresses <= DNS_ADDRESS:
+        raise ValueError(f"is too small: cluster DNS has address {DNS_ADDRESS} of it")
+    return str(network)
 
 
 class Cluster(Strict):
@@ -117,7 +126,7 @@ class Cluster(Strict):
 class RegistrySettings(Strict):
     """Private ECR: everything is pushed below `prefix`."""
 
-    prefix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$", max_length=100)]
+    prefix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$", max_length=MAX_PREFIX)]
     create_repositories: Flag = True
     immutable: Flag = True
     scan_on_push: Flag = False
@@ -166,6 +175,23 @@ class NodeGroup(Strict):
             raise ValueError("minSize <= desiredSize <= maxSize does not hold")
         return self
 
+    @model_validator(mode="after")
+    def _labels(self) -> Self:
+        refused = [key for key in self.labels if _is_reserved(key)]
+        if refused:
+            cause = f"the kubelet does not start with the labels {', '.join(refused)}; labels below kubernetes.io and"
+            raise ValueError(f"{cause} k8s.io are the control plane's: use another prefix")
+        return self
+
+
+def _is_reserved(key: str) -> bool:
+    namespace, slash, _ = key.rpartition("/")
+    return bool(slash) and _is_below(namespace, _RESERVED) and not _is_below(namespace, _OURS_TO_SET)
+
+
+def _is_below(namespace: str, tops: tuple[str, ...]) -> bool:
+    return any(namespace == top or namespace.endswith(f".{top}") for top in tops)
+
 
 class Endpoints(Strict):
     """Overrides for VPC endpoints without private DNS; a URL with botocore's meaning, but for `ecr.dkr`.
@@ -174,13 +200,13 @@ class Endpoints(Strict):
     registry's own name.
     """
 
-    ec2: Line | None = None
-    sts: Line | None = None
-    s3: Line | None = None
-    eks: Line | None = None
-    autoscaling: Line | None = None
-    iam: Line | None = Field(default=None, description="without it IAM is not asked: closed VPCs seldom reach it")
-    ecr_api: Line | None = Field(default=None, alias="ecr.api")
+    ec2: ServiceUrl | None = None
+    sts: ServiceUrl | None = None
+    s3: ServiceUrl | None = None
+    eks: ServiceUrl | None = None
+    autoscaling: ServiceUrl | None = None
+    iam: ServiceUrl | None = Field(default=None, description="without it IAM is not asked: closed VPCs seldom reach it")
+    ecr_api: ServiceUrl | None = Field(default=None, alias="ecr.api")
     ecr_dkr: HostPort | None = Field(default=None, alias="ecr.dkr")
 
 
@@ -214,6 +240,7 @@ class Site(Strict):
     def _names(self) -> Self:
         if self.partition not in DNS_SUFFIXES:
             raise ValueError(f"partition: must be one of {', '.join(DNS_SUFFIXES)}")
+        refuse_other_partition(self.region, self.partition)
         names = [group.name for group in self.node_groups]
         if len(names) != len(set(names)):
             raise ValueError("nodeGroups: a name stands twice")
@@ -232,10 +259,7 @@ def parse_site(document: Document) -> Site:
         DefinitionError: with file:line:column.
         PolicyError: a literal credential stands in it.
     """
-    try:
-        refuse_secrets(document.value)  # first, because other errors repeat what they refuse
-    except ValueError as error:
-        raise PolicyError(document.source, str(error)) from None
+    refuse_secrets(document)  # first, because other errors repeat what they refuse
     return validate(document, Site)
 
 
@@ -243,5 +267,5 @@ def site_schema() -> dict[str, Any]:
     """Return the JSON Schema of `site.yaml`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Site.model_json_schema(by_alias=True),
+        **without_null(Site.model_json_schema(by_alias=True)),
     }

@@ -16,16 +16,13 @@ API_VERSION = "node.eks.aws/v1alpha1"
 MEDIA_TYPE = "application/node.eks.aws"
 GROUP_LABEL = "bundle.node-group"
 _BOUNDARY = "BUNDLE"
-_RESERVED = ("kubernetes.io", "k8s.io")
-_OURS_TO_SET = ("kubelet.kubernetes.io", "node.kubernetes.io")
 
 
 def node_config(cluster: Cluster, group: NodeGroup) -> bytes:
     """Return the user data of the nodes of a group, as the instance sees it (not base64).
 
     Raises:
-        DefinitionError: a fact of the cluster is missing, the kubelet does not start with a label, or there are so many
-            labels and taints that it is more than 16 KiB.
+        DefinitionError: a fact of the cluster is missing, or labels and taints make it more than 16 KiB.
     """
     document = {
         "apiVersion": API_VERSION,
@@ -63,13 +60,6 @@ def _cluster(cluster: Cluster) -> dict[str, str]:
 
 
 def _kubelet(group: NodeGroup) -> dict[str, object]:
-    refused = [key for key in group.labels if _is_reserved(key)]
-    if refused:
-        raise DefinitionError(
-            f"node group {group.name}",
-            f"the kubelet does not start with the labels {', '.join(refused)}",
-            hint="Labels below kubernetes.io and k8s.io are the control plane's; use another prefix.",
-        )
     labels = {**group.labels, GROUP_LABEL: group.name}
     flags = ["--node-labels=" + ",".join(f"{key}={value}" for key, value in sorted(labels.items()))]
     if group.taints:
@@ -82,12 +72,3 @@ def _kubelet(group: NodeGroup) -> dict[str, object]:
 
 def _taint(taint: Taint) -> str:
     return f"{taint.key}={taint.value}:{taint.effect}"
-
-
-def _is_reserved(key: str) -> bool:
-    namespace, slash, _ = key.rpartition("/")
-    return bool(slash) and _is_below(namespace, _RESERVED) and not _is_below(namespace, _OURS_TO_SET)
-
-
-def _is_below(namespace: str, tops: tuple[str, ...]) -> bool:
-    return any(namespace == top or namespace.endswith(f".{top}") for top in tops)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bundler.domain.site import DNS_SUFFIXES
+from bundler.domain.partition import DNS_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,13 @@ from typing import Literal
 from bundler.domain.chart import FetchedChart
 from bundler.domain.core import CORE_NAMESPACE, UNKNOWN_ENDPOINT, UNKNOWN_SERVICE_CIDR, site_values
 from bundler.domain.definition import CORE_RELEASES, ChartSource, CoreChart, Definition, KubeProxy, ReasonedImage
+from bundler.domain.ecr_host import EcrHost
 from bundler.domain.image_values import merge
 from bundler.domain.kubernetes_images import find_images
 from bundler.domain.lock import Evidence
 from bundler.domain.reference import Reference
 from bundler.domain.release import Rendering
-from bundler.errors import ClosureError, FormatError
+from bundler.errors import ClosureError, DefinitionError, FormatError
 from bundler.ports import ChartRenderer
 
 _MAX_LINE = 500
@@ -83,6 +84,26 @@ def discover(definition: Definition, planned: Sequence[Release], *, renderer: Ch
     return tuple(
         Discovered(reference=reference, evidence=tuple(found[reference])) for reference in sorted(found, key=str)
     )
+
+
+def refuse_other_source(definition: Definition, found: Iterable[Discovered]) -> None:
+    """Refuse core images from the ECR of another Region than the definition's `source`.
+
+    Charts have a Region of their own among their values: aws-vpc-cni's is us-west-2.
+
+    Raises:
+        DefinitionError: names the image, who asks for it, and both Regions.
+    """
+    for image in found:
+        home = EcrHost.parse(image.reference.registry)
+        asker = next((evidence for evidence in image.evidence if evidence.by.startswith("core ")), None)
+        if asker is None or home is None or home.region == definition.source.region:
+            continue
+        raise DefinitionError(
+            f"{asker.by}, {asker.where}",
+            f"names {image.reference}, from {home.region}; the definition's source is {definition.source.region}",
+            hint="Set the image's registry or Region among the values of that component, or correct source.region.",
+        )
 
 
 def _core_releases(definition: Definition, find: FindChart, built_in: BuiltInChart) -> Iterator[Release]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +12,21 @@ from bundler.domain.access import ClusterFacts
 from bundler.domain.finding import Finding
 from bundler.domain.reference import Reference
 from bundler.domain.site import Site
-from bundler.errors import AccessError, BundleError, ConflictError, DefinitionError, NetworkError, StoppedError
+from bundler.errors import (
+    AccessError,
+    BundleError,
+    ConflictError,
+    DefinitionError,
+    FormatError,
+    NetworkError,
+    StoppedError,
+)
 from bundler.ports import ImageRegistry
 from bundler.transfer import parallel_map
 
 WORKERS = 8
+MAX_AHEAD = 3
+_VERSION = re.compile(r"v?1\.(?P<minor>[0-9]{1,4})\b")
 
 
 class AwsProbe(Protocol):
@@ -59,6 +70,14 @@ class ApiProbe(Protocol):
         ...
 
 
+class VersionProbe(Protocol):
+    """The Kubernetes API, once it answers."""
+
+    def version(self) -> str:
+        """Return the API server's version, such as v1.36.3-eks-a1b2c3d."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probes:
     """What preflight asks."""
@@ -78,6 +97,32 @@ def preflight(site: Site, *, probes: Probes) -> tuple[Finding, ...]:
     """Return everything that is wrong, in a fixed order; nothing is written."""
     found = parallel_map(_finding, checks(site, probes), workers=WORKERS)
     return tuple(finding for finding in found if finding is not None)
+
+
+def check_version(bundle: str, *, cluster: VersionProbe) -> str:
+    """Return the cluster's version where a bundle made for `bundle` (1.36) may be installed.
+
+    kube-proxy must not be newer than the API server, nor more than three minor versions older (Kubernetes version skew
+    policy); charts were rendered for the bundle's version.
+
+    Raises:
+        ConflictError: the cluster is older, or too new.
+    """
+    server = cluster.version()
+    match = _VERSION.match(server)
+    if match is None:
+        raise FormatError("the Kubernetes API", f"gives {server[:100]!r} as its version")
+    ahead = int(match["minor"]) - int(bundle.partition(".")[2])
+    if 0 <= ahead <= MAX_AHEAD:
+        return server
+    cause = f"runs Kubernetes {server}; the bundle is for {bundle}"
+    if ahead < 0:
+        hint = f"Upgrade the control plane to {bundle} first, or build the bundle for the cluster's version."
+        raise ConflictError("the cluster", f"{cause}, and kube-proxy must not be newer than the API server", hint=hint)
+    hint = (
+        "Build the bundle for the cluster's version: kubernetesVersion in the definition, and the tags that go with it."
+    )
+    raise ConflictError("the cluster", f"{cause}, more than {MAX_AHEAD} minor versions older", hint=hint)
 
 
 def checks(site: Site, probes: Probes) -> list[_Check]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bundler.wiring.clients import (
+    any_registry,
     archive_source,
     aws_for,
     cluster_credential,
@@ -28,6 +29,7 @@ from bundler.wiring.surroundings import (
 __all__ = [
     "InstallOptions",
     "Surroundings",
+    "any_registry",
     "archive_source",
     "aws_for",
     "cache_folder",

@@ -92,6 +92,13 @@ def registry_client(
     )
 
 
+def any_registry(surroundings: Surroundings) -> RegistryClient:
+    """Return the client for a registry that a person names, asked as registries.yaml says."""
+    from bundler.adapters.registries_config import load_registries
+
+    return registry_client(surroundings, registries=load_registries(surroundings.environ))
+
+
 @contextmanager
 def archive_source(name: str, surroundings: Surroundings, site: Site | None = None) -> Iterator[ByteSource]:
     """Yield the bytes of an archive: a local file, or an object in S3 (s3://bucket/key) read by ranges."""

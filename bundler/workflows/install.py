@@ -30,7 +30,7 @@ from bundler.stages.check_nodes import GroupWatch, NodeWatch, check_nodes
 from bundler.stages.identity import Access, identity, observe_identity
 from bundler.stages.infrastructure import Network, Profiles, infrastructure
 from bundler.stages.nodes import Groups, Templates, nodes, observe_nodes, plan_nodes
-from bundler.stages.preflight import Probes, preflight
+from bundler.stages.preflight import Probes, VersionProbe, check_version, preflight
 from bundler.stages.push import PushPlan, push
 from bundler.stages.release import (
     Cluster,
@@ -51,8 +51,8 @@ from bundler.trust import TrustRoot
 from bundler.workflows.push import observe_push
 
 
-class LiveCluster(Cluster, NodeWatch, Watched, Protocol):
-    """The Kubernetes API: releases, workloads and nodes."""
+class LiveCluster(VersionProbe, Cluster, NodeWatch, Watched, Protocol):
+    """The Kubernetes API: its version, releases, workloads and nodes."""
 
 
 class ScalingGroups(Groups, GroupWatch, Protocol):
@@ -152,7 +152,8 @@ class _Install:
         site = self.inside.site
         with self._phase("preflight") as done:
             raise_findings(f"site of cluster {site.cluster.name}", preflight(site, probes=self.inside.probes))
-            done("every endpoint that is needed answers from here")
+            version = check_version(self.archive.lock.kubernetes_version, cluster=self.inside.cluster)
+            done(f"every endpoint that is needed answers from here; Kubernetes {version}")
 
     def adopt(self) -> None:
         """Take what the site names for what it is."""

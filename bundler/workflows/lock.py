@@ -12,10 +12,11 @@ from bundler.domain.chart import FetchedChart
 from bundler.domain.definition import ChartSource, Definition, LocalSource
 from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
+from bundler.domain.image_map import ANY_ECR, check_names
 from bundler.domain.lock import Lock, LockedChart, LockedRelease, lock_bytes, same_content
 from bundler.errors import DefinitionError, LockChangedError
 from bundler.ports import ChartRenderer, ImageSource, UrlSource
-from bundler.stages.discover import Discovered, Release, discover, releases
+from bundler.stages.discover import Discovered, Release, discover, refuse_other_source, releases
 from bundler.stages.obtain import obtain
 from bundler.stages.resolve import Origin, WantedImage, resolve
 from bundler.transfer import Pace
@@ -92,12 +93,14 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
 
     Raises:
         LockChangedError: as `compare`.
+        DefinitionError: an image's name does not fit into a private ECR, or a core image comes from another Region.
         NotFoundUpstreamError: an image, tag, platform, chart or file does not exist upstream.
     """
     definition, emit = request.definition, outside.pace.emit
     emit(PhaseStarted(phase="charts"))
     planned = gather_releases(definition, outside=outside)
     found = discover(definition, planned, renderer=outside.renderer)
+    refuse_other_source(definition, found)
     emit(
         PhaseDone(
             phase="charts", detail=f"{counted(len(planned), 'release')} rendered, {counted(len(found), 'image')} found"
@@ -124,6 +127,7 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
         tools=tools,
         files=files,
     )
+    check_names(lock, ANY_ECR, source="the lock")
     return compare(lock, existing=request.existing, update=request.update)
 
 

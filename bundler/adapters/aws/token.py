@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from bundler.adapters.aws.clients import Aws
 from bundler.domain.credentials import Secret
-from bundler.domain.site import DNS_SUFFIXES, Site
+from bundler.domain.partition import DNS_SUFFIXES
+from bundler.domain.site import Site
 
 PREFIX = "k8s-aws-v1."
 SIGNED_FOR_S = 60

@@ -72,8 +72,8 @@ def test_after_a_failure_only_the_missing_parts_are_sent(closed: Closed, archive
         send(closed, archive, to)
     closed.no_faults()
     kept = len(store(closed).upload(to, store(closed).uploads(to)[0]).parts)
-    assert kept == 2
-    assert len(send(closed, archive, to)) == 1
+    assert kept in (1, 2)  # the second part may be under way when the third is denied
+    assert len(send(closed, archive, to)) == 3 - kept
     assert digest_there(closed, to) == str(archive.shipment.digest)
     assert store(closed).uploads(to) == []
 

@@ -72,7 +72,7 @@ def test_urls_of_files_and_chart_repositories_are_located() -> None:
         ("[]\n", "1:1"),
         ("a.example: text\n", "1:1"),
         ("a.example:\n  url: https://b\n  ca: x\n", "3:3"),
-        ("a.example:\n  caFile: x\n", "1:1"),
+        ("a.example:\n  caFile: x\n", "2:3"),
         ("a.example:\n  url: ftp://b\n", "2:3"),
         ("a.example:\n  url: https://user:pw@b\n", "2:3"),
         ("a.example:\n  url: https://b/UPPER\n", "2:3"),
@@ -109,3 +109,19 @@ def test_the_file_is_found_where_it_is_named_or_usually_stands(tmp_path: Path) -
 def test_a_host_that_is_no_host_is_refused() -> None:
     with pytest.raises(BundleError):
         Registries().endpoint("a b")
+
+
+def test_a_host_may_keep_its_own_address_and_get_realms_alone() -> None:
+    endpoint = parse("harbor.example:8443:\n  realms: [https://login.example]\n").endpoint("harbor.example:8443")
+    assert (str(endpoint.origin), endpoint.login, endpoint.prefix) == (
+        "https://harbor.example:8443",
+        "harbor.example:8443",
+        "",
+    )
+    assert [str(realm) for realm in endpoint.realms] == ["https://login.example"]
+
+
+def test_a_host_with_realms_of_its_own_keeps_them() -> None:
+    endpoint = parse("docker.io:\n  realms: [https://login.example]\n").endpoint("docker.io")
+    assert {str(realm) for realm in endpoint.realms} == {"https://auth.docker.io", "https://login.example"}
+    assert endpoint.login == "docker.io"

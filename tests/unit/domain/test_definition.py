@@ -90,7 +90,27 @@ def test_a_literal_secret_is_refused_wherever_it_stands() -> None:
     with pytest.raises(PolicyError, match=r"addons\[0\].values.key") as caught:
         parse(GOOD.replace("replicas: 2", "key: AKIAABCDEFGHIJKLMNOP"))
     assert caught.value.exit_code == 3
+    assert caught.value.subject.startswith("bundle.yaml:13:")
     assert "AKIA" not in str(caught.value)
+
+
+def test_a_key_that_says_what_holds_without_it_does_not_change_the_digest() -> None:
+    """So that a key which a later version adds leaves the locks of older definitions alone."""
+    said = GOOD.replace("{region: eu-central-1}", "{region: eu-central-1, partition: aws}")
+    said = said.replace("  - name: metrics-server\n", "  - name: metrics-server\n    timeoutMinutes: 10\n")
+    assert parse(said).digest == parse(GOOD).digest
+    assert str(parse(GOOD).digest) == "sha256:87de99ad147902be1fae6ca35e60f697da60d632f95745a9dc5a12adf5dae6a4"
+
+
+def test_null_is_a_value_of_helm_and_of_nothing_else() -> None:
+    assert parse(GOOD.replace("replicas: 2", "replicas: null")).addons[0].values["replicas"] is None
+    with pytest.raises(DefinitionError, match=r"addons\[0\].namespace has no value"):
+        parse(GOOD.replace("  - name: metrics-server\n", "  - name: metrics-server\n    namespace: null\n"))
+
+
+def test_a_source_in_another_partition_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="is in the partition aws-cn"):
+        parse(GOOD.replace("{region: eu-central-1}", "{region: cn-north-1}"))
 
 
 def test_the_published_schema_agrees_with_the_parser() -> None:

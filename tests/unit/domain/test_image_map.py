@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bundler.domain.digest import Digest
-from bundler.domain.image_map import PrivateRegistry, check_names, image_map
+from bundler.domain.image_map import ANY_ECR, PrivateRegistry, check_names, image_map
 from bundler.domain.lock import Blob, Lock, LockedImage, LockedManifest
 from bundler.domain.oci import OCI_INDEX, OCI_MANIFEST, Platform
 from bundler.domain.reference import Reference
@@ -76,6 +76,15 @@ def test_a_name_that_ecr_does_not_take_is_refused_with_its_reason() -> None:
         check_names(lock_of("quay.io/" + "a" * 245 + ":1"), ECR, source="bundle.lock.json")
     with pytest.raises(DefinitionError, match="a name that ECR does not take"):
         check_names(lock_of("quay.io/a__b:1"), ECR, source="bundle.lock.json")
+
+
+def test_other_registries_take_what_ecr_does_not() -> None:
+    check_names(lock_of("quay.io/a__b:1"), PrivateRegistry(host="harbor.example", prefix="eks"), source="x.tar")
+
+
+def test_what_fits_below_no_prefix_may_not_fit_below_a_sites() -> None:
+    with pytest.raises(DefinitionError, match="ECR takes at most 256"):
+        check_names(lock_of("quay.io/" + "a" * 160 + ":1"), ANY_ECR, source="bundle.lock.json")
 
 
 def test_tag_and_every_digest_of_an_image_mean_its_private_reference() -> None:

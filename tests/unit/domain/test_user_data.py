@@ -68,13 +68,6 @@ def test_no_text_ends_the_mime_part_or_the_document(text: str) -> None:
     assert json.loads(document)["spec"]["cluster"]["name"] == cluster.name
 
 
-@pytest.mark.parametrize("key", ["kubernetes.io/os", "node-role.kubernetes.io/worker", "x.k8s.io/y"])
-def test_a_label_that_the_kubelet_refuses_is_refused_here(key: str) -> None:
-    site = make_site(nodeGroups=[group_document(labels={key: "x"})])
-    with pytest.raises(DefinitionError, match="kubelet does not start"):
-        node_config(site.cluster, site.node_groups[0])
-
-
 def test_labels_below_node_kubernetes_io_are_the_owners_to_set() -> None:
     site = make_site(nodeGroups=[group_document(labels={"node.kubernetes.io/pool": "x"})])
     assert b"node.kubernetes.io/pool=x" in node_config(site.cluster, site.node_groups[0])

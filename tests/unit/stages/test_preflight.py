@@ -10,8 +10,16 @@ from bundler.domain.access import ClusterFacts
 from bundler.domain.finding import Finding
 from bundler.domain.reference import Reference
 from bundler.domain.site import Site
-from bundler.errors import AccessError, BundleError, DefinitionError, NetworkError, StoppedError
-from bundler.stages.preflight import Probes, preflight
+from bundler.errors import (
+    AccessError,
+    BundleError,
+    ConflictError,
+    DefinitionError,
+    FormatError,
+    NetworkError,
+    StoppedError,
+)
+from bundler.stages.preflight import Probes, check_version, preflight
 from tests.fakes.memory_registry import MemoryRegistry
 from tests.fakes.sites import ACCOUNT, make_site
 
@@ -166,3 +174,34 @@ def test_another_authority_is_a_definition_and_a_denial_is_access() -> None:
 def test_being_called_off_is_not_a_finding() -> None:
     with pytest.raises(StoppedError):
         run(make_site(), Aws(failing={"ec2": StoppedError("transfer", "was called off")}))
+
+
+@dataclass
+class Server:
+    """An API server of some version."""
+
+    text: str
+
+    def version(self) -> str:
+        return self.text
+
+
+@pytest.mark.parametrize("server", ["v1.36.0", "v1.36.3-eks-a1b2c3d", "v1.39.1"])
+def test_a_cluster_of_the_bundles_version_or_up_to_three_newer_is_taken(server: str) -> None:
+    assert check_version("1.36", cluster=Server(server)) == server
+
+
+@pytest.mark.parametrize(
+    ("server", "cause"),
+    [("v1.35.9-eks-1", "must not be newer than the API server"), ("v1.40.0", "more than 3 minor versions older")],
+)
+def test_a_cluster_that_the_bundle_does_not_fit_is_refused(server: str, cause: str) -> None:
+    with pytest.raises(ConflictError, match=cause) as caught:
+        check_version("1.36", cluster=Server(server))
+    assert caught.value.exit_code == 7
+    assert server in caught.value.cause
+
+
+def test_a_version_that_is_none_is_refused() -> None:
+    with pytest.raises(FormatError):
+        check_version("1.36", cluster=Server("nobody knows"))

@@ -7,7 +7,7 @@ import pytest
 from bundler.adapters.documents import parse_document
 from bundler.domain.definition import PLACEHOLDER, Definition, parse_definition
 from bundler.domain.oci import Platform
-from bundler.domain.site import DNS_SUFFIXES
+from bundler.domain.partition import DNS_SUFFIXES
 from bundler.errors import DefinitionError, UsageError
 from bundler.workflows.init import initial_definition, read_presets
 

@@ -13,7 +13,8 @@ from botocore.loaders import Loader
 
 from bundler.adapters.aws.clients import Aws, AwsSettings, site_endpoints
 from bundler.adapters.aws.token import cluster_token, exec_credential
-from bundler.domain.site import DNS_SUFFIXES, Site
+from bundler.domain.partition import DNS_SUFFIXES
+from bundler.domain.site import Site
 from bundler.errors import AccessError
 from tests.fakes.sites import make_site
 
