@@ -30,13 +30,14 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_work_that_is_called_off_is_not_tried_again() -> None:
     sts = Aws(AwsSettings(region="ap-northeast-1", endpoints={"sts": DEAD})).service("sts")
-    counted = []
+    counted, known = [], []
     sts._client.meta.events.register_first("before-send", lambda **_: counted.append(1))
 
     def work(number: int) -> None:
         if number == 0:
             while not counted:
                 time.sleep(0.01)
+            known.append(len(counted))
             raise UsageError("x", "stop")
         sts.call("GetCallerIdentity")
 
@@ -44,7 +45,7 @@ def test_work_that_is_called_off_is_not_tried_again() -> None:
     with pytest.raises(UsageError):
         parallel_map(work, [0, 1], workers=2)
     assert time.monotonic() - started < 3
-    assert len(counted) <= 2
+    assert len(counted) <= known[0] + 1  # what was being sent in that moment
 
 
 @pytest.mark.parametrize("body", [b"", bytes(64 << 20)], ids=["waiting for the answer", "sending"])
