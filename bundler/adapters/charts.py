@@ -15,7 +15,7 @@ from bundler.adapters.chart_tar import MAX_FILE_BYTES, MAX_FILES, MAX_PACKED_BYT
 from bundler.adapters.helmignore import Helmignore
 from bundler.data import data_folder
 from bundler.domain import kubernetes_yaml as ky
-from bundler.domain.chart import ChartContent, FetchedChart, Origin
+from bundler.domain.chart import ChartContent, ChartOrigin, FetchedChart
 from bundler.domain.definition import ChartSource
 from bundler.domain.digest import Digest
 from bundler.domain.oci import HELM_CHART, HELM_CONFIG, OCI_MANIFEST
@@ -170,7 +170,7 @@ def _walk(folder: Path, top: Path, ignore: Helmignore) -> Iterator[Path]:
             raise DefinitionError(str(entry), "is a link or a special file; a chart holds files only")
 
 
-def _made(tgz: bytes, origin: Origin, subject: str) -> FetchedChart:
+def _made(tgz: bytes, origin: ChartOrigin, subject: str) -> FetchedChart:
     content = read_chart(tgz, subject=subject)
     config = _json(content.metadata)
     return FetchedChart(

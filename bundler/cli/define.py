@@ -45,18 +45,20 @@ def init(
     is not known to this version stands as a placeholder, and `bundle lock` names the AWS call that lists it.
     """
     from bundler.domain.oci import Platform
-    from bundler.workflows.init import initial_definition
+    from bundler.wiring import read_presets
+    from bundler.workflows.init import InitRequest, initial_definition
 
     if out.exists() and not force:
         raise UsageError(str(out), "exists already", hint="Give another --out, or --force to overwrite it.")
-    text = initial_definition(
+    presets, template = read_presets()
+    request = InitRequest(
         name=name,
         kubernetes_version=kubernetes_version,
         region=region,
         partition=partition,
         platforms=[Platform.parse(platform) for platform in platforms],
     )
-    publish(out, text.encode())
+    publish(out, initial_definition(request, presets=presets, template=template).encode())
     click.echo(f"{out} written. Read it, fill in what it asks for, then:\n  bundle lock {out}", err=True)
 
 

@@ -11,7 +11,7 @@ from bundler.domain.lock import Blob, LockedChart, LockedManifest
 from bundler.domain.oci import OCI_MANIFEST, Manifest, parse_manifest
 from bundler.errors import FormatError
 
-Origin = Literal["oci", "https", "path", "manifest", "built-in"]
+ChartOrigin = Literal["oci", "https", "path", "manifest", "built-in"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class FetchedChart:
     """
 
     content: ChartContent
-    origin: Origin
+    origin: ChartOrigin
     tgz: bytes
     manifest: bytes
     config: bytes

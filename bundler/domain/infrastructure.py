@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subnet:
-    """A subnet; `free_addresses` counts IPv4."""
+    """A subnet."""
 
     vpc: str
-    zone: str
-    free_addresses: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +44,6 @@ class Infrastructure:
 
     Attributes:
         images: AMI id -> facts.
-        zones: subnet id -> availability zone.
     """
 
     images: Mapping[str, MachineImage] = field(default_factory=dict)
-    zones: Mapping[str, str] = field(default_factory=dict)

@@ -92,7 +92,7 @@ class ScalingGroup:
     Attributes:
         template_id: None where it launches from something else than one launch template.
         version: as the group has it: a number, `$Latest` or `$Default`.
-        desired: read, never written: Auto Scaling and people move it.
+        desired: written when the group is created, then only read: Auto Scaling and people move it.
     """
 
     name: str

@@ -56,7 +56,3 @@ class Plan:
     def empty(self) -> bool:
         """Whether there is nothing to write."""
         return not self.actions
-
-    def of(self, phase: str) -> tuple[Action, ...]:
-        """The actions of one phase."""
-        return tuple(action for action in self.actions if action.phase == phase)

@@ -74,9 +74,7 @@ def infrastructure(site: Site, *, network: Network, profiles: Profiles | None = 
     """
     described = describe(site, network=network, profiles=profiles)
     raise_findings("infrastructure", check_infrastructure(site, described))
-    return Infrastructure(
-        images=described.images, zones={name: subnet.zone for name, subnet in described.subnets.items()}
-    )
+    return Infrastructure(images=described.images)
 
 
 def describe(site: Site, *, network: Network, profiles: Profiles | None) -> Described:

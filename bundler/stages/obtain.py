@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from bundler.cache import CHUNK_BYTES, Cache
 from bundler.domain.definition import Definition, PinnedFile, Tool
@@ -110,14 +110,28 @@ def _extract(pinned: PinnedFile, cache: Cache) -> Blob:
     try:
         with tarfile.open(cache.path(pinned.digest), mode="r:*") as archive:
             info = archive.getmember(str(pinned.member))
-            content = archive.extractfile(info) if info.isreg() else None
-            if content is None:
+            if not info.isreg() or info.issparse() or archive.fileobj is None:
                 raise FormatError(subject, "is not a regular file")
             if info.size > MAX_MEMBER_BYTES:
                 raise LimitError(subject, f"has {info.size} bytes; at most {MAX_MEMBER_BYTES} are allowed")
-            digest, size = cache.add(iter(lambda: content.read(CHUNK_BYTES), b""))
+            archive.fileobj.seek(info.offset_data)
+            digest, size = cache.add(_stretch(archive.fileobj, info.size))
     except KeyError:
         raise DefinitionError(subject, "the archive has no such member", hint="Correct `member`.") from None
     except (tarfile.TarError, EOFError, OSError) as error:
         raise FormatError(subject, f"cannot be read as a tar archive ({error})") from error
     return Blob(media_type=MEDIA_TYPE, digest=digest, size=size)
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def _stretch(file: _Readable, size: int) -> Iterator[bytes]:
+    """Yield the next `size` bytes."""
+    while size:
+        chunk = file.read(min(CHUNK_BYTES, size))
+        if not chunk:
+            raise EOFError("it ends within the member")
+        size -= len(chunk)
+        yield chunk

@@ -148,7 +148,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterFacts:
+class SiteFacts:
     """What the site knows of its cluster and charts need."""
 
     endpoint: str
@@ -160,7 +160,7 @@ def prepare(
     *,
     read: Callable[[Digest], bytes],
     images: ImageMap,
-    facts: ClusterFacts,
+    facts: SiteFacts,
     charts: ReleaseTool,
 ) -> tuple[Prepared, ...]:
     """Return every release of the lock in the order of installation, rewritten and verified; nothing is written.

@@ -29,7 +29,7 @@ IMAGE_CONFIG_TYPES = frozenset(
     {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
 )
 MAX_CONFIG_BYTES = 8 << 20
-Origin = Literal["registry", "layout", "docker-archive", "docker"]
+ImageOrigin = Literal["registry", "layout", "docker-archive", "docker"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class WantedImage:
     reference: Reference
     platforms: tuple[Platform, ...]
     source: ImageSource
-    origin: Origin = "registry"
+    origin: ImageOrigin = "registry"
     evidence: tuple[Evidence, ...] = ()
 
 
@@ -192,7 +192,7 @@ def _blob_of(found: Manifest | Index) -> Blob:
     return Blob(media_type=found.media_type, digest=found.digest, size=len(found.raw))
 
 
-def _image_id(origin: Origin, manifests: Iterable[LockedManifest]) -> Digest | None:
+def _image_id(origin: ImageOrigin, manifests: Iterable[LockedManifest]) -> Digest | None:
     """A Docker image id is the digest of its config (image-spec config.md, ImageID)."""
     if origin not in ("docker", "docker-archive"):
         return None

@@ -22,6 +22,7 @@ from bundler.wiring.surroundings import (
     own_platform,
     read_definition,
     read_lock,
+    read_presets,
     read_site,
     site_folder,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "own_platform",
     "read_definition",
     "read_lock",
+    "read_presets",
     "read_site",
     "registry_client",
     "root_of",

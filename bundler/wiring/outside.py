@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bundler.domain.image_map import ImageMap
     from bundler.domain.release import Rendering
     from bundler.ports import ImageSource
-    from bundler.stages.resolve import Origin
+    from bundler.stages.resolve import ImageOrigin
     from bundler.workflows.lock import Connected
 
 
@@ -94,7 +94,7 @@ def _own_helm(definition: Definition, folder: Path, cache: Cache, urls: HttpFile
 
 def local_source(
     source: LocalSource, *, folder: Path, cache: Cache, environ: Mapping[str, str]
-) -> tuple[ImageSource, Origin]:
+) -> tuple[ImageSource, ImageOrigin]:
     """Return the images of an OCI layout, a `docker save` archive or the local daemon."""
     if source.layout is not None:
         from bundler.adapters.oci_layout import OciLayout

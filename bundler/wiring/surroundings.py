@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.adapters.documents import read_document
+from bundler.data import data_folder
 from bundler.domain.definition import Definition, parse_definition
 from bundler.domain.events import Emit, silent
 from bundler.domain.lock import Lock, parse_lock
 from bundler.domain.oci import Platform
+from bundler.domain.preset import Presets, parse_presets
 from bundler.domain.site import Site, parse_site
 from bundler.errors import LocalResourceError
 from bundler.transfer import Pace
@@ -63,6 +65,13 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
+
+
+def read_presets() -> tuple[Presets, str]:
+    """Return the presets of this installation, and the template of a definition."""
+    folder = data_folder("manifests") / "presets"
+    presets = parse_presets(read_document(folder / "core.yaml"), read_document(folder / "registries.yaml"))
+    return presets, (folder / "bundle.yaml.template").read_text("utf-8")
 
 
 def lock_path(definition: Path) -> Path:

@@ -4,46 +4,46 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from string import Template
 
-from bundler.adapters.documents import read_document
-from bundler.data import data_folder
 from bundler.domain.oci import Platform
-from bundler.domain.preset import Presets, parse_presets
+from bundler.domain.preset import Presets
 from bundler.errors import UsageError
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?\Z")
 
 
-def initial_definition(
-    *, kubernetes_version: str, region: str, partition: str | None, platforms: Sequence[Platform], name: str
-) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitRequest:
+    """What a first definition is for; without a partition it is the one that the Region is in."""
+
+    name: str
+    kubernetes_version: str
+    region: str
+    partition: str | None
+    platforms: Sequence[Platform]
+
+
+def initial_definition(request: InitRequest, *, presets: Presets, template: str) -> str:
     """Return a bundle.yaml with the core set of a Kubernetes version and with comments.
 
-    A tag that no source gives stands there as the placeholder that `parse_definition` refuses. Without a partition,
-    it is the one that the Region is in.
+    A tag that no source gives stands there as the placeholder that `parse_definition` refuses.
 
     Raises:
         UsageError: no such Kubernetes version or Region is known, no platform, or not a name.
     """
-    if not _NAME.match(name):
-        raise UsageError(repr(name), "is not a name: lower-case letters, digits and inner hyphens, at most 53")
-    if not platforms:
+    if not _NAME.match(request.name):
+        raise UsageError(repr(request.name), "is not a name: lower-case letters, digits and inner hyphens, at most 53")
+    if not request.platforms:
         raise UsageError("platforms", "name at least one, such as linux/amd64")
-    presets = read_presets()
-    template = Template((data_folder("manifests") / "presets" / "bundle.yaml.template").read_text("utf-8"))
     choice = {
-        "name": name,
-        "kubernetes_version": kubernetes_version,
-        "platforms": ", ".join(str(platform) for platform in platforms),
+        "name": request.name,
+        "kubernetes_version": request.kubernetes_version,
+        "platforms": ", ".join(str(platform) for platform in request.platforms),
     }
-    return template.substitute(choice | _versions(presets, kubernetes_version) | _origin(presets, region, partition))
-
-
-def read_presets() -> Presets:
-    """Return the presets of this installation."""
-    folder = data_folder("manifests") / "presets"
-    return parse_presets(read_document(folder / "core.yaml"), read_document(folder / "registries.yaml"))
+    versions = _versions(presets, request.kubernetes_version)
+    return Template(template).substitute(choice | versions | _origin(presets, request.region, request.partition))
 
 
 def _versions(presets: Presets, kubernetes_version: str) -> dict[str, str]:

@@ -34,9 +34,9 @@ from bundler.stages.preflight import Probes, VersionProbe, check_version, prefli
 from bundler.stages.push import PushPlan, push
 from bundler.stages.release import (
     Cluster,
-    ClusterFacts,
     Prepared,
     ReleaseTool,
+    SiteFacts,
     Step,
     expected_workloads,
     of_role,
@@ -235,7 +235,7 @@ class _Install:
             lock,
             read=self.archive.read,
             images=self._images,
-            facts=ClusterFacts(endpoint=site.cluster.endpoint, service_cidr=site.cluster.service_cidr),
+            facts=SiteFacts(endpoint=site.cluster.endpoint, service_cidr=site.cluster.service_cidr),
             charts=self.inside.helm,
         )
 

@@ -18,7 +18,7 @@ from bundler.errors import DefinitionError, LockChangedError
 from bundler.ports import ChartRenderer, ImageSource, UrlSource
 from bundler.stages.discover import Discovered, Release, discover, refuse_other_source, releases
 from bundler.stages.obtain import obtain
-from bundler.stages.resolve import Origin, WantedImage, resolve
+from bundler.stages.resolve import ImageOrigin, WantedImage, resolve
 from bundler.transfer import Pace
 
 
@@ -42,7 +42,7 @@ class Connected:
     folder: Path
     cache: Cache
     registry: ImageSource
-    local: Callable[[LocalSource], tuple[ImageSource, Origin]]
+    local: Callable[[LocalSource], tuple[ImageSource, ImageOrigin]]
     urls: UrlSource
     find_chart: Callable[[ChartSource], FetchedChart]
     wrap_manifest: Callable[[str, str], FetchedChart]
@@ -155,7 +155,7 @@ def wanted_images(definition: Definition, found: Iterable[Discovered], *, outsid
     for image in found:
         extra = own.get(image.reference)
         source: ImageSource = outside.registry
-        origin: Origin = "registry"
+        origin: ImageOrigin = "registry"
         if extra is not None and extra.from_ is not None:
             source, origin = outside.local(extra.from_)
         platforms = definition.platforms if extra is None or extra.platforms is None else extra.platforms

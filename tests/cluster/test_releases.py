@@ -25,7 +25,7 @@ from bundler.errors import ClosureError, ConflictError, TargetError
 from bundler.lab.tools import Tools
 from bundler.retry import Patience
 from bundler.stages.check import check
-from bundler.stages.release import ClusterFacts, Step, expected_workloads, plan_steps, prepare, release
+from bundler.stages.release import SiteFacts, Step, expected_workloads, plan_steps, prepare, release
 from tests.cluster.planes import Plane, running_plane, start_network
 from tests.fakes.charts import DEPLOYMENT, HOOK, VALUES, chart, image_map
 
@@ -57,7 +57,7 @@ class Site:
     charts: dict[str, bytes] = field(default_factory=dict)
 
     def steps(self, *, core: CoreMode = "stop", values: Mapping[str, object] | None = None) -> tuple[Step, ...]:
-        facts = ClusterFacts(endpoint=self.plane.facts.endpoint, service_cidr=self.plane.facts.service_cidr)
+        facts = SiteFacts(endpoint=self.plane.facts.endpoint, service_cidr=self.plane.facts.service_cidr)
         blobs = {Digest.of(tgz): tgz for tgz in self.charts.values()}
         prepared = prepare(
             lock_of(self.charts, self.namespace, values or {}),

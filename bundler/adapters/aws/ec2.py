@@ -96,8 +96,7 @@ class Ec2:
 
 
 def _subnet(item: Answer) -> tuple[str, Subnet]:
-    free = int(item["AvailableIpAddressCount"])
-    return item["SubnetId"], Subnet(vpc=item["VpcId"], zone=item["AvailabilityZone"], free_addresses=free)
+    return item["SubnetId"], Subnet(vpc=item["VpcId"])
 
 
 def _security_group(item: Answer) -> tuple[str, str]:

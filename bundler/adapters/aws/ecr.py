@@ -5,15 +5,14 @@ from __future__ import annotations
 import binascii
 import datetime as dt
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from bundler.adapters.aws.clients import Answer, Aws, Service
 from bundler.domain.credentials import Credentials, Secret
-from bundler.domain.digest import Digest
 from bundler.domain.ecr_host import EcrHost
 from bundler.domain.repository import Repository, RepositoryState
-from bundler.errors import AccessError, ConflictError, MissingRepositoryError, RejectedError
+from bundler.errors import AccessError, RejectedError
 from bundler.transfer import Once, parallel_map
 
 RENEW_BEFORE = dt.timedelta(minutes=10)
@@ -133,32 +132,6 @@ class EcrRepositories:
             if error.code != _EXISTS:
                 raise
 
-    def image_digests(self, name: str, tags: Iterable[str]) -> dict[str, Digest]:
-        """Return the digest of each of `tags` that the repository has, as ECR itself tells it.
-
-        Raises:
-            MissingRepositoryError: the repository does not exist.
-        """
-        found: dict[str, Digest] = {}
-        for some in _batches(sorted(set(tags))):
-            found.update(self._image_digests(name, some))
-        return found
-
-    def _image_digests(self, name: str, tags: Sequence[str]) -> Mapping[str, Digest]:
-        try:
-            return self._service.ask(
-                "BatchGetImage",
-                _digests,
-                about=f"repository {name}",
-                registryId=self._account,
-                repositoryName=name,
-                imageIds=[{"imageTag": tag} for tag in tags],
-            )
-        except RejectedError as error:
-            if error.code == _MISSING:
-                raise MissingRepositoryError(f"repository {name}", "does not exist in this registry") from error
-            raise
-
 
 def _repository_state(answer: Answer) -> RepositoryState:
     found = answer["repositories"][0]
@@ -170,15 +143,6 @@ def _repository_state(answer: Answer) -> RepositoryState:
         scan_on_push=bool(found.get("imageScanningConfiguration", {}).get("scanOnPush", False)),
         kms_key=encryption.get("kmsKey") if encryption.get("encryptionType", "AES256") != "AES256" else None,
     )
-
-
-def _digests(answer: Answer) -> dict[str, Digest]:
-    odd = [failure for failure in answer.get("failures", []) if failure.get("failureCode") != "ImageNotFound"]
-    if odd:
-        raise ConflictError(
-            "ecr:BatchGetImage", f"{odd[0].get('failureCode', '?')}: {str(odd[0].get('failureReason', ''))[:200]}"
-        )
-    return {image["imageId"]["imageTag"]: Digest.parse(image["imageId"]["imageDigest"]) for image in answer["images"]}
 
 
 def _batches(items: Sequence[str]) -> Iterator[list[str]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import json
 
 import pytest
 
 from bundler.adapters.aws.clients import Aws, AwsSettings, Service
 from bundler.adapters.aws.ecr import EcrRepositories, EcrTokens
-from bundler.domain.digest import Digest
 from bundler.domain.repository import Repository
 from bundler.errors import AccessError, MissingRepositoryError, NetworkError
 from bundler.stages.repositories import observe_repositories, repositories
@@ -120,17 +118,6 @@ def test_missing_repositories_that_may_not_be_made_are_named_with_the_command(cl
         f"aws ecr create-repository --region eu-central-1 --repository-name {name} --image-tag-mutability IMMUTABLE"
         for name in ("closed/x", "closed/y")
     ]
-
-
-def test_digests_are_read_back_from_ecr_itself(closed: Closed) -> None:
-    registry = ecr(closed)
-    registry.create(Repository(name="closed/digests"))
-    service = closed.aws.service("ecr")
-    manifest = json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []})
-    service.call("PutImage", repositoryName="closed/digests", imageManifest=manifest, imageTag="1")
-    assert registry.image_digests("closed/digests", ["1", "2"]) == {"1": Digest.of(manifest.encode())}
-    with pytest.raises(MissingRepositoryError):
-        registry.image_digests("closed/never", ["1"])
 
 
 def test_the_ecr_api_that_does_not_answer_names_the_endpoint(closed: Closed) -> None:

@@ -7,12 +7,11 @@ import pytest
 from bundler.domain.plan import Action, Plan
 
 
-def test_plans_add_up_in_order_and_are_asked_for_by_phase() -> None:
+def test_plans_add_up_in_order() -> None:
     push = Action(phase="push", verb="upload", target="image a", detail="3 blobs")
     role = Action(phase="identity", verb="create", target="access entry r")
     plan = Plan(actions=(push,), unchanged=("image b",)) + Plan(actions=(role,))
     assert list(plan) == [push, role]
-    assert plan.of("identity") == (role,)
     assert plan.unchanged == ("image b",)
     assert [str(action) for action in plan] == ["upload image a (3 blobs)", "create access entry r"]
 

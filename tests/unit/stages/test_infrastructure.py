@@ -36,7 +36,7 @@ class Network:
 
     def subnets(self, ids: Collection[str]) -> dict[str, Subnet]:
         there = {name: vpc for name, vpc in self.subnet_vpcs.items() if name in ids}
-        return {name: Subnet(vpc=vpc, zone=f"z{name[-1]}", free_addresses=9) for name, vpc in there.items()}
+        return {name: Subnet(vpc=vpc) for name, vpc in there.items()}
 
     def security_groups(self, ids: Collection[str]) -> dict[str, str]:
         return {name: vpc for name, vpc in self.group_vpcs.items() if name in ids}
@@ -55,7 +55,6 @@ def test_facts_of_what_fits_are_returned() -> None:
     network = Network()
     facts = infrastructure(make_site(), network=network, profiles=network)
     assert facts.images[AMI].root_device == "/dev/xvda"
-    assert facts.zones == {SUBNETS[0]: "za", SUBNETS[1]: "zb"}
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from bundler.domain.release import ReleasePlan, Rendering, Revision
 from bundler.domain.workload import ContainerImage, Pod, Workload, WorkloadRef
 from bundler.errors import ClosureError, ConflictError, TargetError
 from bundler.stages.release import (
-    ClusterFacts,
     Prepared,
+    SiteFacts,
     Step,
     expected_workloads,
     of_role,
@@ -30,7 +30,7 @@ from tests.fakes.memory_cluster import MemoryCluster, MemoryHelm
 
 Steps = tuple[Step, ...]
 AMD64 = Platform(os="linux", architecture="amd64")
-FACTS = ClusterFacts(endpoint="https://c.example.com", service_cidr="10.100.0.0/16")
+FACTS = SiteFacts(endpoint="https://c.example.com", service_cidr="10.100.0.0/16")
 WORKLOAD = (
     "apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: {name}}}\n"
     "spec: {{template: {{spec: {{containers: [{{name: {name}, image: {{{{ .Values.image }}}}}}]}}}}}}\n"

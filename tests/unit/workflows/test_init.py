@@ -9,10 +9,11 @@ from bundler.domain.definition import PLACEHOLDER, Definition, parse_definition
 from bundler.domain.oci import Platform
 from bundler.domain.partition import DNS_SUFFIXES
 from bundler.errors import DefinitionError, UsageError
-from bundler.workflows.init import initial_definition, read_presets
+from bundler.wiring import read_presets
+from bundler.workflows.init import InitRequest, initial_definition
 
 BOTH = (Platform.parse("linux/amd64"), Platform.parse("linux/arm64"))
-PRESETS = read_presets()
+PRESETS, TEMPLATE = read_presets()
 REGIONS = [(partition, region) for partition, regions in PRESETS.accounts.items() for region in regions]
 VERSIONS = sorted(PRESETS.core.versions)
 
@@ -25,7 +26,7 @@ def written(**choice: object) -> str:
         "platforms": BOTH,
         "name": "demo",
     }
-    return initial_definition(**(defaults | choice))
+    return initial_definition(InitRequest(**(defaults | choice)), presets=PRESETS, template=TEMPLATE)
 
 
 def parsed(text: str) -> Definition:
