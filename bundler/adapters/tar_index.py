@@ -119,7 +119,7 @@ def open_tar(path: Path) -> IndexedTar:
     try:
         file = path.open("rb")
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise NotFoundUpstreamError(str(path), "is not a file") from error
+        raise NotFoundUpstreamError(str(path), "is not a file here") from error
     except OSError as error:
         raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
     archive = IndexedTar(file, subject=str(path))

@@ -149,9 +149,9 @@ def test_a_lock_names_the_archive_before_it(tmp_path: Path) -> None:
 def test_inspect_and_verify_know_the_archive(place: Workspace) -> None:
     shown = json.loads(place.bundle("inspect", "journey-1.tar", "--trust", "trust", "-o", "json").stdout)
     assert [image["reference"].split("/")[-1] for image in shown["images"]] == [
-        "pause:v1.0.0-lab.1",
         "metrics-server:v1.0.0-lab.1",
-    ] or len(shown["images"]) == 2
+        "pause:v1.0.0-lab.1",
+    ]
     assert shown["bytes"] == archive(place).stat().st_size
     assert "complete and signed" in place.bundle("verify", "journey-1.tar", "--trust", "trust").stdout
 

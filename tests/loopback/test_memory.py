@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from bundler.domain.reference import Reference
 from bundler.lab.lab import LabFacts
 from tests.journey import Workspace, heavy_definition, workspace
 from tests.peers import StartRegistry, boto_client
@@ -30,9 +33,11 @@ def peaks(place: Workspace, lab: LabFacts, registry: StartRegistry, storage: Pat
     place.bundle("lock")
     found["build"] = place.peak_mib("build", "--key", "keys/bundle.key")
     archive = place.folder / "heavy-1.tar"
-    shutil.rmtree(place.folder / "layout")
     found["verify"] = place.peak_mib("verify", archive.name, *trust)
-    found["push"] = place.peak_mib("push", archive.name, f"{registry()}/team", *trust)
+    target = f"{registry()}/team"
+    found["push"] = place.peak_mib("push", archive.name, target, *trust)
+    found["build from a registry"] = build_from_registry(place, target)
+    shutil.rmtree(place.folder / "layout")
     forget_pushed(storage)
     address = f"s3://{lab.bucket}/memory"
     found["ship"] = place.peak_mib("ship", archive.name, address)
@@ -41,6 +46,21 @@ def peaks(place: Workspace, lab: LabFacts, registry: StartRegistry, storage: Pat
     forget_pushed(storage)
     boto_client(lab, "s3").delete_object(Bucket=lab.bucket, Key=f"memory/{archive.name}")
     return found
+
+
+def build_from_registry(place: Workspace, target: str) -> float:
+    """The peak of a build whose large image comes out of a registry: the one that `heavy-1.tar` was pushed to."""
+    pushed = json.loads(place.bundle("push", "heavy-1.tar", target, "--trust", "trust", "-o", "json").stdout)
+    heavy = next(str(Reference.parse(pushed[name]).tagged) for name in pushed if "weight" in name)
+    text = re.sub(r"from: {layout: layout}, ", "", (place.folder / "bundle.yaml").read_text())
+    text = re.sub(r"image: '[^']*weight[^']*'", f"image: '{heavy}'", text).replace("name: heavy", "name: fetched")
+    (place.folder / "fetched.yaml").write_text(text)
+    place.bundle("lock", "fetched.yaml")
+    peak = place.peak_mib("build", "fetched.yaml", "--key", "keys/bundle.key")
+    fetched = place.folder / "fetched-1.tar"
+    assert fetched.stat().st_size > (place.folder / "heavy-1.tar").stat().st_size - MIB
+    fetched.unlink()
+    return peak
 
 
 def forget_pushed(storage: Path) -> None:

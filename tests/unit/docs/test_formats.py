@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bundler.adapters.documents import parse_document
 from bundler.archive.layout import LOCK_PATH, METADATA, blob_entries
 from bundler.archive.root import MEMBERS_PATH, ROOT_PATH, TRUST_PATH, Root, Totals
 from bundler.domain.definition import definition_schema
@@ -14,6 +15,7 @@ from bundler.domain.lock import lock_schema, parse_lock
 from bundler.domain.schema import refuse_secrets
 from bundler.domain.shipment import S3Address, Shipment, slip_bytes
 from bundler.domain.site import site_schema
+from bundler.errors import PolicyError
 from tests.documents import EXAMPLE, FORMATS, KEY, Table, tables
 
 SCHEMAS = {"Definition": definition_schema, "Site": site_schema, "Lock": lock_schema}
@@ -128,10 +130,10 @@ def test_the_slip_is_described_with_all_its_keys() -> None:
     ],
 )
 def test_a_kind_of_credential_that_is_listed_is_recognised(text: str) -> None:
-    with pytest.raises(ValueError, match=r"values\.secret"):
-        refuse_secrets({"values": {"secret": f"x {text}"}})
+    with pytest.raises(PolicyError, match=r"^bundle\.yaml:1:10: values\.secret"):
+        refuse_secrets(parse_document(f"values: {{secret: 'x {text}'}}".encode(), source="bundle.yaml"))
 
 
 @pytest.mark.parametrize("text", ["hunter2-hunter2", "A" * 40, "eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "glpat-" + "a" * 20])
 def test_nothing_else_is_as_the_document_says(text: str) -> None:
-    refuse_secrets({"values": {"password": text}})
+    refuse_secrets(parse_document(f"values: {{password: '{text}'}}".encode(), source="bundle.yaml"))
