@@ -17,7 +17,7 @@ import sys
 import tempfile
 import termios
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,9 +102,14 @@ def home(facts: LabFacts, tools: Tools) -> Iterator[Workspace]:
 
 
 def on_a_terminal(
-    place: Workspace, *arguments: str, prompt: str = "", typed: str = "", expect: int = 0, **more: str
+    place: Workspace,
+    *arguments: str,
+    prompt: str = "",
+    typed: str | Callable[[], str] = "",
+    expect: int = 0,
+    **more: str,
 ) -> Printed:
-    """Run `bundle` in a terminal of 80 by 24; when `prompt` stands there, `typed` is typed."""
+    """Run `bundle` in a terminal of 80 by 24; at each `prompt`, `typed` (or what it gives) is typed."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
     process = subprocess.Popen(
@@ -117,7 +122,8 @@ def on_a_terminal(
         start_new_session=True,
     )
     os.close(slave)
-    raw = _converse(master, prompt.encode(), typed.encode())
+    answer = (lambda: typed) if isinstance(typed, str) else typed
+    raw = _converse(master, prompt.encode(), answer)
     os.close(master)
     printed = Printed(arguments=arguments, code=process.wait(60), raw=raw)
     assert printed.code == expect, printed.transcript
@@ -142,14 +148,14 @@ def without_a_terminal(place: Workspace, *arguments: str, expect: int = 0, **mor
     return printed
 
 
-def _converse(master: int, prompt: bytes, typed: bytes) -> str:
-    content = b""
+def _converse(master: int, prompt: bytes, answer: Callable[[], str]) -> str:
+    content, answered = b"", 0
     with suppress(OSError):  # how a terminal ends on Linux: nobody holds its other side any more
         while chunk := os.read(master, 1 << 16):
             content += chunk
-            if typed and prompt in content:
-                os.write(master, typed)
-                typed = b""
+            if prompt and content.count(prompt) > answered:
+                answered += 1
+                os.write(master, answer().encode())
     return content.decode()
 
 

@@ -140,8 +140,13 @@ def _map_changes(found: PrivateImage, values: Values, repository_key: str) -> di
 
 
 def _tag_and_digest(found: PrivateImage, tag: object) -> str:
-    """The tag as the values spell it (the template may add a `v`), else the image's own, with the digest."""
-    return f"{_text(tag).partition('@')[0] or found.target.tag}@{found.target.digest}"
+    """The private tag, without the `v` that the template adds, with the digest; the values' own where it is another."""
+    spelled, private = _text(tag).partition("@")[0], str(found.target.tag)
+    if found.source.tag == f"v{spelled}":
+        spelled = private.removeprefix("v")
+    elif spelled in ("", found.source.tag):
+        spelled = private
+    return f"{spelled}@{found.target.digest}"
 
 
 def _parse(text: str) -> Reference | None:

@@ -6,7 +6,7 @@ truth: killed anywhere, the next run looks again and goes on. A finished install
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -22,6 +22,7 @@ from bundler.domain.plan import LAST_PHASE, Action, Plan
 from bundler.domain.reference import Reference
 from bundler.domain.report import Report
 from bundler.domain.site import Site
+from bundler.errors import ConflictError
 from bundler.journal import Journal, Place, Session, hold, was_cut_off
 from bundler.ports import ByteSource, ImageRegistry, Reopen
 from bundler.retry import Patience
@@ -89,7 +90,7 @@ class Inside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallOutcome:
-    """What an install planned, whether it was done, and what then runs."""
+    """What an install planned or, once it is done, did; and what then runs."""
 
     plan: Plan
     is_done: bool
@@ -123,24 +124,29 @@ def install(
             phase="verify", detail=f"{archive.lock.name}-{archive.lock.sequence}, root {archive.root.digest.short}"
         )
     )
-    run = _Install(archive=archive, inside=enter(archive))
+    run = _Install(archive=archive, inside=enter(archive), confirm=confirm)
     run.preflight()
     run.adopt()
     plan = run.plan()
     if not plan.empty:
-        if not confirm(plan):
+        if not run.agreed(plan):
             return InstallOutcome(plan=plan, is_done=False)
         with hold(run.inside.place, run.inside.session) as journal:
             run.act(journal)
+        plan = Plan(actions=tuple(run.done) or plan.actions, unchanged=plan.unchanged)
     return InstallOutcome(plan=plan, is_done=True, report=run.check())
 
 
 class _Install:
-    """One run: what was observed so far, phase by phase."""
+    """One run: what was observed and done so far, phase by phase."""
 
-    def __init__(self, *, archive: Archive, inside: Inside) -> None:
+    def __init__(self, *, archive: Archive, inside: Inside, confirm: Confirm) -> None:
         self.archive = archive
         self.inside = inside
+        self.done: list[Action] = []
+        self._confirm = confirm
+        self._seen: set[tuple[str, str]] = set()
+        self._references: Mapping[str, Reference] = {}
         self._emit = inside.pace.emit
         self._infrastructure = Infrastructure()
         self._prepared: tuple[Prepared, ...] = ()
@@ -179,8 +185,20 @@ class _Install:
         )
         return plan + _finish_plan() if plan.empty and was_cut_off(inside.place) else plan
 
+    def agreed(self, plan: Plan) -> bool:
+        """Whether every write of the plan was shown and agreed to; what was shown before is not asked again."""
+        new = tuple(action for action in plan if (action.verb, action.target) not in self._seen)
+        if new and not self._confirm(Plan(actions=new, unchanged=plan.unchanged)):
+            return False
+        self._seen.update((action.verb, action.target) for action in new)
+        return True
+
     def act(self, journal: Journal) -> None:
-        """Do every phase; each looks again before it writes."""
+        """Do every phase; each looks again before it writes.
+
+        Raises:
+            ConflictError: the site changed since the plan was shown, and what it needs now was not agreed to.
+        """
         phases: tuple[tuple[str, Callable[[], str]], ...] = (
             ("push", lambda: self._push(journal)),
             ("identity", self._identity),
@@ -218,6 +236,17 @@ class _Install:
             self._emit(Noted(text=report.stand_ins))
         return report
 
+    def _begin(self, plan: Plan) -> None:
+        """Go on to write what a phase plans now: it was shown, or is shown now."""
+        if not self.agreed(plan):
+            raise ConflictError(
+                f"site of cluster {self.inside.site.cluster.name}",
+                "changed since the plan was shown, and what it needs now was not agreed to",
+                safe="What was written until then stays.",
+                hint="Look at the plan as it is now: run the same command again.",
+            )
+        self.done += plan.actions
+
     def _observe_push(self) -> PushPlan:
         inside, site = self.inside, self.inside.site
         return observe_push(
@@ -230,6 +259,7 @@ class _Install:
 
     def _prepare(self, wanted: PushPlan) -> None:
         site, lock = self.inside.site, self.archive.lock
+        self._references = wanted.references
         self._images = image_map(lock, wanted.references, host=site.registry_host)
         self._prepared = prepare(
             lock,
@@ -243,6 +273,9 @@ class _Install:
         inside = self.inside
         wanted = self._observe_push()
         needed = observe_repositories(inside.site, wanted.repositories, registry=inside.repositories)
+        self._begin(needed.plan + _push_plan(wanted))
+        if wanted.references != self._references:  # a tag was taken meanwhile: ours is beside it
+            self._prepare(wanted)
         repositories(needed, registry=inside.repositories, emit=self._emit)
         held = _HeldRegistry(inside.registry, journal)
         push(wanted, archive=self.archive, registry=held, pace=inside.pace)
@@ -251,6 +284,7 @@ class _Install:
     def _identity(self) -> str:
         inside = self.inside
         wanted = observe_identity(inside.site, access=inside.access)
+        self._begin(wanted.plan)
         identity(
             wanted, inside.site, bundle=self.archive.root.digest, access=inside.access, sleep=inside.patience.sleep
         )
@@ -268,6 +302,7 @@ class _Install:
         wanted = plan_nodes(
             inside.site, bundle=self.archive.root.digest, images=self._infrastructure.images, found=found
         )
+        self._begin(wanted.plan)
         nodes(wanted, templates=inside.templates, groups=inside.groups, emit=self._emit)
         return f"{counted(len(wanted.plan.actions), 'change')} to {counted(len(wanted.groups), 'node group')}"
 
@@ -277,7 +312,7 @@ class _Install:
         return f"{counted(count, 'node')} Ready"
 
     def _plan_releases(self, role: Role) -> Plan:
-        return Plan(actions=tuple(step.action for step in self._observe_releases(role) if step.action is not None))
+        return _release_plan(self._observe_releases(role))
 
     def _observe_releases(self, role: Role) -> tuple[Step, ...]:
         inside = self.inside
@@ -292,6 +327,7 @@ class _Install:
 
     def _release(self, role: Role, journal: Journal) -> str:
         steps = self._observe_releases(role)
+        self._begin(_release_plan(steps))
         for step in steps:
             journal.check()
             release((step,), images=self._images, helm=self.inside.helm, cluster=self.inside.cluster)
@@ -335,6 +371,10 @@ def _finish_plan() -> Plan:
     """What is left where everything is written but an install was killed before it had said so."""
     target = "what an install from this host was cut off at"
     return Plan(actions=(Action(phase=LAST_PHASE, verb="finish", target=target, detail="lock and journal"),))
+
+
+def _release_plan(steps: Iterable[Step]) -> Plan:
+    return Plan(actions=tuple(step.action for step in steps if step.action is not None))
 
 
 def _push_plan(wanted: PushPlan) -> Plan:

@@ -16,6 +16,7 @@ import yaml
 
 from tests.closed import (
     GROUP,
+    NODE_ROLE,
     Closed,
     Pair,
     Site,
@@ -32,6 +33,7 @@ from tests.closed import (
     workloads,
 )
 from tests.peers import lab_key
+from tests.terminal import on_a_terminal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.loopback]
 CORE = ("DaemonSet/aws-node", "DaemonSet/kube-proxy", "Deployment/coredns")
@@ -315,3 +317,29 @@ def test_desired_size_is_left_to_the_autoscaler(installed: Installed) -> None:
     finally:
         scaling.set_desired_capacity(AutoScalingGroupName=GROUP, DesiredCapacity=2)
         eventually(lambda: len(installed.closed.get("nodes")) == 2)
+
+
+def test_what_the_shown_plan_did_not_say_is_asked_about_again(installed: Installed) -> None:
+    """Between the question and the answer somebody takes the nodes' access entry away."""
+    site, eks = installed.site, installed.closed.aws("eks")
+    group = {**site.document["nodeGroups"][0], "maxSize": 9}
+    changed, answers = site.with_changes("changed.yaml", nodeGroups=[group]), ["n\n", "y\n"]
+    writes = Writes(installed.closed.facts)
+
+    def answer() -> str:
+        if len(answers) == 2:
+            eks.delete_access_entry(clusterName="lab", principalArn=NODE_ROLE)
+        return answers.pop()
+
+    shown = on_a_terminal(changed.place, *changed.arguments(), prompt="Go on?", typed=answer, expect=7)
+    assert not answers
+    assert f"create access entry {NODE_ROLE}" in shown.raw
+    assert "changed since the plan was shown" in shown.raw
+    written = [line for line in writes.seen() if line.split()[0] not in ("s3",)]
+    assert written == ["eks DeleteAccessEntry"]
+    done = json.loads(changed.install("-o", "json").stdout)
+    assert [(action["verb"], action["target"].split()[0]) for action in done["actions"]] == [
+        ("create", "access"),
+        ("update", "Auto"),
+    ]
+    site.install()

@@ -218,7 +218,7 @@ def test_one_blob_of_several_images_is_sent_once_and_mounted_elsewhere(
 
 @pytest.mark.slow
 def test_kill_9_of_push_at_50_moments_changes_nothing(small: Workspace, registry: DockerRegistry) -> None:
-    """From an empty registry to a full one, again and again; each round is killed five times, spread over its writes."""
+    """From an empty registry to a full one, each round is killed five times, spread over its writes."""
     push(small, registry.address)
     wanted, writes, chance = registry.content(), registry.writes(), random.Random(5)
     killed, turn = 0, -1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bundler.domain.digest import Digest
@@ -111,3 +113,12 @@ def test_subcharts_are_reached_under_their_key() -> None:
 
 def test_null_removes_a_default_as_helm_does() -> None:
     assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": None}, "d": None}) == {"a": {"c": 2}}
+
+
+@pytest.mark.parametrize(("tag", "private_tag"), [("v1.2.3", "v1.2.3-0123456789ab"), ("1.2.3", "1.2.3-0123456789ab")])
+def test_a_tag_that_was_taken_is_followed_by_the_references(tag: str, private_tag: str) -> None:
+    """Push puts `<tag>-<digest12>` beside an immutable tag that holds another image."""
+    beside = private("quay.io/a/app:v1.2.3")
+    images = ImageMap.of(ECR.host, [replace(beside, target=replace(beside.target, tag="v1.2.3-0123456789ab"))])
+    values = {"image": {"repository": "quay.io/a/app", "tag": tag}}
+    assert values_overrides(ChartDefaults(values=values), {}, images)["image"]["tag"] == f"{private_tag}@{DIGEST}"
