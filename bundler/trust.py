@@ -291,7 +291,7 @@ def load_accepted_trust(folder: Path) -> TrustRoot:
     """
     raw = _read_store(folder)
     if raw is None:
-        hint = f"Once, with the digest from the transfer slip: {ACCEPT_COMMAND}"
+        hint = f"Once, with the digest that `trust init` or the transfer slip gives: {ACCEPT_COMMAND}"
         raise UntrustedError(str(folder), "holds no accepted trust root", hint=hint)
     return parse_trust_chain(raw, source=str(folder / TRUST_NAME))
 
