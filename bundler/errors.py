@@ -7,6 +7,13 @@ Exit codes (docs/operator-guide.md): 0 done · 1 defect · 2 usage or definition
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+KEPT = "Finished work is kept."
+"""True wherever we fail: what is whole stays, and what is not whole never counts."""
+UNWRITTEN = "Nothing was written."
+
 
 class BundleError(Exception):
     """Base of every error this tool raises on purpose.
@@ -14,7 +21,7 @@ class BundleError(Exception):
     Attributes:
         subject: the object that failed, as the reader knows it (a file, an image, a URL).
         cause: what is wrong with it, in one sentence.
-        safe: what is already done and stays valid; filled in by the workflow that knows.
+        safe: what is already done and stays valid; a workflow that knows more says it by `keeping`.
         hint: the next command, or the thing to change.
         exit_code: what the process ends with.
         title: what an error of this class is called, in front of `subject`.
@@ -22,8 +29,8 @@ class BundleError(Exception):
 
     exit_code = 1
     title = "Defect in this tool"
-    safe: str = ""
-    hint: str = ""
+    safe: str = KEPT
+    hint: str = "Run the same command again."
 
     def __init__(self, subject: str, cause: str, *, safe: str | None = None, hint: str | None = None) -> None:
         super().__init__(subject, cause)
@@ -37,12 +44,28 @@ class BundleError(Exception):
     def __str__(self) -> str:
         return f"{self.subject}: {self.cause}"
 
+    def assure(self, safe: str) -> None:
+        """Say what is safe where it was raised by somebody who could not know."""
+        if "safe" not in vars(self):
+            self.safe = safe
+
+
+@contextmanager
+def keeping(safe: str) -> Iterator[None]:
+    """Let errors say what is safe at this point of a workflow; one that says so itself is left alone."""
+    try:
+        yield
+    except BundleError as error:
+        error.assure(safe)
+        raise
+
 
 class UsageError(BundleError):
     """The command line or the environment asks for something impossible (exit 2)."""
 
     exit_code = 2
     title = "Usage error"
+    safe = UNWRITTEN
     hint = "Correct what is named, then run the same command again; --help shows what it takes."
 
 
@@ -51,6 +74,7 @@ class DefinitionError(BundleError):
 
     exit_code = 2
     title = "Definition error"
+    safe = UNWRITTEN
     hint = "Correct the file, then run the same command again."
 
 
@@ -85,6 +109,10 @@ class RefusedError(BundleError):
     title = "Refused"
     safe = "Nothing of it was used."
     hint = "Get it again from where it comes from; where that changes nothing, ask who made it."
+
+    def assure(self, safe: str) -> None:
+        """Add what is safe besides: that nothing of it was used stays said."""
+        super().assure(f"{self.safe} {safe}")
 
 
 class FormatError(RefusedError):
@@ -137,7 +165,7 @@ class NetworkError(BundleError):
 
     exit_code = 5
     title = "Network error"
-    hint = "Run the same command again; finished work is kept."
+    hint = "Run the same command again."
 
 
 class TransientError(NetworkError):
@@ -159,7 +187,7 @@ class LocalResourceError(BundleError):
 
     exit_code = 6
     title = "Local error"
-    hint = "Make room, or mend what is named, then run the same command again; finished work is kept."
+    hint = "Make room, or mend what is named, then run the same command again."
 
 
 class MissingToolError(LocalResourceError):
@@ -173,7 +201,7 @@ class ProgramError(LocalResourceError):
     """A program that this step runs failed, or did not end in time (exit 6); adapters that know more translate it."""
 
     title = "Program failed"
-    hint = "Look at what it says, then run the same command again; finished work is kept."
+    hint = "Look at what it says, then run the same command again."
 
 
 class ConflictError(BundleError):
@@ -181,7 +209,7 @@ class ConflictError(BundleError):
 
     exit_code = 7
     title = "Conflict"
-    hint = "Settle it with whoever made what is named, then run the same command again; finished work is kept."
+    hint = "Settle it with whoever made what is named, then run the same command again."
 
 
 class RejectedError(ConflictError):
@@ -199,6 +227,7 @@ class LockedError(ConflictError):
     """Another operator holds the lock of this site."""
 
     title = "Locked"
+    safe = UNWRITTEN
 
 
 class StaleStateError(ConflictError):
@@ -229,7 +258,7 @@ class TargetError(BundleError):
 
     exit_code = 8
     title = "Not healthy"
-    hint = "Mend what is named, then run the same command again; finished work is kept."
+    hint = "Mend what is named, then run the same command again."
 
 
 class InterruptedByUserError(BundleError):
@@ -247,6 +276,7 @@ class FindingsError(BundleError):
     """Several checks failed; the exit code is that of the worst of them."""
 
     title = "Checks failed"
+    safe = UNWRITTEN
     hint = "Mend these, then run the same command again."
 
     def __init__(self, subject: str, cause: str, *, exit_code: int) -> None:
@@ -259,4 +289,5 @@ class PlanHasChangesError(BundleError):
 
     exit_code = 10
     title = "Changes pending"
+    safe = UNWRITTEN
     hint = "To make them, run the same command without --plan and --exit-code."

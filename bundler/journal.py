@@ -301,7 +301,8 @@ def _file_lock(place: Place) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         hint = "Wait for it, or stop it."
-        raise LockedError(f"site {place.site}", "another process on this host works on it", hint=hint) from error
+        cause = "another process on this host works on it"
+        raise LockedError(f"site {place.site}", cause, safe=LockedError.safe, hint=hint) from error
     try:
         yield
     finally:

@@ -164,4 +164,4 @@ def _locked(holder: Holder, age_s: float) -> LockedError:
         hint = f"Make sure that it is dead, then run the same command with --break-lock {holder.id}"
     else:
         hint = f"Wait for it, or stop it there; a lock without a sign of life for {LEASE_S:.0f} s can be broken."
-    return LockedError("site", cause, safe="Nothing was written.", hint=hint)
+    return LockedError("site", cause, safe=LockedError.safe, hint=hint)

@@ -171,6 +171,8 @@ def keep(name: str, *parts: Printed | str) -> None:
     text = "\n".join(part if isinstance(part, str) else part.transcript for part in parts)
     path = KEPT / f"{name}.txt"
     known = path.read_text(encoding="utf-8") if path.exists() else ""
+    if name.startswith("error-"):
+        assert re.search(r"^  cause: .*^  safe:  .*^  next:  ", text, re.MULTILINE | re.DOTALL), text
     if os.environ.get("UPDATE_OUTPUT") and normal(known) != normal(text):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")

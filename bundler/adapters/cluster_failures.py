@@ -12,7 +12,7 @@ _ACCESS_HINT = (
     " aws eks associate-access-policy). Who calls: aws sts get-caller-identity"
 )
 _LOG_LINE = re.compile(rb"[EFIW][0-9]{4} [0-9:.]+ +[0-9]+ [a-z_]+\.go:[0-9]+\]")
-_REACH_HINT = "Is the API endpoint reachable from here? Then run the same command again; finished work is kept."
+_REACH_HINT = "Is the API endpoint reachable from here? Then run the same command again."
 _DENIED = (
     "Unauthorized|must be logged in|getting credentials|provide credentials",
     r"cannot [a-z]+ resource",

@@ -141,7 +141,7 @@ class _Folder:
                 while piece := file.read(CHUNK_BYTES):
                     yield piece
         except FileNotFoundError as error:
-            raise NotFoundUpstreamError(str(path), "does not exist", hint="") from error
+            raise NotFoundUpstreamError(str(path), "does not exist") from error
         except OSError as error:
             raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
 

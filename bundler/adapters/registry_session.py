@@ -185,4 +185,4 @@ def refusal(answer: Answer, call: Call, *, origin: object) -> BundleError:
     text = f"{origin} answered {said(answer)} to a {call.method}"
     if answer.status in (401, 403):
         return AccessError(call.subject, text, hint=LOGIN_HINT)
-    return NetworkError(call.subject, text, hint="")
+    return NetworkError(call.subject, text, hint="Look at what the registry says, then run the same command again.")

@@ -92,7 +92,7 @@ class IndexedTar:
     def _required(self, name: str) -> Member:
         member = self.find(name)
         if member is None:
-            raise NotFoundUpstreamError(self._subject, f"holds no file {name[:200]!r}", hint="")
+            raise NotFoundUpstreamError(self._subject, f"holds no file {name[:200]!r}")
         return member
 
     def _pieces(self, member: Member) -> Iterator[bytes]:

@@ -67,7 +67,8 @@ def status(state: Path, output: str) -> None:
 
     facts = lab_status(state)
     if facts is None:
-        raise TargetError(str(state), "no lab runs with this folder", hint="bundle lab up")
+        cause = "no lab runs with this folder"
+        raise TargetError(str(state), cause, safe="Nothing was changed.", hint="Start one: bundle lab up")
     _show(facts, output)
 
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from bundler import __version__
-from bundler.errors import BundleError, InterruptedByUserError, LocalResourceError
+from bundler.errors import KEPT, BundleError, InterruptedByUserError, LocalResourceError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("bundler.cli.define:init", "Write a commented bundle.yaml from a preset."),
@@ -127,11 +127,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         )
         code = result if isinstance(result, int) else 0
         sys.stdout.flush()
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
+    except click.ClickException as error:
+        code = _show(_usage(error))
     except (click.Abort, KeyboardInterrupt):
-        code = _show(InterruptedByUserError("bundle", "interrupted", safe=RESUME, hint="Run the same command again."))
+        code = _show(InterruptedByUserError("bundle", "interrupted", safe=KEPT, hint="Run the same command again."))
     except BundleError as error:
         code = _show(error)
     except (_ReaderGoneError, BrokenPipeError):
@@ -145,9 +147,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-RESUME = "Finished work is kept."
-
-
 def _require_streams() -> None:
     """A shell may start us without stdout or stderr; then they lead nowhere."""
     for name in ("stdout", "stderr"):
@@ -157,7 +156,7 @@ def _require_streams() -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     del number, frame
-    error = InterruptedByUserError("bundle", "terminated", safe=RESUME, hint="Run the same command again.")
+    error = InterruptedByUserError("bundle", "terminated", safe=KEPT, hint="Run the same command again.")
     error.exit_code = 143
     raise error
 
@@ -165,6 +164,13 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 def _drop_output() -> None:
     """Let what is left in the buffers of standard output lead nowhere, so that the interpreter ends in silence."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _usage(error: click.ClickException) -> UsageError:
+    """Return what click says of a command line as an error of ours."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = "bundle" if context is None else context.command_path
+    return UsageError(command, error.format_message(), hint=f"See what it takes: {command} --help")
 
 
 def _local(error: Exception) -> BundleError | None:
@@ -180,7 +186,7 @@ def _defect(error: Exception) -> BundleError:
     return BundleError(
         "bundle",
         f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno} in {frame.name}",
-        safe=RESUME,
+        safe=KEPT,
         hint="This is a defect. Run it again with BUNDLE_TRACEBACK=1, read what it prints for secrets, and report it.",
     )
 

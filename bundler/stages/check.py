@@ -92,6 +92,5 @@ def _unhealthy(report: Report, elapsed_s: float) -> TargetError:
     return TargetError(
         "the cluster",
         f"is not healthy after {elapsed_s:.0f} s\n" + "\n".join(f"- {line}" for line in lines),
-        safe="Everything is installed; nothing was taken back.",
         hint="Mend what is named above, then run bundle install again: it writes nothing that is there already.",
     )

@@ -134,7 +134,6 @@ def _failed(site: Site, seen: Seen, missing: list[str], elapsed_s: float, *, hop
     return TargetError(
         f"nodes of cluster {site.cluster.name}",
         f"do not all work {when}\n" + "\n".join(f"- {line}" for line in lines),
-        safe="What was pushed and created stays; a later run goes on from here.",
         hint=_hint(site, seen),
     )
 

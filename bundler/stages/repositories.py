@@ -65,7 +65,6 @@ def _forbidden(missing: Sequence[Repository], site: Site) -> MissingRepositoryEr
     return MissingRepositoryError(
         site.registry_host,
         f"lacks {counted(len(missing), 'repository', 'repositories')}, and the site says createRepositories: false",
-        safe="Nothing was pushed.",
         hint=f"Have them made, then run the same command again:\n{commands}",
     )
 

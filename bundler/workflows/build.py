@@ -14,13 +14,15 @@ from bundler.domain.definition import Definition
 from bundler.domain.digest import Digest
 from bundler.domain.events import PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock, LockedFile, LockedImage, LockedTool
-from bundler.errors import ClosureError, LockChangedError
+from bundler.errors import ClosureError, LockChangedError, keeping
 from bundler.ports import ImageSource
 from bundler.stages.discover import Discovered, Release, discover
 from bundler.stages.fetch import Supply, check_manifests, fetch
 from bundler.stages.obtain import obtain
 from bundler.trust import Signer
 from bundler.workflows.lock import Connected, gather_releases, locked_charts, locked_release
+
+FETCHED = "What was fetched is kept; the same command goes on from there."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class BuildOutcome:
     was_there: bool = False
 
 
+@keeping("Nothing was built.")
 def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
     """Build the archive of a lock; an interrupted build of the same lock goes on from what is right already.
 
@@ -79,7 +82,7 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
         emit(PhaseDone(phase="build", detail=f"{archive.name} is complete already"))
         return BuildOutcome(archive=archive, root=root, total_bytes=layout.total_bytes, was_there=True)
     emit(PhaseStarted(phase="fetch", detail=archive.name))
-    with ArchiveWriter(archive, layout, failpoint=request.failpoint) as writer:
+    with keeping(FETCHED), ArchiveWriter(archive, layout, failpoint=request.failpoint) as writer:
         members = {member.digest: member for member in writer.missing(pace=outside.pace)}
         fetch(
             lock,
@@ -141,7 +144,6 @@ def gate(lock: Lock, found: Iterable[Discovered]) -> None:
         raise ClosureError(
             f"{counted(len(absent), 'image')} not in the lock",
             listed,
-            safe="Nothing was built.",
             hint="Lock them: bundle lock",
         )
 

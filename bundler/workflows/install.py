@@ -22,7 +22,7 @@ from bundler.domain.plan import LAST_PHASE, Action, Plan
 from bundler.domain.reference import Reference
 from bundler.domain.report import Report
 from bundler.domain.site import Site
-from bundler.errors import ConflictError
+from bundler.errors import ConflictError, keeping
 from bundler.journal import Journal, Place, Session, hold, was_cut_off
 from bundler.ports import ByteSource, ImageRegistry, Reopen
 from bundler.retry import Patience
@@ -97,11 +97,13 @@ class InstallOutcome:
     report: Report | None = None
 
 
+BEGUN = "What was pushed and created stays; the same command goes on from there."
 Role = Literal["core", "addon"]
 Confirm = Callable[[Plan], bool]
 """Shows a plan that is not empty and says whether to go on."""
 
 
+@keeping("Nothing was written to the site.")
 def install(
     source: ByteSource, *, trust: TrustRoot, enter: Callable[[Archive], Inside], confirm: Confirm, pace: Pace
 ) -> InstallOutcome:
@@ -131,10 +133,11 @@ def install(
     if not plan.empty:
         if not run.agreed(plan):
             return InstallOutcome(plan=plan, is_done=False)
-        with hold(run.inside.place, run.inside.session) as journal:
+        with keeping(BEGUN), hold(run.inside.place, run.inside.session) as journal:
             run.act(journal)
         plan = Plan(actions=tuple(run.done) or plan.actions, unchanged=plan.unchanged)
-    return InstallOutcome(plan=plan, is_done=True, report=run.check())
+    with keeping("Everything is installed; nothing was taken back."):
+        return InstallOutcome(plan=plan, is_done=True, report=run.check())
 
 
 class _Install:

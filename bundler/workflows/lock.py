@@ -14,7 +14,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.image_map import ANY_ECR, check_names
 from bundler.domain.lock import Lock, LockedChart, LockedRelease, lock_bytes, same_content
-from bundler.errors import DefinitionError, LockChangedError
+from bundler.errors import DefinitionError, LockChangedError, keeping
 from bundler.ports import ChartRenderer, ImageSource, UrlSource
 from bundler.stages.discover import Discovered, Release, discover, refuse_other_source, releases
 from bundler.stages.obtain import obtain
@@ -88,6 +88,7 @@ class LockOutcome:
     changes: tuple[Change, ...] = ()
 
 
+@keeping("The lock is as it was; what was downloaded is kept.")
 def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
     """Return the lock of the definition; an unchanged upstream returns the existing one.
 
@@ -230,9 +231,7 @@ def _refuse_moved(noun: str, changes: Iterable[Change]) -> None:
     moves = [(change.name, change.was, change.now) for change in changes]
     listed = [f"- {name}\n  was {was.short}, is {now.short}" for name, was, now in moves if was and now]
     if listed:
-        raise LockChangedError(
-            f"{counted(len(listed), noun)} moved upstream", "\n".join(listed), safe="The lock is as it was."
-        )
+        raise LockChangedError(f"{counted(len(listed), noun)} moved upstream", "\n".join(listed))
 
 
 def _upstream(lock: Lock) -> Mapping[str, Digest]:

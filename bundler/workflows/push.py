@@ -8,6 +8,7 @@ from bundler.archive.reader import Archive
 from bundler.domain.events import PhaseDone, PhaseStarted
 from bundler.domain.image_map import PrivateRegistry, check_names
 from bundler.domain.reference import Reference
+from bundler.errors import keeping
 from bundler.ports import ImageRegistry
 from bundler.stages.push import PushPlan, observe, plan_push, push, pushes_of
 from bundler.transfer import Pace
@@ -31,7 +32,9 @@ def push_archive(
 ) -> Mapping[str, Reference]:
     """Push everything that is missing; return the private reference of each image and chart."""
     pace.emit(PhaseStarted(phase="push", detail=f"{target.host}/{target.prefix}"))
-    wanted = observe_push(archive, target=target, registry=registry, immutable=False, pace=pace)
-    push(wanted, archive=archive, registry=registry, pace=pace)
+    with keeping("Nothing was pushed."):
+        wanted = observe_push(archive, target=target, registry=registry, immutable=False, pace=pace)
+    with keeping("What was pushed stays; the same command sends only what is missing."):
+        push(wanted, archive=archive, registry=registry, pace=pace)
     pace.emit(PhaseDone(phase="push", detail=f"{len(wanted.missing)} pushed, {len(wanted.present)} were there"))
     return wanted.references

@@ -10,6 +10,7 @@ from bundler.atomic import publish
 from bundler.domain.digest import Digest
 from bundler.domain.events import PhaseDone, PhaseStarted
 from bundler.domain.shipment import S3Address, Shipment, slip_bytes
+from bundler.errors import keeping
 from bundler.stages.ship import ObjectStore, leftovers, observe, read_file, ship
 from bundler.transfer import Pace
 
@@ -51,8 +52,9 @@ def ship_archive(request: ShipRequest, *, store: ObjectStore, identify: Identify
     identity = identify(request.archive)
     stem = request.archive.name.removesuffix(".tar")
     installer = request.archive.with_name(f"{stem}.installer.zip")
-    sent_installer = _send(installer, request, store=store, pace=pace) if installer.exists() else None
-    sent = _send(request.archive, request, store=store, pace=pace)
+    with keeping("What was sent stays; the same command sends only what is missing."):
+        sent_installer = _send(installer, request, store=store, pace=pace) if installer.exists() else None
+        sent = _send(request.archive, request, store=store, pace=pace)
     slip = request.archive.with_name(f"{stem}.slip.json")
     content = slip_bytes(
         archive=sent,

@@ -16,7 +16,7 @@ import pytest
 
 from bundler import errors
 from bundler.cli.main import COMMANDS, EXIT_CODES, SECTIONS, cli, main, name_variables
-from bundler.errors import BundleError, FindingsError
+from bundler.errors import BundleError, DigestError, FindingsError, NetworkError, keeping
 
 HEAVY = {
     "boto3",
@@ -101,7 +101,7 @@ def test_the_exit_code_of_every_class_is_written_down() -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_an_error_ends_with_its_code_and_says_object_cause_and_next_step(
+def test_an_error_ends_with_its_code_and_says_object_cause_what_is_safe_and_the_next_step(
     failing: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     kind = CLASSES[name]
@@ -110,9 +110,27 @@ def test_an_error_ends_with_its_code_and_says_object_cause_and_next_step(
     assert printed.out == ""
     lines = printed.err.splitlines()
     assert lines[0] == f"{kind.title}: the object"
-    assert "  cause: is wrong" in lines
+    assert lines[1] == "  cause: is wrong"
+    assert lines[2] == f"  safe:  {kind.safe}"
+    assert kind.safe
     assert lines[-1] == "  next:  Do this."
     assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_of_errors_has_a_next_step_of_its_own(name: str) -> None:
+    assert CLASSES[name]("the object", "is wrong").hint
+
+
+def test_a_workflow_says_what_is_safe_and_whoever_said_so_before_is_left_alone() -> None:
+    def told(error: BundleError) -> str:
+        with pytest.raises(BundleError) as caught, keeping("Outer."), keeping("Inner."):
+            raise error
+        return caught.value.safe
+
+    assert told(NetworkError("x", "y")) == "Inner."
+    assert told(NetworkError("x", "y", safe="Nothing was sent.")) == "Nothing was sent."
+    assert told(DigestError("x", "y")) == "Nothing of it was used. Inner."
 
 
 def test_findings_end_with_the_code_of_the_worst(failing: Callable[[BaseException], int]) -> None:
@@ -179,8 +197,19 @@ def test_a_reader_who_goes_away_is_no_error() -> None:
 def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...], said: str) -> None:
     done = bundle(*arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("Usage error: bundle")
+    assert said in " ".join(done.stderr.split())
+    assert lines[-2] == "  safe:  Nothing was written."
+    assert lines[-1].startswith("  next:  See what it takes: bundle ")
+    assert max(map(len, lines)) <= 80
     assert done.stdout == ""
+
+
+def test_bundle_alone_shows_what_there_is() -> None:
+    done = bundle()
+    assert done.returncode == 2
+    assert "Connected side:" in done.stderr
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -105,5 +105,6 @@ def test_several_findings_each_stand_on_lines_of_their_own() -> None:
         "           Make it.",
         "         - EKS: cluster c1: differs",
         "           Take it from: aws eks describe-cluster --name c1",
+        "  safe:  Nothing was written.",
         "  next:  Mend these, then run the same command again.",
     ]
