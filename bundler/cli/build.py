@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bundler.cli.options import (
+    DEFINITION,
     FILE,
     FOLDER,
     ca_file_option,
@@ -20,12 +25,13 @@ from bundler.cli.options import (
     showing,
 )
 from bundler.cli.render import human_bytes, show_document
-from bundler.domain.events import Noted, counted
-from bundler.errors import LockChangedError, UsageError
+from bundler.domain.events import Emit, Noted, counted
+from bundler.errors import BundleError, LockChangedError, UsageError
 
 if TYPE_CHECKING:
     from bundler.domain.definition import Definition
     from bundler.domain.digest import Digest
+    from bundler.domain.lock import Lock
     from bundler.wiring import Surroundings
     from bundler.workflows.lock import Change, LockOutcome
 
@@ -54,25 +60,16 @@ def lock(
     """
     from bundler import wiring
 
-    with showing(progress) as emit:
+    with _naming(definition), showing(progress) as emit:
         surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
         parsed = wiring.read_definition(definition)
-        outcome = _lock(
-            definition,
-            parsed,
-            surroundings,
-            update=update,
-            previous=None if previous is None else wiring.root_of(previous),
-        )
+        follows = None if previous is None else wiring.root_of(previous)
+        outcome = _lock(definition, parsed, surroundings, update=update, previous=follows)
     path = wiring.lock_path(definition)
-    if output != "text":
+    if output == "text":
+        _show(outcome, path)
+    else:
         show_document(_described(outcome, path), output)
-        return
-    for change in outcome.changes:
-        click.echo(_line(change))
-    state = f"sequence {outcome.lock.sequence}" if outcome.changed else "unchanged"
-    content = f"{counted(len(outcome.lock.images), 'image')}, {counted(len(outcome.lock.charts), 'chart')}"
-    click.echo(f"{path}: {state}, {content}")
 
 
 @click.command()
@@ -107,18 +104,14 @@ def build(
     from bundler.workflows.build import BuildRequest
     from bundler.workflows.build import build as run
 
-    with showing(progress) as emit:
+    with _naming(definition), showing(progress) as emit:
         surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
         signer = Signer.load(key)
         chain = _read(trust_root or key.with_name(store.TRUST_NAME))
         store.require_bundle_key(store.parse_trust_chain(chain, source=store.TRUST_NAME), signer)
         parsed = wiring.read_definition(definition)
-        path = wiring.lock_path(definition)
-        pinned = wiring.read_lock(path)
+        pinned = _existing_lock(wiring.lock_path(definition), locked=locked, emit=emit)
         if pinned is None:
-            if locked:
-                raise LockChangedError(str(path), "does not exist, and --locked was given", hint="bundle lock")
-            emit(Noted(text=f"there is no {path.name}: making it first"))
             pinned = _lock(definition, parsed, surroundings, update=False, previous=None).lock
         out.mkdir(parents=True, exist_ok=True)
         request = BuildRequest(
@@ -136,6 +129,23 @@ def build(
         show_document(
             {"archive": str(outcome.archive), "root": str(outcome.root), "bytes": outcome.total_bytes}, output
         )
+
+
+def name_definition(hint: str, definition: Path) -> str:
+    """Return a hint whose commands name the definition, where it is not the one that they take by themselves."""
+    if definition == Path(DEFINITION):
+        return hint
+    return re.sub(r"\bbundle (?:lock|build)\b", lambda match: f"{match[0]} {shlex.quote(str(definition))}", hint)
+
+
+@contextmanager
+def _naming(definition: Path) -> Iterator[None]:
+    """Let hints be commands for this definition: copied without its name they would lock another one."""
+    try:
+        yield
+    except BundleError as error:
+        error.hint = name_definition(error.hint, definition)
+        raise
 
 
 def _lock(
@@ -157,6 +167,19 @@ def _lock(
     return outcome
 
 
+def _existing_lock(path: Path, *, locked: bool, emit: Emit) -> Lock | None:
+    """Return the lock that stands there; None where it has to be made first, and `locked` does not forbid that."""
+    from bundler import wiring
+
+    found = wiring.read_lock(path)
+    if found is None and locked:
+        cause = "does not exist, and --locked was given"
+        raise LockChangedError(str(path), cause, safe="Nothing was built.", hint="Make it: bundle lock")
+    if found is None:
+        emit(Noted(text=f"there is no {path.name}: making it first"))
+    return found
+
+
 def _now() -> str:
     """SOURCE_DATE_EPOCH (reproducible-builds.org), else now, as ISO 8601 in UTC."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
@@ -174,6 +197,14 @@ def _read(path: Path) -> bytes:
         raise UsageError(
             str(path), f"cannot be read: {error.strerror}", hint="Make key and trust root: bundle trust init"
         ) from error
+
+
+def _show(outcome: LockOutcome, path: Path) -> None:
+    for change in outcome.changes:
+        click.echo(_line(change))
+    state = f"sequence {outcome.lock.sequence}" if outcome.changed else "unchanged"
+    content = f"{counted(len(outcome.lock.images), 'image')}, {counted(len(outcome.lock.charts), 'chart')}"
+    click.echo(f"{path}: {state}, {content}")
 
 
 def _described(outcome: LockOutcome, path: Path) -> dict[str, object]:

@@ -68,13 +68,16 @@ def install(
     """Install an archive into a closed VPC.
 
     ARCHIVE is a file, or s3://bucket/key, which is read by ranges without a local copy. Phases: verify, preflight,
-    infrastructure, push, identity, core, nodes, check-nodes, add-ons, check. The plan is shown before anything is
-    written; run the same command again after an interruption and it goes on; a finished install writes nothing.
+    infrastructure, push, identity, core, nodes, check-nodes, add-ons, check. The plan is shown (on stderr) before
+    anything is written; run the same command again after an interruption and it goes on; a finished install writes
+    nothing.
     """
     from bundler import trust as store
     from bundler import wiring
     from bundler.workflows.install import install as run
 
+    if exit_code and not plan_only:
+        raise UsageError("--exit-code", "asks about a plan, and --plan was not given", hint="Give --plan as well.")
     trusted = store.load_accepted_trust(store.trust_folder(trust_folder, environ=os.environ))
     site = wiring.read_site(site_file)
     options = wiring.InstallOptions(
@@ -87,7 +90,7 @@ def install(
                 source,
                 trust=trusted,
                 enter=lambda opened: wiring.closed(opened, site, surroundings, options),
-                confirm=lambda plan: not plan_only and _confirm(plan, yes=yes, emit=emit, output=output),
+                confirm=lambda plan: not plan_only and confirm(plan, yes=yes, emit=emit),
                 pace=surroundings.pace,
             )
     _show(outcome, output, plan_only=plan_only)
@@ -95,15 +98,17 @@ def install(
         raise PlanHasChangesError("the site", f"is not as bundle and site file say: {_changes(outcome.plan)}")
 
 
-def _confirm(plan: Plan, *, yes: bool, emit: Progress, output: str) -> bool:
-    if yes:
-        return True
-    if not sys.stdin.isatty():
+def confirm(plan: Plan, *, yes: bool, emit: Progress) -> bool:
+    """Show a plan on stderr, whatever stands on stdout, and return whether to do it.
+
+    Raises:
+        UsageError: nobody is there to be asked.
+    """
+    if not yes and not sys.stdin.isatty():
         raise UsageError("install", "would write, and there is no terminal to ask", hint="Give --yes, or --plan first.")
     emit.close()
-    if output == "text":
-        _show_plan(plan, err=True)
-    return click.confirm("Go on?", err=True)
+    _show_plan(plan, err=True)
+    return yes or click.confirm("Go on?", err=True)
 
 
 def _show(outcome: InstallOutcome, output: str, *, plan_only: bool) -> None:

@@ -14,6 +14,7 @@ import click
 from bundler.cli.render import Progress
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+DEFINITION = "bundle.yaml"
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 MAX_DURATION_S = 4 * 3600.0
@@ -93,7 +94,7 @@ def jobs_option(command: Command) -> Command:
 
 def definition_argument(command: Command) -> Command:
     """`[DEFINITION]`, ./bundle.yaml by default."""
-    return click.argument("definition", type=FILE, default="bundle.yaml")(command)
+    return click.argument("definition", type=FILE, default=DEFINITION)(command)
 
 
 @contextmanager

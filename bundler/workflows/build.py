@@ -108,7 +108,7 @@ def require_current(definition: Definition, lock: Lock) -> None:
     if lock.definition != definition.digest:
         raise LockChangedError(
             "the lock",
-            "was made from another definition: something in bundle.yaml changed since",
+            "was made from another definition, or the definition changed since",
             hint="Make it again: bundle lock",
         )
 

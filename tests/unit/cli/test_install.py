@@ -1,0 +1,53 @@
+"""What `bundle install` shows and asks before it writes."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from bundler.cli.install import confirm
+from bundler.cli.render import Progress
+from bundler.domain.plan import Action, Plan
+from bundler.errors import UsageError
+from tests.unit.cli.test_main import bundle
+
+PLAN = Plan(actions=(Action(phase="push", verb="upload", target="registry.k8s.io/pause:v1"),), unchanged=("a", "b"))
+SHOWN = "push\n  upload registry.k8s.io/pause:v1\n1 change; 2 objects are right already.\n"
+
+
+class Terminal(io.StringIO):
+    """Where somebody types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_plan_is_shown_even_where_nobody_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert confirm(PLAN, yes=True, emit=Progress("none"))
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", SHOWN)
+
+
+@pytest.mark.parametrize(("typed", "goes_on"), [("y\n", True), ("\n", False)])
+def test_who_is_asked_sees_the_plan_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, typed: str, goes_on: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    assert confirm(PLAN, yes=False, emit=Progress("none")) is goes_on
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"{SHOWN}Go on? [y/N]: ")
+    assert printed.out.strip() == ""
+
+
+def test_without_a_terminal_and_yes_nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(UsageError, match="no terminal to ask"):
+        confirm(PLAN, yes=False, emit=Progress("none"))
+
+
+def test_exit_code_without_plan_is_a_usage_error() -> None:
+    done = bundle("install", "x.tar", "--site", "site.yaml", "--exit-code", "--yes")
+    assert done.returncode == 2
+    assert "--plan was not given" in done.stderr
