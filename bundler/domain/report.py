@@ -1,8 +1,8 @@
-"""What `check` proves of a live cluster."""
+"""What `check` proves of a live cluster, and `bundle status` shows of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bundler.domain.cluster_node import ClusterNode
@@ -89,29 +89,50 @@ class Report:
         return not self.problems
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRule:
+    """Which images a workload may run.
+
+    Attributes:
+        allows: whether it may run this one.
+        otherwise: what is said of one that it may not run.
+    """
+
+    allows: Callable[[str], bool]
+    otherwise: str
+
+
+def of_the_bundle(images: ImageMap) -> ImageRule:
+    """Return the rule of `check`: the bundle's own, by digest."""
+    return ImageRule(
+        allows=images.has, otherwise=": not an image of the bundle in the private registry, pinned by digest"
+    )
+
+
+def of_the_registry(host: str) -> ImageRule:
+    """Return the rule of `bundle status`, which knows no bundle: whatever is in the private registry."""
+    return ImageRule(allows=lambda image: image.startswith(f"{host}/"), otherwise=", from outside the private registry")
+
+
 def workload_state(
-    expected: ExpectedWorkload, live: Workload | None, pods: Sequence[Pod], *, images: ImageMap
+    expected: ExpectedWorkload, live: Workload | None, pods: Sequence[Pod], *, rule: ImageRule
 ) -> WorkloadState:
-    """Return what became of a workload: there, on private images by digest, rolled out."""
+    """Return what became of a workload: there, on images that the rule allows, rolled out."""
     if live is None:
         return WorkloadState(ref=expected.ref, owner=expected.owner, problem="does not exist", is_final=True)
     own = pods_of(live, pods)
     templates = {container.image for container in live.containers}
     running = sorted({image for pod in own for image in pod.images} | templates)
-    outside = [image for image in running if expected.own_images and not images.has(image)]
+    outside = [image for image in running if expected.own_images and not rule.allows(image)]
     return WorkloadState(
         ref=expected.ref,
         owner=expected.owner,
         ready=live.ready,
         desired=live.desired,
         images=tuple(running),
-        problem=_outside(outside) if outside else _unready(live, own),
+        problem=f"runs {', '.join(outside)}{rule.otherwise}" if outside else _unready(live, own),
         is_final=not templates.isdisjoint(outside),
     )
-
-
-def _outside(images: Sequence[str]) -> str:
-    return f"runs {', '.join(images)}: not an image of the bundle in the private registry, pinned by digest"
 
 
 def _unready(live: Workload, pods: Sequence[Pod]) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 from bundler.domain.cluster_node import ClusterNode
 from bundler.domain.events import Waiting
 from bundler.domain.image_map import ImageMap
-from bundler.domain.report import ExpectedWorkload, Report, workload_state
+from bundler.domain.report import ExpectedWorkload, Report, of_the_bundle, workload_state
 from bundler.domain.workload import Pod, Workload, WorkloadRef
 from bundler.errors import TargetError
 from bundler.retry import Patience
@@ -74,13 +74,14 @@ def check(
 
 
 def look(expected: Sequence[ExpectedWorkload], *, images: ImageMap, wanted_nodes: int, cluster: ClusterWatch) -> Report:
-    """Return how things are now (also what `bundle status` shows)."""
+    """Return how things are now."""
+    rule = of_the_bundle(images)
     pods = {namespace: cluster.pods(namespace) for namespace in sorted({one.ref.namespace for one in expected})}
     return Report(
         nodes=tuple(sorted(cluster.nodes(), key=lambda node: node.name)),
         wanted_nodes=wanted_nodes,
         workloads=tuple(
-            workload_state(one, cluster.workload(one.ref), pods[one.ref.namespace], images=images) for one in expected
+            workload_state(one, cluster.workload(one.ref), pods[one.ref.namespace], rule=rule) for one in expected
         ),
     )
 

@@ -8,12 +8,10 @@ from typing import Protocol
 
 from bundler.domain.cluster_node import ClusterNode
 from bundler.domain.plan import LAST_PHASE
-from bundler.domain.report import Report, WorkloadState
+from bundler.domain.report import ExpectedWorkload, Report, WorkloadState, of_the_registry, workload_state
 from bundler.domain.site import Site
-from bundler.domain.workload import Pod, Workload, pods_of
+from bundler.domain.workload import Pod, Workload
 from bundler.journal import Record
-
-_MOST_PODS = 3
 
 
 class Seen(Protocol):
@@ -38,7 +36,7 @@ class SiteStatus:
 
     Attributes:
         version: the API server's.
-        installed: the last install from this host that wrote all it had to, None where none is known here.
+        installed: the last install that wrote all it had to, None where none is known.
         report: nodes and workloads.
     """
 
@@ -62,22 +60,9 @@ def site_status(site: Site, *, version: str, seen: Seen, records: Sequence[Recor
 
 
 def _state(site: Site, workload: Workload, pods: Sequence[Pod]) -> WorkloadState:
-    images = tuple(sorted({container.image for container in workload.containers}))
-    return WorkloadState(
+    expected = ExpectedWorkload(
         ref=workload.ref,
         owner=f"release {workload.release}" if workload.release else ("EKS" if workload.is_eks else "somebody else"),
-        ready=workload.ready,
-        desired=workload.desired,
-        images=images,
-        problem=_problem(site, workload, images, pods_of(workload, pods)),
+        own_images=not (workload.is_eks and site.core == "keep"),
     )
-
-
-def _problem(site: Site, workload: Workload, images: Iterable[str], pods: Sequence[Pod]) -> str:
-    outside = [image for image in images if not image.startswith(f"{site.registry_host}/")]
-    if outside:
-        return f"runs {', '.join(outside)}, from outside the private registry"
-    if workload.is_rolled_out:
-        return ""
-    said = [f"{pod.name}: {pod.problem}" for pod in pods if not pod.is_ready][:_MOST_PODS]
-    return "; ".join([f"{workload.ready} of {workload.desired} pods are ready", *said])
+    return workload_state(expected, workload, pods, rule=of_the_registry(site.registry_host))
