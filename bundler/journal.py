@@ -95,12 +95,17 @@ class Session:
 
 
 def read_journal(place: Place) -> tuple[Record, ...]:
-    """Return what is recorded on this host, writing nothing; a torn last line does not count.
+    """Return what is recorded on this host and in the mirror, writing nothing; a torn last line does not count.
 
     Raises:
         ConflictError: the journal of another site, of a newer version, or damaged.
     """
-    return _parse(_complete_lines(_read(place.file)), place)
+    there = place.mirror.get(JOURNAL_NAME) if place.mirror is not None else None
+    theirs = _complete_lines(there.content) if there is not None else b""
+    ours = _complete_lines(_read(place.file))
+    _parse(ours, place)
+    _parse(theirs, place)
+    return _parse(_joined(theirs, ours), place)
 
 
 def was_cut_off(place: Place) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bundler.domain.events import Emit, Noted
 from bundler.domain.site import Site
-from bundler.errors import MissingToolError, UsageError
+from bundler.errors import AccessError, MissingToolError, NetworkError, RejectedError, UsageError
 from bundler.wiring.clients import aws_for, registry_client
 from bundler.wiring.surroundings import Surroundings, make_private, own_platform, retry_policy, site_folder
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from bundler.adapters.helm import Helm
     from bundler.adapters.kubernetes import Kubectl
     from bundler.archive.reader import Archive
-    from bundler.journal import Place, Session
+    from bundler.journal import Place, Record, Session
     from bundler.stages.preflight import Probes
     from bundler.workflows.install import Inside
     from bundler.workflows.status import SiteStatus
@@ -129,7 +130,6 @@ def status_of(site: Site, surroundings: Surroundings, options: InstallOptions) -
     from bundler.adapters.kubernetes import Kubectl, KubectlSettings, client_environment
     from bundler.atomic import publish
     from bundler.domain.kubeconfig import kubeconfig
-    from bundler.journal import Place, read_journal
     from bundler.workflows.status import site_status
 
     work = site_folder(site, surroundings.environ)
@@ -144,8 +144,20 @@ def status_of(site: Site, surroundings: Surroundings, options: InstallOptions) -
             policy=retry_policy(surroundings),
         )
     )
-    records = read_journal(Place(folder=work, site=f"{site.account}/{site.region}/{site.cluster.name}"))
+    place = _journal_place(site, aws_for(replace(surroundings, quick=True), site), work)
+    records = known_records(place, surroundings.emit)
     return site_status(site, version=kubectl.version(), seen=kubectl.snapshot(), records=records)
+
+
+def known_records(place: Place, emit: Emit) -> tuple[Record, ...]:
+    """Return what is recorded here and in S3; who cannot read S3 sees what is recorded here."""
+    from bundler.journal import read_journal
+
+    try:
+        return read_journal(place)
+    except (AccessError, NetworkError, RejectedError) as error:
+        emit(Noted(text=f"the journal in S3 cannot be read: {error}", warning=True))
+        return read_journal(replace(place, mirror=None))
 
 
 def _installed_kubectl(work: Path) -> Path:

@@ -48,6 +48,16 @@ def test_looking_writes_nothing(tmp_path: Path) -> None:
     assert not where.mirror.writes  # type: ignore[attr-defined]
 
 
+def test_a_second_operator_reads_what_the_first_mirrored(tmp_path: Path) -> None:
+    mirror = MemoryState()
+    write(place(tmp_path / "first", mirror), "push", "add-ons")
+    second = place(tmp_path / "second", mirror)
+    before = list(mirror.writes)
+    assert steps(second) == ["push", "add-ons"]
+    assert mirror.writes == before
+    assert not second.folder.exists()
+
+
 def test_a_step_is_found_again_by_step_inputs_and_bundle(tmp_path: Path) -> None:
     where = place(tmp_path)
     write(where, "push")
