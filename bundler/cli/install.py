@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,8 +107,7 @@ def confirm(plan: Plan, *, yes: bool, emit: Progress) -> bool:
     """
     if not yes and not sys.stdin.isatty():
         raise UsageError("install", "would write, and there is no terminal to ask", hint="Give --yes, or --plan first.")
-    emit.close()
-    _show_plan(plan, err=True)
+    emit.tell(_plan_lines(plan))
     return yes or click.confirm("Go on?", err=True)
 
 
@@ -127,22 +127,22 @@ def _show(outcome: InstallOutcome, output: str, *, plan_only: bool) -> None:
     if outcome.plan.empty:
         click.echo("Nothing to do: the site is as the bundle and the site file say.")
     elif plan_only:
-        _show_plan(outcome.plan)
+        click.echo("\n".join(_plan_lines(outcome.plan)))
     elif outcome.is_done:
         click.echo(f"Done: {_changes(outcome.plan)}. See: bundle status")
     else:
         click.echo("Nothing was written.")
 
 
-def _show_plan(plan: Plan, *, err: bool = False) -> None:
+def _plan_lines(plan: Plan) -> Iterator[str]:
     phase = ""
     for action in plan:
         if action.phase != phase:
             phase = action.phase
-            click.echo(click.style(phase, bold=True), err=err)
-        click.echo(f"  {visible(str(action))}", err=err)
+            yield click.style(phase, bold=True)
+        yield f"  {visible(str(action))}"
     right = "1 object is" if len(plan.unchanged) == 1 else f"{len(plan.unchanged)} objects are"
-    click.echo(f"{_changes(plan)}; {right} right already.", err=err)
+    yield f"{_changes(plan)}; {right} right already."
 
 
 def _changes(plan: Plan) -> str:

@@ -124,8 +124,11 @@ class Transfer:
             parts.append(f"{human_seconds((self.total_bytes - there) / rate)} left")
         line = "  ".join(parts)
         item, since = min(self.active.items(), key=lambda entry: entry[1], default=("", now_s))
-        longer = f"{line}  {item} {human_seconds(now_s - since)}"
-        return longer if item and share < 1 and len(longer) <= width else line
+        if not item or share >= 1:
+            return line
+        names = (item, item.partition(" ")[0])  # with and without what people call it
+        longer = (f"{line}  {name} {human_seconds(now_s - since)}" for name in names)
+        return next((text for text in longer if len(text) <= width), line)
 
     def summary(self, now_s: float) -> str:
         """What the finished phase moved; empty where that is nothing."""
@@ -162,6 +165,16 @@ class Progress:
                 self._json(event)
             else:
                 self._text(event)
+
+    def tell(self, lines: Iterable[str]) -> None:
+        """Write lines that must be seen in every style: as events for machines, else as they are."""
+        with self._once:
+            self._end_transfer()
+            for line in lines:
+                if self._style == "json":
+                    self._json(Noted(text=click.unstyle(line)))
+                else:
+                    click.echo(line, file=self._stream)
 
     def close(self) -> None:
         """End the living line."""

@@ -39,7 +39,11 @@ class TransferPlanned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BytesMoved(Event):
-    """`count` more bytes of `item` went through (negative when a try is thrown away and starts again)."""
+    """`count` more bytes went through (negative when a try is thrown away and starts again).
+
+    Attributes:
+        item: which one; where room is short, only its first word is shown.
+    """
 
     phase: str
     item: str

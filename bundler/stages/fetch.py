@@ -93,20 +93,23 @@ def fetch(
             items=len(wanted),
         )
     )
-    fetcher = _Fetcher(origins=_origins(lock), place=place, supply=supply, emit=pace.emit)
+    fetcher = _Fetcher(origins=_origins(lock), names=_names(lock), place=place, supply=supply, emit=pace.emit)
     parallel_map(fetcher.one, wanted, workers=pace.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fetcher:
     origins: Mapping[Digest, _Origin]
+    names: Mapping[Digest, str]
     place: Callable[[Digest], Place]
     supply: Supply
     emit: Emit
 
     def one(self, item: tuple[Digest, int]) -> None:
         digest, size = item
-        place = _Counted(self.place(digest), label=digest.short, emit=self.emit)
+        place = _Counted(
+            self.place(digest), label=f"{digest.short} {self.names.get(digest, '')}".rstrip(), emit=self.emit
+        )
         if self.supply.cache.has(digest) and self._from_cache(digest, place):
             return
         origin = self.origins.get(digest)
@@ -219,6 +222,22 @@ def _origins(lock: Lock) -> dict[Digest, _Origin]:
         for blob, is_manifest in named:
             origin = _Origin(image=image, reference=image.reference, is_manifest=is_manifest)
             found.setdefault(blob.digest, origin)
+    return found
+
+
+def _names(lock: Lock) -> dict[Digest, str]:
+    """What people call a blob by: the image, chart, tool or file that it belongs to, in a word."""
+    found: dict[Digest, str] = {}
+    for image in lock.images:
+        for blob in (image.target, *image.manifests, *(blob for part in image.manifests for blob in part.blobs)):
+            found.setdefault(blob.digest, image.reference.tagged.rsplit("/", 1)[-1])
+    for chart in lock.charts:
+        for blob in (chart.manifest, *chart.manifest.blobs):
+            found.setdefault(blob.digest, chart.reference.removeprefix("charts/"))
+    for tool in lock.tools:
+        found.setdefault(tool.content.digest, tool.name)
+    for file in lock.files:
+        found.setdefault(file.content.digest, file.name)
     return found
 
 

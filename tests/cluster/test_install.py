@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import email
 import json
+import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,26 @@ def test_report_says_what_kubectl_says(installed: Installed) -> None:
         ours = next(one for key, one in found.items() if name.partition("/")[2] in key)
         assert sorted(ours["images"]) == sorted({box["image"] for box in containers(workload)})
     assert len(found) == len(workloads(installed.closed))
+
+
+def test_what_an_install_tells_machines_is_one_event_a_line_and_holds_the_plan(installed: Installed) -> None:
+    events = [json.loads(line) for line in installed.stderr.splitlines()]
+    told = [event["text"] for event in events if event["event"] == "Noted"]
+    assert "  install release kube-system/metrics-server (not installed)" in told
+    assert any("right already." in line for line in told)
+
+
+def test_a_second_operator_sees_what_the_first_installed(installed: Installed, tmp_path: Path) -> None:
+    """Nothing of the first one's host is there but the site file; the journal comes from S3."""
+    site, path = installed.site, f"{installed.closed.tools.kubectl.path.parent}:{os.environ['PATH']}"
+    elsewhere = replace(site.place, environment={**site.place.environment, "XDG_STATE_HOME": str(tmp_path)})
+    writes = Writes(installed.closed.facts)
+    shown = json.loads(elsewhere.bundle("status", "--site", str(site.file), "-o", "json", PATH=path).stdout)
+    assert shown["bundle"] == "closed-minimal-1"
+    assert shown["root"].startswith("sha256:")
+    assert shown["serverVersion"].startswith("v1.")
+    assert shown["healthy"] is True
+    assert writes.seen() == []
 
 
 # --- secrets

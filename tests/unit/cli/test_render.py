@@ -51,6 +51,14 @@ def test_a_transfer_tells_share_rate_time_left_and_the_slowest_item() -> None:
     assert transfer.line(4.0, width=len(line) - 1) == line.removesuffix("  slow 4.0 s")
 
 
+def test_what_people_call_the_slowest_item_stands_beside_it_where_it_fits() -> None:
+    transfer = Transfer("fetch", total_bytes=1000, items=3, started_s=0.0)
+    transfer.moved(moved("5a78d5291863 pause:3.10", 400), 0.0)
+    line = transfer.line(4.0, width=100)
+    assert line.endswith("  5a78d5291863 pause:3.10 4.0 s")
+    assert transfer.line(4.0, width=len(line) - 1).endswith(" left  5a78d5291863 4.0 s")
+
+
 def test_bytes_that_need_not_move_count_as_there_but_not_as_moved() -> None:
     transfer = Transfer("ship", total_bytes=1000, items=2, started_s=0.0, present_bytes=900)
     transfer.moved(moved("part 2", 50), 1.0)
