@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bundler.domain.definition import Definition
     from bundler.domain.digest import Digest
     from bundler.domain.lock import Lock
+    from bundler.trust import Signer
     from bundler.wiring import Surroundings
     from bundler.workflows.lock import Change, LockOutcome
 
@@ -98,17 +99,13 @@ def build(
     Without a lock it makes one first. Every chart is rendered again, and an image that is not in the lock stops the
     build. An interrupted build goes on from what is right already; only a complete archive gets the final name.
     """
-    from bundler import trust as store
     from bundler import wiring
-    from bundler.trust import Signer
     from bundler.workflows.build import BuildRequest
     from bundler.workflows.build import build as run
 
     with _naming(definition), showing(progress) as emit:
         surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
-        signer = Signer.load(key)
-        chain = _read(trust_root or key.with_name(store.TRUST_NAME))
-        store.require_bundle_key(store.parse_trust_chain(chain, source=store.TRUST_NAME), signer)
+        signer, chain = _signing(key, trust_root)
         parsed = wiring.read_definition(definition)
         pinned = _existing_lock(wiring.lock_path(definition), locked=locked, emit=emit)
         if pinned is None:
@@ -165,6 +162,16 @@ def _lock(
     outcome = make_lock(request, outside=wiring.connected(definition, path.parent, surroundings))
     write_lock(outcome, target)
     return outcome
+
+
+def _signing(key: Path, trust_root: Path | None) -> tuple[Signer, bytes]:
+    """Return the signer, and the trust root that lets its key sign bundles."""
+    from bundler import trust as store
+
+    signer = store.Signer.load(key)
+    chain = _read(trust_root or key.with_name(store.TRUST_NAME))
+    store.require_bundle_key(store.parse_trust_chain(chain, source=store.TRUST_NAME), signer)
+    return signer, chain
 
 
 def _existing_lock(path: Path, *, locked: bool, emit: Emit) -> Lock | None:

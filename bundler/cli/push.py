@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bundler.cli.options import ca_file_option, jobs_option, output_option, progress_option, showing, trust_option
 from bundler.cli.render import private_name, show_document, show_table
 from bundler.errors import UsageError
+
+if TYPE_CHECKING:
+    from bundler.domain.reference import Reference
 
 
 @click.command()
@@ -56,11 +61,14 @@ def push(
                 pace=surroundings.pace,
             )
     if output == "text":
-        below = f"{host}/{prefix.strip('/')}".rstrip("/") + "/"
-        show_table(
-            ("DIGEST", f"PUSHED (below {below.rstrip('/')})"),
-            [private_name(str(target), below=below)[::-1] for target in references.values()],
-            fold=False,
-        )
+        _show(references.values(), below=f"{host}/{prefix.strip('/')}".rstrip("/") + "/")
     else:
         show_document({name: str(target) for name, target in references.items()}, output)
+
+
+def _show(pushed: Iterable[Reference], *, below: str) -> None:
+    show_table(
+        ("DIGEST", f"PUSHED (below {below.rstrip('/')})"),
+        [private_name(str(target), below=below)[::-1] for target in pushed],
+        fold=False,
+    )

@@ -69,9 +69,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def unreachable(small: Workspace) -> Iterator[subprocess.Popen[bytes]]:
     """A push to where nobody listens, begun before the other tests: it tries again for half a minute."""
     process = small.start("push", "small-1.tar", "127.0.0.1:9/team", "--trust", "trust", stderr=subprocess.PIPE)
-    yield process
-    process.kill()
-    process.wait()
+    with process:
+        yield process
+        process.kill()
 
 
 @dataclass(kw_only=True)
@@ -251,7 +251,7 @@ def test_wrong_credentials_are_exit_4_and_right_ones_never_show(
     ):
         said = push(small, address, expect=4, DOCKER_CONFIG=docker_config(tmp_path, address, password))
         assert said.startswith(f"Access error: {address}")
-        assert f"{words} next: Log in (skopeo login, docker login)" in said
+        assert f"{words} safe: Nothing was pushed. next: Log in (skopeo login, docker login)" in said
         assert "PASSWORD" not in said
     assert not (tmp_path / "registry-0").exists()
     said = push(small, address, "--progress", "json", DOCKER_CONFIG=docker_config(tmp_path, address, PASSWORD))
