@@ -35,6 +35,7 @@ _ERASE = "\r\x1b[2K"
 _VARIABLE = (
     (re.compile(r"(?:  waiting for .*\n(?:    .*\n)*)+"), ""),
     (re.compile(r"(?:  again in .*\n(?:    .*\n)*)+"), "  again in …\n"),  # how often is a matter of chance
+    (re.compile(r"  verify  .* in .*\n(?=Digest error)"), ""),  # whether anything was right before it
     (re.compile(r"sha256:[0-9a-f]{64}"), "sha256:…"),
     (re.compile(r"\b(?=[a-f]*[0-9])[0-9a-f]{12}\b"), "…12…"),
     (re.compile(r"/tmp/eks-[a-z0-9_]{8}"), "/tmp/eks-…"),

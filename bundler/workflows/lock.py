@@ -88,7 +88,7 @@ class LockOutcome:
     changes: tuple[Change, ...] = ()
 
 
-@keeping("The lock is as it was; what was downloaded is kept.")
+@keeping("The lock is as it was; finished downloads are kept.")
 def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
     """Return the lock of the definition; an unchanged upstream returns the existing one.
 
