@@ -162,7 +162,7 @@ class _Install:
         with self._phase("preflight") as done:
             raise_findings(f"site of cluster {site.cluster.name}", preflight(site, probes=self.inside.probes))
             version = check_version(self.archive.lock.kubernetes_version, cluster=self.inside.cluster)
-            done(f"every endpoint that is needed answers from here; Kubernetes {version}")
+            done(f"every endpoint answers; Kubernetes {version}")
 
     def adopt(self) -> None:
         """Take what the site names for what it is."""
