@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from bundler.atomic import publish, sync_folder
 from bundler.domain.digest import Digest
 from bundler.domain.names import step_key
 from bundler.domain.oci import parse_strict_json
+from bundler.domain.shipment import move_away
 from bundler.errors import (
+    AccessError,
     ConflictError,
     FormatError,
     LocalResourceError,
@@ -37,7 +40,6 @@ VERSION = 1
 JOURNAL_NAME = "journal.jsonl"
 HELD_NAME = "held.json"
 MAX_JOURNAL_BYTES = 64 << 20
-_LOST_HINT = "It only saves time: move it away, then run the same command again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +104,11 @@ def read_journal(place: Place) -> tuple[Record, ...]:
     """
     there = place.mirror.get(JOURNAL_NAME) if place.mirror is not None else None
     theirs = _complete_lines(there.content) if there is not None else b""
-    ours = _complete_lines(_read(place.file))
-    _parse(ours, place)
-    _parse(theirs, place)
-    return _parse(_joined(theirs, ours), place)
+    ours = _complete_lines(_read(place))
+    _parse(ours, _here(place))
+    if place.mirror is not None:
+        _parse(theirs, _there(place, place.mirror))
+    return _parse(_joined(theirs, ours), _here(place))
 
 
 def was_cut_off(place: Place) -> bool:
@@ -149,13 +152,14 @@ class Journal:
         """
         mirror = self._place.mirror
         there = mirror.get(JOURNAL_NAME) if mirror is not None else None
-        here = _read(self._place.file)
+        here = _read(self._place)
         ours, theirs = _complete_lines(here), _complete_lines(there.content) if there is not None else b""
-        _parse(ours, self._place)
-        _parse(theirs, self._place)
+        _parse(ours, _here(self._place))
+        if mirror is not None:
+            _parse(theirs, _there(self._place, mirror))
         self._lines = _joined(theirs, ours) or _header(self._place.site)
         self._mirrored = there.version if there is not None else None
-        self._records = {record.key: record for record in _parse(self._lines, self._place)}
+        self._records = {record.key: record for record in _parse(self._lines, _here(self._place))}
         if self._lines != here:
             publish(self._place.file, self._lines, mode=0o600)
         if there is None or self._lines != there.content:
@@ -230,38 +234,82 @@ def _complete_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _parse(lines: bytes, place: Place) -> tuple[Record, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Copy:
+    """One copy of a site's journal.
+
+    Attributes:
+        name: its path or its address in S3.
+        site: that it must be of.
+        away: how to get rid of a damaged one.
+        mixed_up: what to do where it is another site's.
+    """
+
+    name: str
+    site: str
+    away: str
+    mixed_up: str
+
+    @property
+    def lost(self) -> str:
+        """What to do where it is damaged."""
+        return f"It only saves time. Move it away, then run the same command again: {self.away}"
+
+
+def _here(place: Place) -> _Copy:
+    name = str(place.file)
+    return _Copy(
+        name=name,
+        site=place.site,
+        away=f"mv {shlex.quote(name)} {shlex.quote(f'{name}.damaged')}",
+        mixed_up="Check the site file, and XDG_STATE_HOME.",
+    )
+
+
+def _there(place: Place, mirror: StateStore) -> _Copy:
+    name = mirror.address(JOURNAL_NAME)
+    return _Copy(
+        name=name,
+        site=place.site,
+        away=move_away(name),
+        mixed_up="Give each site a prefix of its own: correct state.s3 in the site file.",
+    )
+
+
+def _parse(lines: bytes, copy: _Copy) -> tuple[Record, ...]:
     if not lines:
         return ()
     first, *others = lines.splitlines()
-    header = _fields(first, place)
+    header = _fields(first, copy)
     if header.get("journal") != VERSION:
-        hint = f"Use the version of this tool that wrote it. {_LOST_HINT}"
-        raise ConflictError(str(place.file), f"is of another format: version {header.get('journal')!r}", hint=hint)
-    if header.get("site") != place.site:
-        cause = f"is the journal of {str(header.get('site'))[:200]!r}, this site is {place.site}"
-        raise ConflictError(str(place.file), cause, hint="Check the site file, and XDG_STATE_HOME.")
-    return tuple(_record(_fields(line, place), place) for line in others)
+        hint = f"Use the version of this tool that wrote it. {copy.lost}"
+        version = repr(header.get("journal"))[:40]
+        raise ConflictError(copy.name, f"is of another format: version {version}", hint=hint)
+    if header.get("site") != copy.site:
+        cause = f"is the journal of {str(header.get('site'))[:200]!r}, this site is {copy.site}"
+        raise ConflictError(copy.name, cause, hint=copy.mixed_up)
+    return tuple(_record(_fields(line, copy), copy) for line in others)
 
 
-def _fields(line: bytes, place: Place) -> dict[str, object]:
+def _fields(line: bytes, copy: _Copy) -> dict[str, object]:
     try:
-        value = parse_strict_json(line, subject=str(place.file))
+        value = parse_strict_json(line, subject=copy.name)
     except FormatError as error:
-        raise ConflictError(str(place.file), f"is damaged: {error.cause}", hint=_LOST_HINT) from error
+        raise ConflictError(copy.name, f"is damaged: {error.cause}", hint=copy.lost) from error
     if not isinstance(value, dict):
-        raise ConflictError(str(place.file), "is damaged: a line is no record", hint=_LOST_HINT)
+        raise ConflictError(copy.name, "is damaged: a line is no record", hint=copy.lost)
     return value
 
 
-def _record(fields: Mapping[str, object], place: Place) -> Record:
+def _record(fields: Mapping[str, object], copy: _Copy) -> Record:
     step, key, at, facts = (fields.get(name) for name in ("step", "key", "at", "facts"))
     if not isinstance(step, str) or not isinstance(key, str) or not isinstance(at, str) or not isinstance(facts, dict):
-        raise ConflictError(str(place.file), "is damaged: a line is no record", hint=_LOST_HINT)
+        raise ConflictError(copy.name, "is damaged: a line is no record", hint=copy.lost)
     return Record(step=step, key=key, at=at, facts={str(name): str(value) for name, value in facts.items()})
 
 
-def _read(path: Path) -> bytes:
+def _read(place: Place) -> bytes:
+    path = place.file
     try:
         with path.open("rb") as file:
             content = file.read(MAX_JOURNAL_BYTES + 1)
@@ -270,7 +318,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
     if len(content) > MAX_JOURNAL_BYTES:
-        raise ConflictError(str(path), f"is larger than {MAX_JOURNAL_BYTES} bytes", hint=_LOST_HINT)
+        raise ConflictError(str(path), f"is larger than {MAX_JOURNAL_BYTES} bytes", hint=_here(place).lost)
     return content
 
 
@@ -337,7 +385,7 @@ def _lease(place: Place, session: Session) -> Iterator[tuple[Lease | None, Beat 
     _remember(held, session.id, *known)
     try:
         lease.take(known=known, break_id=session.break_lock)
-    except LockedError:
+    except (ConflictError, AccessError):  # after any other error it may be ours all the same
         _remember(held, *known)
         raise
     _remember(held, session.id)

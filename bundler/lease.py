@@ -7,13 +7,14 @@ the next renewal, and before each write, that it is lost.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 from bundler.domain.oci import parse_strict_json
-from bundler.errors import FormatError, LockedError, LockLostError, NetworkError, StaleStateError
+from bundler.errors import ConflictError, FormatError, LockedError, LockLostError, NetworkError, StaleStateError
 from bundler.ports import StateStore, StoredState
 from bundler.transfer import Beat, Once
 
@@ -39,18 +40,26 @@ class Holder:
     since: str
 
 
-def parse_holder(content: bytes) -> Holder:
+def parse_holder(content: bytes, *, address: str = LOCK_NAME) -> Holder:
     """Return the holder that a lock names.
 
     Raises:
-        FormatError: not a lock of ours.
+        ConflictError: not a lock of ours; who holds it cannot be known.
     """
-    value = parse_strict_json(content, subject=LOCK_NAME)
+    try:
+        value = parse_strict_json(content, subject=address)
+    except FormatError as error:
+        raise _damaged(address) from error
     fields = value if isinstance(value, dict) else {}
     texts = {name: fields.get(name) for name in ("id", "owner", "bundle", "since")}
     if not all(isinstance(text, str) and text.isprintable() and 0 < len(text) <= 200 for text in texts.values()):
-        raise FormatError(LOCK_NAME, "is not a lock that this tool wrote", hint="Look at it, and remove it by hand.")
+        raise _damaged(address)
     return Holder(**{name: str(text) for name, text in texts.items()})
+
+
+def _damaged(address: str) -> ConflictError:
+    hint = f"Make sure that nobody works on the site, then remove it: aws s3 rm {shlex.quote(address)}"
+    return ConflictError(address, "is not a lock that this tool wrote", safe="Nothing was written.", hint=hint)
 
 
 class Lease:
@@ -74,6 +83,7 @@ class Lease:
 
         Raises:
             LockedError: somebody else holds it.
+            ConflictError: what stands there is no lock.
         """
         there = self._store.get(LOCK_NAME)
         if there is not None:
@@ -83,16 +93,19 @@ class Lease:
         except StaleStateError as error:
             winner = self._store.get(LOCK_NAME)
             if winner is not None:
-                raise _locked(parse_holder(winner.content), winner.age_s) from error
+                raise _locked(self._holder_of(winner), winner.age_s) from error
             self.take(known=known, break_id=break_id)  # the winner has given it back already
         self._renewed = self._clock()
 
     def _refuse(self, there: StoredState, known: Collection[str], break_id: str | None) -> None:
-        holder = parse_holder(there.content)
+        holder = self._holder_of(there)
         if holder.id in known:
             return
         if holder.id != break_id or there.age_s < LEASE_S:
             raise _locked(holder, there.age_s)
+
+    def _holder_of(self, there: StoredState) -> Holder:
+        return parse_holder(there.content, address=self._store.address(LOCK_NAME))
 
     def renew(self) -> None:
         """Show that we live.

@@ -146,6 +146,10 @@ class StoredState:
 class StateStore(Protocol):
     """Small objects with compare-and-swap, shared by all operators of a site."""
 
+    def address(self, name: str) -> str:
+        """Return what people and their programs call an object: `s3://bucket/key`."""
+        ...
+
     def get(self, name: str) -> StoredState | None:
         """Return an object, None where there is none."""
         ...

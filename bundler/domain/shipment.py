@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,11 @@ class S3Address:
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
+
+
+def move_away(address: str) -> str:
+    """Return the command that keeps an object of S3 under another name."""
+    return f"aws s3 mv {shlex.quote(address)} {shlex.quote(f'{address}.damaged')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

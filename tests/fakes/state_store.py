@@ -20,6 +20,9 @@ class MemoryState:
     after_put: Callable[[str], None] = lambda name: None
     _version: int = 0
 
+    def address(self, name: str) -> str:
+        return f"s3://bucket/state/{name}"
+
     def get(self, name: str) -> StoredState | None:
         if name not in self.objects:
             return None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundler.domain.digest import Digest
-from bundler.errors import ConflictError, LockedError, LockLostError, NetworkError, PolicyError
+from bundler.errors import AccessError, ConflictError, LockedError, LockLostError, NetworkError, PolicyError
 from bundler.journal import Place, Session, hold, read_journal, was_cut_off
 from bundler.lease import LEASE_S, LOCK_NAME
 from tests.fakes.state_store import MemoryState
@@ -109,6 +109,68 @@ def test_a_journal_that_is_not_this_ones_is_a_conflict_with_a_way_out(
         write(where, "one")
     assert caught.value.hint
     assert where.file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "hint"),
+    [
+        (b'{"journal":2,"site":"%s"}\n' % SITE.encode(), "of another format", "aws s3 mv"),
+        (b"rubbish\n", "is damaged", "aws s3 mv"),
+        (b'{"journal":1,"site":"%s"}\nrubbish\n' % SITE.encode(), "is damaged", "aws s3 mv"),
+        (b'{"journal":1,"site":"%s"}\n{"step":1}\n' % SITE.encode(), "is damaged", "aws s3 mv"),
+        (b'{"journal":1,"site":"999999999999/x/y"}\n', "is the journal of '999999999999/x/y'", "state.s3"),
+    ],
+)
+def test_a_mirror_that_is_not_this_sites_is_named_with_a_way_out_that_works(
+    tmp_path: Path, content: bytes, text: str, hint: str
+) -> None:
+    store = MemoryState()
+    where = place(tmp_path, store)
+    write(where, "one")
+    store.put("journal.jsonl", content, replaces=store.get("journal.jsonl").version)  # type: ignore[union-attr]
+    with pytest.raises(ConflictError, match=text) as caught:
+        write(where, "two")
+    assert caught.value.subject == "s3://bucket/state/journal.jsonl"
+    assert hint in caught.value.hint
+    assert store.objects["journal.jsonl"][0] == content
+    assert not was_cut_off(where)
+    del store.objects["journal.jsonl"]  # as the hint says
+    write(where, "two")
+    assert steps(where) == ["one", "two"]
+
+
+def test_a_damaged_journal_of_this_host_is_not_blamed_on_the_mirror(tmp_path: Path) -> None:
+    where = place(tmp_path, MemoryState())
+    write(where, "one")
+    where.file.write_bytes(b"rubbish\n")
+    with pytest.raises(ConflictError) as caught:
+        write(where, "two")
+    assert caught.value.subject == str(where.file)
+    where.file.rename(where.file.with_suffix(".damaged"))  # as the hint says
+    write(where, "two")
+    assert steps(where) == ["one", "two"]
+
+
+def test_who_found_a_damaged_lock_has_not_been_cut_off(tmp_path: Path) -> None:
+    store = MemoryState()
+    where = place(tmp_path, store)
+    store.put(LOCK_NAME, b"rubbish", replaces=None)
+    with pytest.raises(ConflictError, match="lock"):
+        write(where, "one")
+    assert not was_cut_off(where)
+
+
+def test_who_may_not_take_the_lock_has_not_been_cut_off(tmp_path: Path) -> None:
+    store = MemoryState()
+    where = place(tmp_path, store)
+
+    def deny(name: str) -> None:
+        raise AccessError(name, "s3:PutObject is denied")
+
+    store.before_put = deny
+    with pytest.raises(AccessError):
+        write(where, "one")
+    assert not was_cut_off(where)
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])

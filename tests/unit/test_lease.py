@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bundler.errors import LockedError, LockLostError, NetworkError, StaleStateError
+from bundler.errors import ConflictError, LockedError, LockLostError, NetworkError, StaleStateError
 from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, parse_holder
 from tests.fakes.state_store import MemoryState
 
@@ -130,3 +130,15 @@ def test_silence_of_s3_does_not_end_the_lease_before_its_time() -> None:
     store.now = LEASE_S
     with pytest.raises(NetworkError):
         held.check()
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"[]\n", b'{"id":"a"}\n', b'{"id":"a","owner":1}\n'])
+def test_a_damaged_lock_is_a_conflict_that_names_the_object_and_the_way_out(content: bytes) -> None:
+    store = MemoryState()
+    store.put(LOCK_NAME, content, replaces=None)
+    for break_id in (None, "a"):
+        with pytest.raises(ConflictError) as caught:
+            lease(store, "b").take(break_id=break_id)
+        assert (caught.value.exit_code, caught.value.subject) == (7, "s3://bucket/state/lock.json")
+        assert "aws s3 rm s3://bucket/state/lock.json" in caught.value.hint
+    assert store.objects[LOCK_NAME][0] == content

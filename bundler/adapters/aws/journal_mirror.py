@@ -8,8 +8,8 @@ import hashlib
 from email.utils import parsedate_to_datetime
 
 from bundler.adapters.aws.clients import Answer, Service
-from bundler.domain.shipment import S3Address
-from bundler.errors import LimitError, RejectedError, StaleStateError
+from bundler.domain.shipment import S3Address, move_away
+from bundler.errors import ConflictError, RejectedError, StaleStateError
 from bundler.ports import StoredState
 
 MAX_STATE_BYTES = 64 << 20
@@ -24,11 +24,15 @@ class S3State:
         self._service = service
         self._prefix = prefix
 
+    def address(self, name: str) -> str:
+        """Return what people and their programs call an object: `s3://bucket/key`."""
+        return str(self._prefix.below(name))
+
     def get(self, name: str) -> StoredState | None:
         """Return an object, None where there is none.
 
         Raises:
-            LimitError: larger than 64 MiB, which no state of ours is.
+            ConflictError: larger than 64 MiB, which no state of ours is.
         """
         place = self._prefix.below(name)
         try:
@@ -38,7 +42,7 @@ class S3State:
                 return None
             raise
         with self._service.reading("GetObject", str(place)), answer["Body"] as raw:
-            return _state(answer, raw.read(MAX_STATE_BYTES + 1))
+            return _state(answer, raw.read(MAX_STATE_BYTES + 1), str(place))
 
     def put(self, name: str, content: bytes, *, replaces: str | None) -> str:
         """Write an object in place of version `replaces` (None: of nothing); return its new version.
@@ -86,9 +90,10 @@ def _stale(place: S3Address) -> StaleStateError:
     return StaleStateError(str(place), "was written by somebody else meanwhile")
 
 
-def _state(answer: Answer, content: bytes) -> StoredState:
+def _state(answer: Answer, content: bytes, name: str) -> StoredState:
     if len(content) > MAX_STATE_BYTES:
-        raise LimitError("state of the site", f"is larger than {MAX_STATE_BYTES} bytes")
+        hint = f"This tool did not write it: look at it, and move it away: {move_away(name)}"
+        raise ConflictError(name, f"is larger than {MAX_STATE_BYTES} bytes", hint=hint)
     if len(content) != answer["ContentLength"]:
         raise ValueError("the body is shorter than its Content-Length")
     now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])

@@ -16,7 +16,7 @@ import pytest
 from bundler.adapters.aws.journal_mirror import S3State
 from bundler.domain.digest import Digest
 from bundler.domain.shipment import S3Address
-from bundler.errors import AccessError, LockedError, StaleStateError
+from bundler.errors import AccessError, ConflictError, LockedError, StaleStateError
 from bundler.journal import Place, Session, hold, read_journal
 from bundler.transfer import parallel_map
 from tests.loopback.aws.conftest import Closed
@@ -130,3 +130,14 @@ def test_after_a_kill_the_same_host_goes_on_and_another_must_ask(closed: Closed,
     content = mirror.get("journal.jsonl")
     assert content is not None
     assert json.loads(content.content.splitlines()[0]) == {"journal": 1, "site": "a/b/c"}
+
+
+def test_state_that_is_too_large_is_named_by_its_address(closed: Closed, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = state(closed, "large")
+    store.put("journal.jsonl", b"x" * 100, replaces=None)
+    monkeypatch.setattr("bundler.adapters.aws.journal_mirror.MAX_STATE_BYTES", 99)
+    with pytest.raises(ConflictError) as caught:
+        store.get("journal.jsonl")
+    assert caught.value.subject == store.address("journal.jsonl")
+    assert caught.value.subject == f"s3://{closed.lab.bucket}/state/large/journal.jsonl"
+    assert f"aws s3 mv {caught.value.subject}" in caught.value.hint
