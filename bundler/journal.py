@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bundler.atomic import publish, sync_folder
 from bundler.domain.digest import Digest
+from bundler.domain.events import Emit, Noted, silent
 from bundler.domain.names import step_key
 from bundler.domain.oci import parse_strict_json
 from bundler.domain.shipment import move_away
@@ -32,7 +33,7 @@ from bundler.errors import (
     PolicyError,
     StaleStateError,
 )
-from bundler.lease import Holder, Lease
+from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, Release
 from bundler.ports import StateStore
 from bundler.transfer import Beat
 
@@ -87,6 +88,7 @@ class Session:
         id: new for each process that takes the lock.
         owner: user@host and process, for people.
         break_lock: id of an expired lock to take over.
+        emit: hears of what could not be left in order.
     """
 
     id: str
@@ -94,6 +96,7 @@ class Session:
     bundle: Digest
     break_lock: str | None = None
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+    emit: Emit = silent
 
 
 def read_journal(place: Place) -> tuple[Record, ...]:
@@ -113,7 +116,7 @@ def read_journal(place: Place) -> tuple[Record, ...]:
 
 def was_cut_off(place: Place) -> bool:
     """Whether a session on this host did not end in order: its lock and its last record may be left to put right."""
-    return bool(_known_ids(place.folder / HELD_NAME))
+    return bool(_held(place).working)
 
 
 @contextmanager
@@ -364,15 +367,15 @@ def _file_lock(place: Place) -> Iterator[None]:
 
 @contextmanager
 def _lease(place: Place, session: Session) -> Iterator[tuple[Lease | None, Beat | None]]:
-    held = place.folder / HELD_NAME
     if place.mirror is None:
-        _remember(held, session.id)
+        _remember(place, _Held(working=(session.id,)))
         try:
             yield None, None
         finally:
-            _remember(held)
+            _remember(place, _Held())
         return
-    known = _known_ids(held)
+    before = _held(place)
+    known = before.working + before.left
     holder = Holder(
         id=session.id,
         owner=session.owner,
@@ -382,32 +385,70 @@ def _lease(place: Place, session: Session) -> Iterator[tuple[Lease | None, Beat 
     lease = Lease(place.mirror, holder)
     # Written before the lock is taken: killed right after, the next process knows that the lock is its own. The old
     # id stays beside it until then, for the kill right before.
-    _remember(held, session.id, *known)
+    _remember(place, _Held(working=(session.id, *known)))
     try:
         lease.take(known=known, break_id=session.break_lock)
     except (ConflictError, AccessError):  # after any other error it may be ours all the same
-        _remember(held, *known)
+        _remember(place, before)
         raise
-    _remember(held, session.id)
+    _remember(place, _Held(working=(session.id,)))
     try:
         with lease.beating() as beat:
             yield lease, beat
     finally:
-        if lease.release():
-            _remember(held)
+        _give_back(lease, place, session)
 
 
-def _remember(held: Path, *ids: str) -> None:
+def _give_back(lease: Lease, place: Place, session: Session) -> None:
+    """End in order; a lock that has to stay is not an error of the install, and the next one from here knows it."""
+    match lease.release():
+        case Release.DONE:
+            _remember(place, _Held())
+        case Release.LATER:
+            _warn(
+                place, session, "is still there: S3 does not answer. The next bundle install from here gives it back."
+            )
+        case Release.DENIED:
+            _remember(place, _Held(left=(session.id,)))
+            elsewhere = f"others need bundle install --break-lock {session.id} after {LEASE_S:.0f} s."
+            _warn(
+                place, session, f"may be neither removed nor written, and stays. Installs from here go on; {elsewhere}"
+            )
+
+
+def _warn(place: Place, session: Session, text: str) -> None:
+    address = place.mirror.address(LOCK_NAME) if place.mirror is not None else LOCK_NAME
+    session.emit(Noted(text=f"{address} {text}", warning=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """Ids under which the lock may stand in S3: `working` of sessions that have not ended, `left` of one that has."""
+
+    working: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+def _remember(place: Place, held: _Held) -> None:
     """Keep the ids that the lock may stand under; without any the file goes."""
-    if ids:
-        publish(held, json.dumps(ids).encode(), mode=0o600)
+    path = place.folder / HELD_NAME
+    if held == _Held():
+        path.unlink(missing_ok=True)
     else:
-        held.unlink(missing_ok=True)
+        value = {"left": held.left} if held.left else held.working
+        publish(path, json.dumps(value).encode(), mode=0o600)
 
 
-def _known_ids(held: Path) -> tuple[str, ...]:
+def _held(place: Place) -> _Held:
+    path = place.folder / HELD_NAME
     try:
-        value = parse_strict_json(held.read_bytes(), subject=str(held))
+        value = parse_strict_json(path.read_bytes(), subject=str(path))
     except (FileNotFoundError, FormatError):
-        return ()
+        return _Held()
+    if isinstance(value, dict):
+        return _Held(left=_ids(value.get("left")))
+    return _Held(working=_ids(value))
+
+
+def _ids(value: object) -> tuple[str, ...]:
     return tuple(str(item) for item in value[:64]) if isinstance(value, list) else ()

@@ -12,9 +12,19 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from enum import Enum
 
 from bundler.domain.oci import parse_strict_json
-from bundler.errors import ConflictError, FormatError, LockedError, LockLostError, NetworkError, StaleStateError
+from bundler.errors import (
+    AccessError,
+    ConflictError,
+    FormatError,
+    LockedError,
+    LockLostError,
+    NetworkError,
+    RejectedError,
+    StaleStateError,
+)
 from bundler.ports import StateStore, StoredState
 from bundler.transfer import Beat, Once
 
@@ -32,12 +42,22 @@ class Holder:
         owner: user@host and process, for people.
         bundle: digest of the bundle that is being installed.
         since: when it was taken, UTC.
+        released: given back by writing, where it may not be removed: the lock is free.
     """
 
     id: str
     owner: str
     bundle: str
     since: str
+    released: bool = False
+
+
+class Release(Enum):
+    """What became of a lock that was to be given back."""
+
+    DONE = "not ours any more"
+    LATER = "S3 did not answer"
+    DENIED = "may neither be removed nor written"
 
 
 def parse_holder(content: bytes, *, address: str = LOCK_NAME) -> Holder:
@@ -54,7 +74,10 @@ def parse_holder(content: bytes, *, address: str = LOCK_NAME) -> Holder:
     texts = {name: fields.get(name) for name in ("id", "owner", "bundle", "since")}
     if not all(isinstance(text, str) and text.isprintable() and 0 < len(text) <= 200 for text in texts.values()):
         raise _damaged(address)
-    return Holder(**{name: str(text) for name, text in texts.items()})
+    released = fields.get("released", False)
+    if not isinstance(released, bool):
+        raise _damaged(address)
+    return Holder(**{name: str(text) for name, text in texts.items()}, released=released)
 
 
 def _damaged(address: str) -> ConflictError:
@@ -92,14 +115,14 @@ class Lease:
             self._version = self._swap(there.version if there is not None else None)
         except StaleStateError as error:
             winner = self._store.get(LOCK_NAME)
-            if winner is not None:
+            if winner is not None and not self._holder_of(winner).released:
                 raise _locked(self._holder_of(winner), winner.age_s) from error
             self.take(known=known, break_id=break_id)  # the winner has given it back already
         self._renewed = self._clock()
 
     def _refuse(self, there: StoredState, known: Collection[str], break_id: str | None) -> None:
         holder = self._holder_of(there)
-        if holder.id in known:
+        if holder.released or holder.id in known:
             return
         if holder.id != break_id or there.age_s < LEASE_S:
             raise _locked(holder, there.age_s)
@@ -131,20 +154,24 @@ class Lease:
         if self._clock() - self._renewed > LEASE_S / 2:
             self.renew()
 
-    def release(self) -> bool:
-        """Give the lock back; one that is lost already is left alone.
-
-        Returns:
-            Whether it is surely not ours any more.
-        """
+    def release(self) -> Release:
+        """Give the lock back: remove it, or write so where it may not be removed; one that is lost is left alone."""
         with self._once:
             try:
-                self._store.delete(LOCK_NAME, version=self._version)
+                self._give_back()
             except StaleStateError:
-                return True
+                return Release.DONE
             except NetworkError:
-                return False
-        return True
+                return Release.LATER
+            except (AccessError, RejectedError):
+                return Release.DENIED
+        return Release.DONE
+
+    def _give_back(self) -> None:
+        try:
+            self._store.delete(LOCK_NAME, version=self._version)
+        except (AccessError, RejectedError):
+            self._swap(self._version, released=True)
 
     @contextmanager
     def beating(self) -> Iterator[Beat]:
@@ -156,9 +183,9 @@ class Lease:
         with suppress(NetworkError):  # the next beat tries again; `check` decides before a write
             self.renew()
 
-    def _swap(self, replaces: str | None) -> str:
+    def _swap(self, replaces: str | None, *, released: bool = False) -> str:
         """Write the lock; a first try whose answer was lost has written it already."""
-        fields = {**asdict(self._holder), "beats": self._beats}
+        fields = {**asdict(self._holder), "beats": self._beats, "released": released}
         content = (json.dumps(fields, sort_keys=True) + "\n").encode()
         try:
             return self._store.put(LOCK_NAME, content, replaces=replaces)

@@ -68,7 +68,7 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
         helm=helm,
         cluster=kubectl,
         place=_journal_place(site, aws, work),
-        session=_journal_session(archive, options),
+        session=_journal_session(archive, options, surroundings),
         patience=Patience(deadline_s=options.deadline_s, emit=surroundings.emit),
         pace=surroundings.pace,
     )
@@ -194,7 +194,7 @@ def _journal_place(site: Site, aws: Aws, work: Path) -> Place:
     return Place(folder=work, site=f"{site.account}/{site.region}/{site.cluster.name}", mirror=mirror)
 
 
-def _journal_session(archive: Archive, options: InstallOptions) -> Session:
+def _journal_session(archive: Archive, options: InstallOptions, surroundings: Surroundings) -> Session:
     import uuid
 
     from bundler.journal import Session
@@ -204,4 +204,5 @@ def _journal_session(archive: Archive, options: InstallOptions) -> Session:
         owner=f"{os.environ.get('USER', os.getuid())}@{os.uname().nodename} pid {os.getpid()}",
         bundle=archive.root.digest,
         break_lock=options.break_lock,
+        emit=surroundings.emit,
     )

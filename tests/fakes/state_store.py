@@ -18,6 +18,7 @@ class MemoryState:
     writes: list[str] = field(default_factory=list)
     before_put: Callable[[str], None] = lambda name: None
     after_put: Callable[[str], None] = lambda name: None
+    before_delete: Callable[[str], None] = lambda name: None
     _version: int = 0
 
     def address(self, name: str) -> str:
@@ -39,6 +40,7 @@ class MemoryState:
         return str(self._version)
 
     def delete(self, name: str, *, version: str) -> None:
+        self.before_delete(name)
         self._expect(name, version)
         del self.objects[name]
         self.writes.append(f"delete {name}")

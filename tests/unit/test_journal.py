@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundler.domain.digest import Digest
+from bundler.domain.events import Event, Noted
 from bundler.errors import AccessError, ConflictError, LockedError, LockLostError, NetworkError, PolicyError
 from bundler.journal import Place, Session, hold, read_journal, was_cut_off
 from bundler.lease import LEASE_S, LOCK_NAME
@@ -273,12 +274,70 @@ def test_who_was_turned_away_has_not_been_cut_off(tmp_path: Path) -> None:
 def test_a_lock_that_could_not_be_given_back_is_still_known_as_ours(tmp_path: Path) -> None:
     store = UnsteadyState()
     where = place(tmp_path, store)
-    with hold(where, session("a")):
+    told: list[Event] = []
+    with hold(where, replace(session("a"), emit=told.append)):
         store.answers = False
+    assert [event.warning for event in told if isinstance(event, Noted)] == [True]
     assert was_cut_off(where)
     store.answers = True
     write(where, "one", name="b")
     assert LOCK_NAME not in store.objects
+
+
+def deny(name: str) -> None:
+    raise AccessError(name, "is denied")
+
+
+def test_an_install_whose_lock_may_not_be_removed_ends_in_order(tmp_path: Path) -> None:
+    store = MemoryState(before_delete=deny)
+    here, there = place(tmp_path / "here", store), place(tmp_path / "there", store)
+    write(here, "one")
+    assert not was_cut_off(here)
+    write(there, "two", name="b")
+    write(here, "three")
+    assert steps(here) == ["one", "two", "three"]
+
+
+def test_an_install_whose_lock_stays_warns_ends_in_order_and_finds_it_again(tmp_path: Path) -> None:
+    store = MemoryState(before_delete=deny)
+    here, there = place(tmp_path / "here", store), place(tmp_path / "there", store)
+    told: list[Event] = []
+    with hold(here, replace(session("a"), emit=told.append)):
+        store.before_put = deny
+    (noted,) = told
+    assert isinstance(noted, Noted)
+    assert noted.warning
+    assert "s3://bucket/state/lock.json" in noted.text
+    assert "--break-lock a" in noted.text
+    assert not was_cut_off(here)
+    store.before_put = lambda name: None
+    with pytest.raises(LockedError):
+        write(there, "one", name="b")
+    write(here, "one", name="c")
+    write(there, "two", name="b")
+    assert not (here.folder / "held.json").exists()
+
+
+def test_a_lock_that_stays_does_not_hide_why_the_install_failed(tmp_path: Path) -> None:
+    store = MemoryState(before_delete=deny)
+
+    def work(name: str) -> None:
+        store.before_put = deny
+        raise ConflictError(name, "the cause")
+
+    with pytest.raises(ConflictError, match="the cause"), hold(place(tmp_path, store), session()):
+        work("x")
+
+
+def test_who_is_killed_while_a_lock_stays_has_been_cut_off(tmp_path: Path) -> None:
+    store = MemoryState(before_delete=deny)
+    where = place(tmp_path, store)
+    with hold(where, session("a")):
+        store.before_put = deny
+    store.before_put = lambda name: None
+    store.before_delete = lambda name: None
+    be_killed(where, store, name="b")
+    assert was_cut_off(where)
 
 
 @dataclass

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from bundler.errors import ConflictError, LockedError, LockLostError, NetworkError, StaleStateError
-from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, parse_holder
+from bundler.errors import (
+    AccessError,
+    BundleError,
+    ConflictError,
+    LockedError,
+    LockLostError,
+    NetworkError,
+    RejectedError,
+    StaleStateError,
+)
+from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, Release, parse_holder
 from tests.fakes.state_store import MemoryState
 
 
@@ -142,3 +153,79 @@ def test_a_damaged_lock_is_a_conflict_that_names_the_object_and_the_way_out(cont
         assert (caught.value.exit_code, caught.value.subject) == (7, "s3://bucket/state/lock.json")
         assert "aws s3 rm s3://bucket/state/lock.json" in caught.value.hint
     assert store.objects[LOCK_NAME][0] == content
+
+
+def deny(name: str) -> None:
+    raise AccessError(name, "is denied")
+
+
+@pytest.mark.parametrize("refusal", [AccessError, RejectedError])
+def test_a_lock_that_may_not_be_removed_is_given_back_by_writing_and_then_free(refusal: type[BundleError]) -> None:
+    store = MemoryState()
+    held = taken(store)
+
+    def refuse(name: str) -> None:
+        raise refusal(name, "is not removed")
+
+    store.before_delete = refuse
+    assert held.release() is Release.DONE
+    last = parse_holder(store.objects[LOCK_NAME][0])
+    assert (last.id, last.released) == ("a", True)
+    taken(store, "b")
+    assert parse_holder(store.objects[LOCK_NAME][0]) == replace(last, id="b", owner="b@host", released=False)
+
+
+def test_of_two_who_find_a_lock_given_back_one_wins() -> None:
+    store = MemoryState(before_delete=deny)
+    taken(store).release()
+
+    def race(name: str) -> None:
+        store.before_put = lambda name: None
+        taken(store, "b")
+
+    store.before_put = race
+    with pytest.raises(LockedError, match="b@host"):
+        lease(store, "c").take(break_id=None)
+
+
+def test_a_lock_that_somebody_took_over_is_not_given_back_by_writing() -> None:
+    store = MemoryState(before_delete=deny)
+    held = taken(store)
+    store.now = LEASE_S + 1
+    lease(store, "b").take(break_id="a")
+    assert held.release() is Release.DONE
+    assert parse_holder(store.objects[LOCK_NAME][0]) == replace(parse_holder(store.objects[LOCK_NAME][0]), id="b")
+
+
+def test_a_lock_that_may_neither_be_removed_nor_written_stays_and_says_so() -> None:
+    store = MemoryState(before_delete=deny)
+    held = taken(store)
+    store.before_put = deny
+    assert held.release() is Release.DENIED
+    assert parse_holder(store.objects[LOCK_NAME][0]).id == "a"
+
+
+def test_a_lock_is_given_back_later_while_s3_is_silent() -> None:
+    store = MemoryState(before_delete=deny)
+    held = taken(store)
+
+    def silent(name: str) -> None:
+        raise NetworkError(name, "no answer")
+
+    store.before_put = silent
+    assert held.release() is Release.LATER
+    store.before_delete = silent
+    assert held.release() is Release.LATER
+
+
+def test_a_lock_that_an_older_version_wrote_is_held() -> None:
+    store = MemoryState()
+    old = b'{"beats": 1, "bundle": "sha256:0", "id": "a", "owner": "a@host", "since": "2026-01-01T00:00:00Z"}\n'
+    store.put(LOCK_NAME, old, replaces=None)
+    with pytest.raises(LockedError):
+        lease(store, "b").take(break_id=None)
+
+
+def test_a_lock_that_is_given_back_in_no_known_way_is_not_a_lock() -> None:
+    with pytest.raises(ConflictError):
+        parse_holder(b'{"bundle": "b", "id": "a", "owner": "o", "since": "s", "released": "no"}\n')

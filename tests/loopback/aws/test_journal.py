@@ -17,7 +17,7 @@ from bundler.adapters.aws.journal_mirror import S3State
 from bundler.domain.digest import Digest
 from bundler.domain.shipment import S3Address
 from bundler.errors import AccessError, ConflictError, LockedError, StaleStateError
-from bundler.journal import Place, Session, hold, read_journal
+from bundler.journal import Place, Session, hold, read_journal, was_cut_off
 from bundler.transfer import parallel_map
 from tests.loopback.aws.conftest import Closed
 
@@ -141,3 +141,16 @@ def test_state_that_is_too_large_is_named_by_its_address(closed: Closed, monkeyp
     assert caught.value.subject == store.address("journal.jsonl")
     assert caught.value.subject == f"s3://{closed.lab.bucket}/state/large/journal.jsonl"
     assert f"aws s3 mv {caught.value.subject}" in caught.value.hint
+
+
+def test_without_the_right_to_delete_the_lock_is_free_after_each_session(closed: Closed, tmp_path: Path) -> None:
+    closed.fault("s3", "DeleteObject", "denied", times=99)
+    mirror = state(closed, "undeletable")
+    for number, name in enumerate(("here", "there", "here")):
+        where = Place(folder=tmp_path / name, site="a/b/c", mirror=mirror)
+        with hold(where, session(f"{name}-{number}")) as journal:
+            journal.record(str(number), journal.key(str(number)))
+        assert not was_cut_off(where)
+    lock = mirror.get("lock.json")
+    assert lock is not None
+    assert json.loads(lock.content)["released"] is True
