@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
+from typing import TypeVar
 
 from bundler.domain.oci import parse_strict_json
 from bundler.errors import (
@@ -28,6 +29,8 @@ from bundler.errors import (
 from bundler.ports import StateStore, StoredState
 from bundler.transfer import Beat, Once
 
+Result = TypeVar("Result")
+Version = TypeVar("Version", str, str | None)
 LOCK_NAME = "lock.json"
 LEASE_S = 180.0
 BEAT_S = 30.0
@@ -85,10 +88,15 @@ def _damaged(address: str) -> ConflictError:
     return ConflictError(address, "is not a lock that this tool wrote", safe="Nothing was written.", hint=hint)
 
 
+def _since_boot() -> float:
+    """Seconds that pass while this host is suspended too, as they do in S3: time.monotonic would stand still."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Lease:
     """A lock that we hold, for as long as it is renewed."""
 
-    def __init__(self, store: StateStore, holder: Holder, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: StateStore, holder: Holder, *, clock: Callable[[], float] = _since_boot) -> None:
         self._store = store
         self._holder = holder
         self._clock = clock
@@ -108,6 +116,7 @@ class Lease:
             LockedError: somebody else holds it.
             ConflictError: what stands there is no lock.
         """
+        started = self._clock()
         there = self._store.get(LOCK_NAME)
         if there is not None:
             self._refuse(there, known, break_id)
@@ -118,7 +127,8 @@ class Lease:
             if winner is not None and not self._holder_of(winner).released:
                 raise _locked(self._holder_of(winner), winner.age_s) from error
             self.take(known=known, break_id=break_id)  # the winner has given it back already
-        self._renewed = self._clock()
+            return
+        self._renewed = started
 
     def _refuse(self, there: StoredState, known: Collection[str], break_id: str | None) -> None:
         holder = self._holder_of(there)
@@ -134,22 +144,24 @@ class Lease:
         """Show that we live.
 
         Raises:
-            LockLostError: the lock is somebody else's now.
-            NetworkError: S3 does not answer; the lease runs on.
+            LockLostError: the lock is not ours any more.
+            NetworkError, AccessError: S3 does not answer, or not to us; the lease runs on.
         """
         with self._once:
             self._beats += 1
+            started = self._clock()
             try:
                 self._version = self._swap(self._version)
             except StaleStateError as error:
-                raise LockLostError("lock of the site", "somebody else has taken it over") from error
-            self._renewed = self._clock()
+                cause = "was removed or taken over by somebody else"
+                raise LockLostError(self._store.address(LOCK_NAME), cause) from error
+            self._renewed = started
 
     def check(self) -> None:
         """Do nothing while the lock is surely ours; renew it where that is long ago.
 
         Raises:
-            LockLostError, NetworkError: as `renew`.
+            LockLostError, NetworkError, AccessError: as `renew`.
         """
         if self._clock() - self._renewed > LEASE_S / 2:
             self.renew()
@@ -169,7 +181,7 @@ class Lease:
 
     def _give_back(self) -> None:
         try:
-            self._store.delete(LOCK_NAME, version=self._version)
+            self._in_place(lambda there: self._store.delete(LOCK_NAME, version=there), self._version)
         except (AccessError, RejectedError):
             self._swap(self._version, released=True)
 
@@ -180,20 +192,29 @@ class Lease:
             yield beat
 
     def _beat(self) -> None:
-        with suppress(NetworkError):  # the next beat tries again; `check` decides before a write
+        with suppress(NetworkError, AccessError):  # the next beat tries again; `check` decides before a write
             self.renew()
 
     def _swap(self, replaces: str | None, *, released: bool = False) -> str:
-        """Write the lock; a first try whose answer was lost has written it already."""
         fields = {**asdict(self._holder), "beats": self._beats, "released": released}
         content = (json.dumps(fields, sort_keys=True) + "\n").encode()
+        return self._in_place(lambda there: self._store.put(LOCK_NAME, content, replaces=there), replaces)
+
+    def _in_place(self, write: Callable[[Version], Result], version: Version) -> Result:
+        """Write in place of a version, or of one that we wrote ourselves and whose answer was lost."""
         try:
-            return self._store.put(LOCK_NAME, content, replaces=replaces)
+            return write(version)
         except StaleStateError:
             there = self._store.get(LOCK_NAME)
-            if there is not None and there.content == content:
-                return there.version
-            raise
+            if there is None or not self._is_ours(there):
+                raise
+            return write(there.version)
+
+    def _is_ours(self, there: StoredState) -> bool:
+        try:
+            return self._holder_of(there).id == self._holder.id
+        except ConflictError:
+            return False
 
 
 def _locked(holder: Holder, age_s: float) -> LockedError:

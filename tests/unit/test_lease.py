@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -229,3 +231,126 @@ def test_a_lock_that_an_older_version_wrote_is_held() -> None:
 def test_a_lock_that_is_given_back_in_no_known_way_is_not_a_lock() -> None:
     with pytest.raises(ConflictError):
         parse_holder(b'{"bundle": "b", "id": "a", "owner": "o", "since": "s", "released": "no"}\n')
+
+
+def lose_the_answer(store: MemoryState) -> None:
+    """The next write arrives, but nobody hears of it."""
+
+    def lost(name: str) -> None:
+        store.after_put = lambda name: None
+        raise NetworkError(name, "no answer")
+
+    store.after_put = lost
+
+
+def test_a_renewal_whose_answer_was_lost_is_not_taken_for_somebody_else() -> None:
+    store = MemoryState()
+    held = taken(store)
+    lose_the_answer(store)
+    with pytest.raises(NetworkError):
+        held.renew()
+    held.renew()
+    held.renew()
+    assert parse_holder(store.objects[LOCK_NAME][0]).id == "a"
+
+
+def test_a_lock_whose_last_renewal_was_not_answered_is_given_back() -> None:
+    store = MemoryState()
+    held = taken(store)
+    lose_the_answer(store)
+    with pytest.raises(NetworkError):
+        held.renew()
+    assert held.release() is Release.DONE
+    assert LOCK_NAME not in store.objects
+
+
+def test_a_lease_counts_from_before_the_write_because_its_answer_may_come_late() -> None:
+    store = MemoryState()
+    held = lease(store, "a")
+
+    def late(name: str) -> None:
+        store.now += LEASE_S / 2 + 1
+
+    store.after_put = late
+    held.take(break_id=None)
+    store.after_put = lambda name: None
+    written = len(store.writes)
+    held.check()
+    assert len(store.writes) == written + 1
+
+
+def test_time_that_the_host_slept_through_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryState()
+    held = Lease(store, Holder(id="a", owner="a@host", bundle="sha256:0", since="2026-01-01T00:00:00Z"))
+    held.take(break_id=None)
+    real = time.clock_gettime
+    asleep = {time.CLOCK_BOOTTIME: LEASE_S + 1}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + asleep.get(clock, 0))
+    store.now = LEASE_S + 1
+    lease(store, "b").take(break_id="a")
+    with pytest.raises(LockLostError):
+        held.check()
+
+
+@pytest.mark.parametrize("content", [None, b"rubbish"])
+def test_a_lock_that_was_removed_or_damaged_while_we_worked_is_lost(content: bytes | None) -> None:
+    store = MemoryState()
+    held = taken(store)
+    del store.objects[LOCK_NAME]
+    if content is not None:
+        store.put(LOCK_NAME, content, replaces=None)
+    with pytest.raises(LockLostError, match="removed or taken over") as caught:
+        held.renew()
+    assert caught.value.subject == "s3://bucket/state/lock.json"
+    assert held.release() is Release.DONE
+
+
+def test_of_two_who_break_an_expired_lock_one_wins() -> None:
+    store = MemoryState()
+    taken(store)
+    store.now = LEASE_S + 1
+
+    def race(name: str) -> None:
+        store.before_put = lambda name: None
+        lease(store, "b").take(break_id="a")
+
+    store.before_put = race
+    with pytest.raises(LockedError, match="b@host"):
+        lease(store, "c").take(break_id="a")
+    assert parse_holder(store.objects[LOCK_NAME][0]).id == "b"
+
+
+def test_a_holder_that_wakes_while_its_lock_is_broken_keeps_it() -> None:
+    store = MemoryState()
+    held = taken(store)
+    store.now = LEASE_S + 1
+
+    def wake(name: str) -> None:
+        store.before_put = lambda name: None
+        held.renew()
+
+    store.before_put = wake
+    with pytest.raises(LockedError, match="a@host"):
+        lease(store, "b").take(break_id="a")
+    held.renew()
+
+
+def test_a_renewal_that_is_denied_is_told_as_such_and_not_as_a_lost_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bundler.lease.BEAT_S", 0.001)
+    store = MemoryState()
+    held = taken(store)
+    denied = threading.Event()
+
+    def expired(name: str) -> None:
+        denied.set()
+        raise AccessError(name, "the token has expired")
+
+    store.before_put = expired
+    with held.beating() as beat:
+        assert denied.wait(10)
+    assert beat.failure is None
+    store.now = LEASE_S
+    with pytest.raises(AccessError, match="expired"):
+        held.check()
+    store.before_put = lambda name: None
+    held.check()
