@@ -196,11 +196,17 @@ class Journal:
         at = f"{self._session.now():%Y-%m-%dT%H:%M:%SZ}"
         record = Record(step=step, key=key, at=at, facts=facts)
         line = _line({"step": step, "key": key, "at": at, "facts": facts, "bundle": str(self._session.bundle)})
-        _append(self._place.file, line)
         self._lines += line
+        self._append(line)
         self._records[key] = record
         self.check()
         self._mirror()
+
+    def _append(self, line: bytes) -> None:
+        try:
+            _append(self._place.file, line)
+        except FileNotFoundError:  # removed while we work: a line alone would be no journal
+            publish(self._place.file, self._lines, mode=0o600)
 
     def _mirror(self) -> None:
         mirror = self._place.mirror
@@ -210,9 +216,21 @@ class Journal:
             self._mirrored = mirror.put(JOURNAL_NAME, self._lines, replaces=self._mirrored)
         except StaleStateError as error:
             there = mirror.get(JOURNAL_NAME)
-            if there is None or there.content != self._lines:  # else the answer to a first try was lost
-                raise LockLostError("journal of the site", "somebody else writes to it") from error
-            self._mirrored = there.version
+            if there is None:
+                self._mirror_anew(mirror)
+            elif there.content == self._lines:  # the answer to a first try was lost
+                self._mirrored = there.version
+            else:
+                raise LockLostError(mirror.address(JOURNAL_NAME), "somebody else writes to it") from error
+
+    def _mirror_anew(self, mirror: StateStore) -> None:
+        """Write it again where it was removed: it only saves time, and the lock tells whether somebody else works."""
+        if self._lease is not None:
+            self._lease.renew()
+        text = f"{mirror.address(JOURNAL_NAME)} was removed while this install works; it is written again"
+        self._session.emit(Noted(text=text, warning=True))
+        self._mirrored = None
+        self._mirror()
 
 
 def _joined(theirs: bytes, ours: bytes) -> bytes:
@@ -327,10 +345,12 @@ def _read(place: Place) -> bytes:
 
 def _append(path: Path, line: bytes) -> None:
     try:
-        with path.open("ab") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise LocalResourceError(str(path), f"cannot be written: {error.strerror}") from error
 

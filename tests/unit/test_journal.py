@@ -284,6 +284,45 @@ def test_a_lock_that_could_not_be_given_back_is_still_known_as_ours(tmp_path: Pa
     assert LOCK_NAME not in store.objects
 
 
+def test_a_mirror_that_is_removed_while_we_work_is_written_again(tmp_path: Path) -> None:
+    store = MemoryState()
+    where = place(tmp_path, store)
+    told: list[Event] = []
+    with hold(where, replace(session("a"), emit=told.append)) as journal:
+        journal.record("one", journal.key("one"))
+        del store.objects["journal.jsonl"]
+        journal.record("two", journal.key("two"))
+    (noted,) = told
+    assert isinstance(noted, Noted)
+    assert noted.warning
+    assert "s3://bucket/state/journal.jsonl was removed" in noted.text
+    assert steps(where) == ["one", "two"]
+    assert store.objects["journal.jsonl"][0] == where.file.read_bytes()
+
+
+def test_a_mirror_that_is_removed_with_the_lock_ends_the_work(tmp_path: Path) -> None:
+    store = MemoryState()
+    where = place(tmp_path, store)
+    with hold(where, session("a")) as journal:
+        store.objects.clear()
+        with pytest.raises(LockLostError, match="removed or taken over") as caught:
+            journal.record("one", journal.key("one"))
+    assert caught.value.subject == "s3://bucket/state/lock.json"
+    assert not store.objects
+    write(where, "two", name="b")
+    assert steps(where) == ["one", "two"]
+
+
+def test_a_file_that_is_removed_while_we_work_is_written_again(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    with hold(where, session("a")) as journal:
+        journal.record("one", journal.key("one"))
+        where.file.unlink()
+        journal.record("two", journal.key("two"))
+        assert where.file.stat().st_mode & 0o077 == 0
+    assert steps(where) == ["one", "two"]
+
+
 def deny(name: str) -> None:
     raise AccessError(name, "is denied")
 
@@ -384,6 +423,7 @@ def test_who_lost_the_lock_records_nothing_in_the_mirror(tmp_path: Path) -> None
     where = place(tmp_path, store)
     with hold(where, session("a")) as journal:
         store.put("journal.jsonl", b"other", replaces=store.get("journal.jsonl").version)  # type: ignore[union-attr]
-        with pytest.raises(LockLostError):
+        with pytest.raises(LockLostError, match="somebody else writes to it") as caught:
             journal.record("one", journal.key("one"))
+    assert caught.value.subject == "s3://bucket/state/journal.jsonl"
     assert store.objects["journal.jsonl"][0] == b"other"
