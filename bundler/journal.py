@@ -30,7 +30,9 @@ from bundler.errors import (
     LocalResourceError,
     LockedError,
     LockLostError,
+    NetworkError,
     PolicyError,
+    RejectedError,
     StaleStateError,
 )
 from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, Release
@@ -104,14 +106,25 @@ def read_journal(place: Place) -> tuple[Record, ...]:
 
     Raises:
         ConflictError: the journal of another site, of a newer version, or damaged.
+        LocalResourceError: it cannot be read.
     """
-    there = place.mirror.get(JOURNAL_NAME) if place.mirror is not None else None
-    theirs = _complete_lines(there.content) if there is not None else b""
-    ours = _complete_lines(_read(place))
-    _parse(ours, _here(place))
-    if place.mirror is not None:
-        _parse(theirs, _there(place, place.mirror))
-    return _parse(_joined(theirs, ours), _here(place))
+    return _parse(_joined(_theirs(place), _ours(place)), _here(place))
+
+
+def look_into(place: Place) -> tuple[tuple[Record, ...], tuple[str, ...]]:
+    """Return what is recorded here and in the mirror as far as it can be read, and why not where it cannot."""
+    problems: list[str] = []
+
+    def read(copy: Callable[[Place], bytes]) -> bytes:
+        try:
+            return copy(place)
+        except (AccessError, NetworkError, RejectedError) as error:
+            problems.append(f"the journal in S3 cannot be read: {error}")
+        except (ConflictError, LocalResourceError) as error:
+            problems.append(f"{error}. {error.hint}")
+        return b""
+
+    return _parse(_joined(read(_theirs), read(_ours)), _here(place)), tuple(problems)
 
 
 def was_cut_off(place: Place) -> bool:
@@ -156,10 +169,9 @@ class Journal:
         mirror = self._place.mirror
         there = mirror.get(JOURNAL_NAME) if mirror is not None else None
         here = _read(self._place)
-        ours, theirs = _complete_lines(here), _complete_lines(there.content) if there is not None else b""
-        _parse(ours, _here(self._place))
-        if mirror is not None:
-            _parse(theirs, _there(self._place, mirror))
+        ours, theirs = _sound(here, _here(self._place)), b""
+        if mirror is not None and there is not None:
+            theirs = _sound(there.content, _there(self._place, mirror))
         self._lines = _joined(theirs, ours) or _header(self._place.site)
         self._mirrored = there.version if there is not None else None
         self._records = {record.key: record for record in _parse(self._lines, _here(self._place))}
@@ -295,6 +307,24 @@ def _there(place: Place, mirror: StateStore) -> _Copy:
         away=move_away(name),
         mixed_up="Give each site a prefix of its own: correct state.s3 in the site file.",
     )
+
+
+def _ours(place: Place) -> bytes:
+    return _sound(_read(place), _here(place))
+
+
+def _theirs(place: Place) -> bytes:
+    there = None if place.mirror is None else place.mirror.get(JOURNAL_NAME)
+    if place.mirror is None or there is None:
+        return b""
+    return _sound(there.content, _there(place, place.mirror))
+
+
+def _sound(content: bytes, copy: _Copy) -> bytes:
+    """Return the complete lines of a copy, once each of them is known to be a record."""
+    lines = _complete_lines(content)
+    _parse(lines, copy)
+    return lines
 
 
 def _parse(lines: bytes, copy: _Copy) -> tuple[Record, ...]:

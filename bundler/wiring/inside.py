@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bundler.domain.events import Emit, Noted
 from bundler.domain.site import Site
-from bundler.errors import AccessError, MissingToolError, NetworkError, RejectedError, UsageError
+from bundler.errors import MissingToolError, UsageError
 from bundler.wiring.clients import aws_for, registry_client
 from bundler.wiring.surroundings import Surroundings, make_private, own_platform, retry_policy, site_folder
 
@@ -150,14 +150,13 @@ def status_of(site: Site, surroundings: Surroundings, options: InstallOptions) -
 
 
 def known_records(place: Place, emit: Emit) -> tuple[Record, ...]:
-    """Return what is recorded here and in S3; who cannot read S3 sees what is recorded here."""
-    from bundler.journal import read_journal
+    """Return what is recorded here and in S3; of what cannot be read, who looks is told, and sees the rest."""
+    from bundler.journal import look_into
 
-    try:
-        return read_journal(place)
-    except (AccessError, NetworkError, RejectedError) as error:
-        emit(Noted(text=f"the journal in S3 cannot be read: {error}", warning=True))
-        return read_journal(replace(place, mirror=None))
+    records, problems = look_into(place)
+    for problem in problems:
+        emit(Noted(text=problem, warning=True))
+    return records
 
 
 def _installed_kubectl(work: Path) -> Path:

@@ -50,13 +50,17 @@ def site_status(site: Site, *, version: str, seen: Seen, records: Sequence[Recor
     workloads = sorted(seen.all(), key=lambda workload: workload.ref)
     return SiteStatus(
         version=version,
-        installed=next((record for record in reversed(records) if record.step == LAST_PHASE), None),
+        installed=next((record for record in reversed(records) if _is_whole(record)), None),
         report=Report(
             nodes=tuple(sorted(seen.nodes(), key=lambda node: node.name)),
             wanted_nodes=0,
             workloads=tuple(_state(site, workload, seen.pods(workload.ref.namespace)) for workload in workloads),
         ),
     )
+
+
+def _is_whole(record: Record) -> bool:
+    return record.step == LAST_PHASE and {"bundle", "root"} <= record.facts.keys()
 
 
 def _state(site: Site, workload: Workload, pods: Sequence[Pod]) -> WorkloadState:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted
 from bundler.errors import AccessError, ConflictError, LockedError, LockLostError, NetworkError, PolicyError
-from bundler.journal import Place, Session, hold, read_journal, was_cut_off
+from bundler.journal import Place, Session, hold, look_into, read_journal, was_cut_off
 from bundler.lease import LEASE_S, LOCK_NAME
 from tests.fakes.state_store import MemoryState
 
@@ -172,6 +172,38 @@ def test_who_may_not_take_the_lock_has_not_been_cut_off(tmp_path: Path) -> None:
     with pytest.raises(AccessError):
         write(where, "one")
     assert not was_cut_off(where)
+
+
+def test_looking_goes_on_without_a_journal_that_cannot_be_read(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    assert look_into(where) == ((), ())
+    write(where, "one")
+    records, problems = look_into(where)
+    assert [record.step for record in records] == ["one"]
+    assert not problems
+    where.file.write_bytes(b"rubbish\n")
+    records, (problem,) = look_into(where)
+    assert not records
+    assert problem.startswith(f"{where.file}: is damaged")
+    assert f"mv {where.file}" in problem
+    assert where.file.read_bytes() == b"rubbish\n"
+    where.file.unlink()
+    where.file.mkdir()
+    assert "cannot be read" in look_into(where)[1][0]
+
+
+def test_looking_finds_in_the_mirror_what_is_damaged_here_and_the_other_way_round(tmp_path: Path) -> None:
+    store = MemoryState()
+    where = place(tmp_path, store)
+    write(where, "one")
+    good = where.file.read_bytes()
+    where.file.write_bytes(b"rubbish\n")
+    assert [record.step for record in look_into(where)[0]] == ["one"]
+    where.file.write_bytes(good)
+    store.put("journal.jsonl", b"rubbish\n", replaces=store.get("journal.jsonl").version)  # type: ignore[union-attr]
+    records, (problem,) = look_into(where)
+    assert [record.step for record in records] == ["one"]
+    assert problem.startswith("s3://bucket/state/journal.jsonl: is damaged")
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])

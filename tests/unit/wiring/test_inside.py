@@ -43,6 +43,9 @@ def test_who_cannot_read_the_mirror_sees_what_is_recorded_here_and_is_told(
     assert events == [Noted(text="the journal in S3 cannot be read: s3:GetObject: was denied", warning=True)]
 
 
-def test_a_journal_of_another_site_is_no_absence(tmp_path: Path) -> None:
-    with pytest.raises(ConflictError):
-        known_records(failing(tmp_path, ConflictError("journal", "is of another site")), lambda _: None)
+def test_a_journal_of_another_site_in_s3_is_told_and_hides_nothing(tmp_path: Path) -> None:
+    events: list[Event] = []
+    error = ConflictError("s3://b/journal.jsonl", "is of another site", hint="Correct state.s3.")
+    records = known_records(failing(tmp_path, error), events.append)
+    assert [record.step for record in records] == ["push"]
+    assert events == [Noted(text="s3://b/journal.jsonl: is of another site. Correct state.s3.", warning=True)]

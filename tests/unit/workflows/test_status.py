@@ -12,7 +12,9 @@ NOTHING = Snapshot(workloads={}, all_pods=(), all_nodes=())
 
 
 def done(step: str, *, bundle: str) -> Record:
-    return Record(step=step, key=f"{step} {bundle}", at="2026-01-02T03:04:05Z", facts={"bundle": bundle})
+    return Record(
+        step=step, key=f"{step} {bundle}", at="2026-01-02T03:04:05Z", facts={"bundle": bundle, "root": "sha256:0"}
+    )
 
 
 def status(*records: Record) -> SiteStatus:
@@ -60,3 +62,9 @@ def test_a_kept_core_object_that_is_not_rolled_out_is_a_problem() -> None:
 def test_images_of_running_pods_are_shown_beside_those_of_the_template() -> None:
     (state,) = seen_with("keep", pod_image="docker.io/library/other:1").report.workloads
     assert state.images == (EKS_IMAGE, "docker.io/library/other:1")
+
+
+def test_a_record_that_does_not_say_which_bundle_is_no_install() -> None:
+    whole = done("add-ons", bundle="core-1")
+    bare = Record(step="add-ons", key="k", at="2026-01-02T03:04:05Z", facts={})
+    assert status(whole, bare).installed == whole
