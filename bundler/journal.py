@@ -42,6 +42,7 @@ from bundler.transfer import Beat
 VERSION = 1
 JOURNAL_NAME = "journal.jsonl"
 HELD_NAME = "held.json"
+LOCAL_LOCK_NAME = "lock"
 MAX_JOURNAL_BYTES = 64 << 20
 
 
@@ -367,7 +368,7 @@ def _read(place: Place) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
+        raise _unusable(path, "cannot be read", error) from error
     if len(content) > MAX_JOURNAL_BYTES:
         raise ConflictError(str(path), f"is larger than {MAX_JOURNAL_BYTES} bytes", hint=_here(place).lost)
     return content
@@ -382,7 +383,11 @@ def _append(path: Path, line: bytes) -> None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise LocalResourceError(str(path), f"cannot be written: {error.strerror}") from error
+        raise _unusable(path, "cannot be written", error) from error
+
+
+def _unusable(path: Path, what: str, error: OSError) -> LocalResourceError:
+    return LocalResourceError(str(path), f"{what}: {error.strerror}")
 
 
 def _prepare(folder: Path) -> None:
@@ -392,7 +397,7 @@ def _prepare(folder: Path) -> None:
         sync_folder(folder.parent)
         status = folder.stat()
     except OSError as error:
-        raise LocalResourceError(str(folder), f"cannot be used: {error.strerror}") from error
+        raise _unusable(folder, "cannot be used", error) from error
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWOTH | stat.S_IWGRP):
         hint = f"Check what is in it, then: chown $(id -u) {folder}; chmod 700 {folder}"
         raise PolicyError(str(folder), "belongs to somebody else, or others may write to it", hint=hint)
@@ -402,13 +407,15 @@ def _prepare(folder: Path) -> None:
 def _file_lock(place: Place) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(place.folder / "lock", timeout=0, mode=0o600)
+    lock = FileLock(place.folder / LOCAL_LOCK_NAME, timeout=0, mode=0o600)
     try:
         lock.acquire()
     except Timeout as error:
         hint = "Wait for it, or stop it."
         cause = "another process on this host works on it"
         raise LockedError(f"site {place.site}", cause, safe=LockedError.safe, hint=hint) from error
+    except OSError as error:
+        raise _unusable(place.folder / LOCAL_LOCK_NAME, "cannot be locked", error) from error
     try:
         yield
     finally:
@@ -483,7 +490,10 @@ def _remember(place: Place, held: _Held) -> None:
     """Keep the ids that the lock may stand under; without any the file goes."""
     path = place.folder / HELD_NAME
     if held == _Held():
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unusable(path, "cannot be removed", error) from error
     else:
         value = {"left": held.left} if held.left else held.working
         publish(path, json.dumps(value).encode(), mode=0o600)
@@ -495,6 +505,8 @@ def _held(place: Place) -> _Held:
         value = parse_strict_json(path.read_bytes(), subject=str(path))
     except (FileNotFoundError, FormatError):
         return _Held()
+    except OSError as error:
+        raise _unusable(path, "cannot be read", error) from error
     if isinstance(value, dict):
         return _Held(left=_ids(value.get("left")))
     return _Held(working=_ids(value))

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted
-from bundler.errors import AccessError, ConflictError, LockedError, LockLostError, NetworkError, PolicyError
+from bundler.errors import (
+    AccessError,
+    ConflictError,
+    LocalResourceError,
+    LockedError,
+    LockLostError,
+    NetworkError,
+    PolicyError,
+)
 from bundler.journal import Place, Session, hold, look_into, read_journal, was_cut_off
 from bundler.lease import LEASE_S, LOCK_NAME
 from tests.fakes.state_store import MemoryState
@@ -204,6 +212,27 @@ def test_looking_finds_in_the_mirror_what_is_damaged_here_and_the_other_way_roun
     records, (problem,) = look_into(where)
     assert [record.step for record in records] == ["one"]
     assert problem.startswith("s3://bucket/state/journal.jsonl: is damaged")
+
+
+@pytest.mark.parametrize("name", ["held.json", "lock", "journal.jsonl"])
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_a_file_that_cannot_be_used_is_named_as_an_error_of_this_host(
+    tmp_path: Path, name: str, mirrored: bool
+) -> None:
+    where = place(tmp_path, MemoryState() if mirrored else None)
+    (where.folder / name).mkdir(parents=True)  # root may read and write any file, but not a folder as one
+    where.folder.chmod(0o700)
+    with pytest.raises(LocalResourceError, match="cannot be") as caught:
+        write(where, "one")
+    assert caught.value.subject == str(where.folder / name)
+    assert where.mirror is None or LOCK_NAME not in where.mirror.objects  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_read_of_a_session_before_is_an_error_of_this_host(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    (where.folder / "held.json").mkdir(parents=True)
+    with pytest.raises(LocalResourceError, match=r"held\.json: cannot be read"):
+        was_cut_off(where)
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
