@@ -50,3 +50,15 @@ def test_damaged_state_is_named_by_its_address_with_a_command(site: Site, name: 
     assert "finish" not in site.plan().stdout
     s3.put_object(**place, Body=before)
     assert "Done" in site.install().stdout
+
+
+def test_status_shows_what_runs_without_a_journal_that_can_be_read(site: Site) -> None:
+    (journal,) = site.state.glob("eks-bundler/sites/*/journal.jsonl")
+    before = journal.read_bytes()
+    journal.write_bytes(b"rubbish\n")
+    done = site.place.bundle("status", "--site", str(site.file))
+    said = "".join(done.stderr.split())
+    assert f"{journal}:isdamaged" in said
+    assert "metrics-server" in done.stdout
+    assert "closed-minimal-1" in done.stdout  # out of the mirror
+    journal.write_bytes(before)

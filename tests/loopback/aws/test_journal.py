@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.shipment import S3Address
 from bundler.errors import AccessError, ConflictError, LockedError, StaleStateError
 from bundler.journal import Place, Session, hold, read_journal, was_cut_off
+from bundler.lease import Holder, Lease, Release
 from bundler.transfer import parallel_map
 from tests.loopback.aws.conftest import Closed
 
@@ -78,6 +80,29 @@ def test_of_eight_operators_one_gets_the_lock(closed: Closed, tmp_path: Path) ->
                 where = Place(folder=tmp_path / f"{name}-{number}", site="a/b/c", mirror=state(closed, name))
                 try:
                     kept.enter_context(hold(where, session(f"{name}-{number}")))
+                except LockedError:
+                    return "locked"
+                return "won"
+
+            assert Counter(parallel_map(work, range(8), workers=8)) == {"won": 1, "locked": 7}
+
+
+@pytest.mark.parametrize("how", ["expired", "released"])
+def test_of_eight_who_find_a_lock_of_nobody_one_gets_it(
+    closed: Closed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("bundler.lease.LEASE_S", 0.0)  # whatever is there has expired
+    fields = {"id": "dead", "owner": "o", "bundle": "b", "since": "s", "beats": 1, "released": how == "released"}
+    for round_number in range(3):
+        name = f"{how}-{round_number}"
+        state(closed, name).put("lock.json", json.dumps(fields).encode(), replaces=None)
+        with ExitStack() as kept:
+
+            def work(number: int, name: str = name, kept: ExitStack = kept) -> str:
+                where = Place(folder=tmp_path / f"{name}-{number}", site="a/b/c", mirror=state(closed, name))
+                asked = replace(session(f"{name}-{number}"), break_lock="dead")
+                try:
+                    kept.enter_context(hold(where, asked))
                 except LockedError:
                     return "locked"
                 return "won"
@@ -154,3 +179,29 @@ def test_without_the_right_to_delete_the_lock_is_free_after_each_session(closed:
     lock = mirror.get("lock.json")
     assert lock is not None
     assert json.loads(lock.content)["released"] is True
+
+
+def test_a_journal_that_is_removed_from_s3_while_we_work_is_there_again(closed: Closed, tmp_path: Path) -> None:
+    mirror = state(closed, "removed")
+    where = Place(folder=tmp_path / "here", site="a/b/c", mirror=mirror)
+    with hold(where, session("a")) as journal:
+        there = mirror.get("journal.jsonl")
+        assert there is not None
+        mirror.delete("journal.jsonl", version=there.version)
+        journal.record("one", journal.key("one"))
+    again = mirror.get("journal.jsonl")
+    assert again is not None
+    assert again.content == where.file.read_bytes()
+    assert mirror.get("lock.json") is None
+
+
+def test_a_renewal_that_arrived_without_an_answer_is_ours(closed: Closed, tmp_path: Path) -> None:
+    mirror = state(closed, "unanswered")
+    lease = Lease(mirror, Holder(id="a", owner="o", bundle="b", since="s"))
+    lease.take(break_id=None)
+    there = mirror.get("lock.json")
+    assert there is not None
+    mirror.put("lock.json", there.content.replace(b'"beats": 0', b'"beats": 1'), replaces=there.version)
+    lease.renew()
+    assert lease.release() is Release.DONE
+    assert mirror.get("lock.json") is None
