@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from bundler.domain.events import Emit, Retrying, silent
+from bundler.domain.events import Emit, Retrying, Waiting, silent
 from bundler.errors import TransientError
 
 Result = TypeVar("Result")
@@ -90,3 +90,9 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     emit: Emit = silent
+
+    def pause(self, subject: str, missing: Sequence[str], *, elapsed_s: float) -> None:
+        """Tell how much is missing yet, and sleep until the next look."""
+        state = f"{len(missing)} to go: {missing[0]}"
+        self.emit(Waiting(subject=subject, state=state, elapsed_s=elapsed_s, limit_s=self.deadline_s))
+        self.sleep(self.every_s)

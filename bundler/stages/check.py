@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bundler.domain.cluster_node import ClusterNode
-from bundler.domain.events import Waiting
 from bundler.domain.image_map import ImageMap
 from bundler.domain.report import ExpectedWorkload, Report, of_the_bundle, workload_state
 from bundler.domain.workload import Pod, Workload, WorkloadRef
@@ -68,9 +67,7 @@ def check(
             return report
         if report.is_hopeless or elapsed_s >= patience.deadline_s:
             raise _unhealthy(report, elapsed_s)
-        state = f"{len(report.problems)} to go: {report.problems[0]}"
-        patience.emit(Waiting(subject="cluster", state=state, elapsed_s=elapsed_s, limit_s=patience.deadline_s))
-        patience.sleep(patience.every_s)
+        patience.pause("cluster", report.problems, elapsed_s=elapsed_s)
 
 
 def look(expected: Sequence[ExpectedWorkload], *, images: ImageMap, wanted_nodes: int, cluster: ClusterWatch) -> Report:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bundler.domain.cluster_node import ClusterNode
-from bundler.domain.events import Waiting
 from bundler.domain.node_template import Activity, Instance, ScalingGroup, group_name
 from bundler.domain.site import Site
 from bundler.errors import TargetError
@@ -75,9 +74,7 @@ def check_nodes(site: Site, *, groups: GroupWatch, cluster: NodeWatch, patience:
         hopeless = [name for name, failure in seen.failures.items() if _HOPELESS.search(failure.message)]
         if hopeless or elapsed_s >= patience.deadline_s:
             raise _failed(site, seen, missing, elapsed_s, hopeless=bool(hopeless))
-        state = f"{len(missing)} to go: {missing[0]}"
-        patience.emit(Waiting(subject="nodes", state=state, elapsed_s=elapsed_s, limit_s=patience.deadline_s))
-        patience.sleep(patience.every_s)
+        patience.pause("nodes", missing, elapsed_s=elapsed_s)
 
 
 def look(names: Sequence[str], *, groups: GroupWatch, cluster: NodeWatch) -> Seen:
