@@ -35,7 +35,7 @@ from bundler.errors import (
     RejectedError,
     StaleStateError,
 )
-from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, Release
+from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, Release, shown
 from bundler.ports import StateStore
 from bundler.transfer import Beat
 
@@ -435,7 +435,7 @@ def _lease(place: Place, session: Session) -> Iterator[tuple[Lease | None, Beat 
     known = before.working + before.left
     holder = Holder(
         id=session.id,
-        owner=session.owner,
+        owner=shown(session.owner),
         bundle=str(session.bundle),
         since=f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
     )

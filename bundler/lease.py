@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 Version = TypeVar("Version", str, str | None)
 LOCK_NAME = "lock.json"
 LEASE_S = 180.0
+MOST_CHARACTERS = 200
 BEAT_S = 30.0
 
 
@@ -63,6 +64,11 @@ class Release(Enum):
     DENIED = "may neither be removed nor written"
 
 
+def shown(text: str) -> str:
+    """Return a text as a lock may hold it, whatever this host calls its users: printable, and not too long."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:MOST_CHARACTERS]
+
+
 def parse_holder(content: bytes, *, address: str = LOCK_NAME) -> Holder:
     """Return the holder that a lock names.
 
@@ -75,7 +81,9 @@ def parse_holder(content: bytes, *, address: str = LOCK_NAME) -> Holder:
         raise _damaged(address) from error
     fields = value if isinstance(value, dict) else {}
     texts = {name: fields.get(name) for name in ("id", "owner", "bundle", "since")}
-    if not all(isinstance(text, str) and text.isprintable() and 0 < len(text) <= 200 for text in texts.values()):
+    if not all(
+        isinstance(text, str) and text.isprintable() and 0 < len(text) <= MOST_CHARACTERS for text in texts.values()
+    ):
         raise _damaged(address)
     released = fields.get("released", False)
     if not isinstance(released, bool):

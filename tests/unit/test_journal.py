@@ -488,3 +488,13 @@ def test_who_lost_the_lock_records_nothing_in_the_mirror(tmp_path: Path) -> None
             journal.record("one", journal.key("one"))
     assert caught.value.subject == "s3://bucket/state/journal.jsonl"
     assert store.objects["journal.jsonl"][0] == b"other"
+
+
+@pytest.mark.parametrize("owner", ["a\nb@host", "x" * 500, "\udcff@host", "\x1b[31m@host"])
+def test_a_strange_name_of_a_user_is_no_damaged_lock(tmp_path: Path, owner: str) -> None:
+    store = MemoryState()
+    here, there = place(tmp_path / "here", store), place(tmp_path / "there", store)
+    strange = replace(session("a"), owner=owner)
+    with hold(here, strange), pytest.raises(LockedError, match="lock a"), hold(there, session("b")):
+        pass
+    write(there, "one", name="b")
