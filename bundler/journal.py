@@ -8,25 +8,23 @@ plan holds an action.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import shlex
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.atomic import publish, sync_folder
 from bundler.domain.digest import Digest
 from bundler.domain.events import Emit, Noted, silent
 from bundler.domain.names import step_key
-from bundler.domain.oci import parse_strict_json
+from bundler.domain.record import Copy, Record, header, joined, line, parse_records, sound
 from bundler.domain.shipment import move_away
 from bundler.errors import (
     AccessError,
     ConflictError,
-    FormatError,
     LocalResourceError,
     LockedError,
     LockLostError,
@@ -35,32 +33,15 @@ from bundler.errors import (
     RejectedError,
     StaleStateError,
 )
+from bundler.held import Held, recall, remember
 from bundler.lease import LEASE_S, LOCK_NAME, Holder, Lease, Release, shown
 from bundler.ports import StateStore
 from bundler.transfer import Beat
 
-VERSION = 1
 JOURNAL_NAME = "journal.jsonl"
 HELD_NAME = "held.json"
 LOCAL_LOCK_NAME = "lock"
 MAX_JOURNAL_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One step that was done.
-
-    Attributes:
-        step: what, in words.
-        key: name of the step with its inputs and bundle (`step_key`).
-        at: UTC, for people; nothing depends on it.
-        facts: what was made: ids, ARNs. Never a secret.
-    """
-
-    step: str
-    key: str
-    at: str
-    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +62,11 @@ class Place:
     def file(self) -> Path:
         """The journal."""
         return self.folder / JOURNAL_NAME
+
+    @property
+    def held(self) -> Path:
+        """The ids of our lock in S3."""
+        return self.folder / HELD_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +95,7 @@ def read_journal(place: Place) -> tuple[Record, ...]:
         ConflictError: the journal of another site, of a newer version, or damaged.
         LocalResourceError: it cannot be read.
     """
-    return _parse(_joined(_theirs(place), _ours(place)), _here(place))
+    return parse_records(joined(_theirs(place), _ours(place)), _here(place))
 
 
 def look_into(place: Place) -> tuple[tuple[Record, ...], tuple[str, ...]]:
@@ -125,12 +111,12 @@ def look_into(place: Place) -> tuple[tuple[Record, ...], tuple[str, ...]]:
             problems.append(f"{error}. {error.hint}")
         return b""
 
-    return _parse(_joined(read(_theirs), read(_ours)), _here(place)), tuple(problems)
+    return parse_records(joined(read(_theirs), read(_ours)), _here(place)), tuple(problems)
 
 
 def was_cut_off(place: Place) -> bool:
     """Whether a session on this host did not end in order: its lock and its last record may be left to put right."""
-    return bool(_held(place).working)
+    return bool(recall(place.held).working)
 
 
 @contextmanager
@@ -170,12 +156,12 @@ class Journal:
         mirror = self._place.mirror
         there = mirror.get(JOURNAL_NAME) if mirror is not None else None
         here = _read(self._place)
-        ours, theirs = _sound(here, _here(self._place)), b""
+        ours, theirs = sound(here, _here(self._place)), b""
         if mirror is not None and there is not None:
-            theirs = _sound(there.content, _there(self._place, mirror))
-        self._lines = _joined(theirs, ours) or _header(self._place.site)
+            theirs = sound(there.content, _there(self._place, mirror))
+        self._lines = joined(theirs, ours) or header(self._place.site)
         self._mirrored = there.version if there is not None else None
-        self._records = {record.key: record for record in _parse(self._lines, _here(self._place))}
+        self._records = {record.key: record for record in parse_records(self._lines, _here(self._place))}
         if self._lines != here:
             publish(self._place.file, self._lines, mode=0o600)
         if there is None or self._lines != there.content:
@@ -208,9 +194,9 @@ class Journal:
         """
         at = f"{self._session.now():%Y-%m-%dT%H:%M:%SZ}"
         record = Record(step=step, key=key, at=at, facts=facts)
-        line = _line({"step": step, "key": key, "at": at, "facts": facts, "bundle": str(self._session.bundle)})
-        self._lines += line
-        self._append(line)
+        added = line({"step": step, "key": key, "at": at, "facts": facts, "bundle": str(self._session.bundle)})
+        self._lines += added
+        self._append(added)
         self._records[key] = record
         self.check()
         self._mirror()
@@ -246,53 +232,9 @@ class Journal:
         self._mirror()
 
 
-def _joined(theirs: bytes, ours: bytes) -> bytes:
-    """Return the longer where one continues the other, else the mirror's lines and then those only we have."""
-    if theirs.startswith(ours):
-        return theirs
-    if ours.startswith(theirs):
-        return ours
-    known = set(theirs.splitlines(keepends=True))
-    return theirs + b"".join(line for line in ours.splitlines(keepends=True) if line not in known)
-
-
-def _header(site: str) -> bytes:
-    return _line({"journal": VERSION, "site": site})
-
-
-def _line(fields: Mapping[str, object]) -> bytes:
-    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-
-
-def _complete_lines(content: bytes) -> bytes:
-    return content[: content.rfind(b"\n") + 1]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Copy:
-    """One copy of a site's journal.
-
-    Attributes:
-        name: its path or its address in S3.
-        site: that it must be of.
-        away: how to get rid of a damaged one.
-        mixed_up: what to do where it is another site's.
-    """
-
-    name: str
-    site: str
-    away: str
-    mixed_up: str
-
-    @property
-    def lost(self) -> str:
-        """What to do where it is damaged."""
-        return f"It only saves time. Move it away, then run the same command again: {self.away}"
-
-
-def _here(place: Place) -> _Copy:
+def _here(place: Place) -> Copy:
     name = str(place.file)
-    return _Copy(
+    return Copy(
         name=name,
         site=place.site,
         away=f"mv {shlex.quote(name)} {shlex.quote(f'{name}.damaged')}",
@@ -300,9 +242,9 @@ def _here(place: Place) -> _Copy:
     )
 
 
-def _there(place: Place, mirror: StateStore) -> _Copy:
+def _there(place: Place, mirror: StateStore) -> Copy:
     name = mirror.address(JOURNAL_NAME)
-    return _Copy(
+    return Copy(
         name=name,
         site=place.site,
         away=move_away(name),
@@ -311,53 +253,14 @@ def _there(place: Place, mirror: StateStore) -> _Copy:
 
 
 def _ours(place: Place) -> bytes:
-    return _sound(_read(place), _here(place))
+    return sound(_read(place), _here(place))
 
 
 def _theirs(place: Place) -> bytes:
     there = None if place.mirror is None else place.mirror.get(JOURNAL_NAME)
     if place.mirror is None or there is None:
         return b""
-    return _sound(there.content, _there(place, place.mirror))
-
-
-def _sound(content: bytes, copy: _Copy) -> bytes:
-    """Return the complete lines of a copy, once each of them is known to be a record."""
-    lines = _complete_lines(content)
-    _parse(lines, copy)
-    return lines
-
-
-def _parse(lines: bytes, copy: _Copy) -> tuple[Record, ...]:
-    if not lines:
-        return ()
-    first, *others = lines.splitlines()
-    header = _fields(first, copy)
-    if header.get("journal") != VERSION:
-        hint = f"Use the version of this tool that wrote it. {copy.lost}"
-        version = repr(header.get("journal"))[:40]
-        raise ConflictError(copy.name, f"is of another format: version {version}", hint=hint)
-    if header.get("site") != copy.site:
-        cause = f"is the journal of {str(header.get('site'))[:200]!r}, this site is {copy.site}"
-        raise ConflictError(copy.name, cause, hint=copy.mixed_up)
-    return tuple(_record(_fields(line, copy), copy) for line in others)
-
-
-def _fields(line: bytes, copy: _Copy) -> dict[str, object]:
-    try:
-        value = parse_strict_json(line, subject=copy.name)
-    except FormatError as error:
-        raise ConflictError(copy.name, f"is damaged: {error.cause}", hint=copy.lost) from error
-    if not isinstance(value, dict):
-        raise ConflictError(copy.name, "is damaged: a line is no record", hint=copy.lost)
-    return value
-
-
-def _record(fields: Mapping[str, object], copy: _Copy) -> Record:
-    step, key, at, facts = (fields.get(name) for name in ("step", "key", "at", "facts"))
-    if not isinstance(step, str) or not isinstance(key, str) or not isinstance(at, str) or not isinstance(facts, dict):
-        raise ConflictError(copy.name, "is damaged: a line is no record", hint=copy.lost)
-    return Record(step=step, key=key, at=at, facts={str(name): str(value) for name, value in facts.items()})
+    return sound(there.content, _there(place, place.mirror))
 
 
 def _read(place: Place) -> bytes:
@@ -425,13 +328,13 @@ def _file_lock(place: Place) -> Iterator[None]:
 @contextmanager
 def _lease(place: Place, session: Session) -> Iterator[tuple[Lease | None, Beat | None]]:
     if place.mirror is None:
-        _remember(place, _Held(working=(session.id,)))
+        remember(place.held, Held(working=(session.id,)))
         try:
             yield None, None
         finally:
-            _remember(place, _Held())
+            remember(place.held, Held())
         return
-    before = _held(place)
+    before = recall(place.held)
     known = before.working + before.left
     holder = Holder(
         id=session.id,
@@ -442,13 +345,13 @@ def _lease(place: Place, session: Session) -> Iterator[tuple[Lease | None, Beat 
     lease = Lease(place.mirror, holder)
     # Written before the lock is taken: killed right after, the next process knows that the lock is its own. The old
     # id stays beside it until then, for the kill right before.
-    _remember(place, _Held(working=(session.id, *known)))
+    remember(place.held, Held(working=(session.id, *known)))
     try:
         lease.take(known=known, break_id=session.break_lock)
     except (ConflictError, AccessError):  # after any other error it may be ours all the same
-        _remember(place, before)
+        remember(place.held, before)
         raise
-    _remember(place, _Held(working=(session.id,)))
+    remember(place.held, Held(working=(session.id,)))
     try:
         with lease.beating() as beat:
             yield lease, beat
@@ -460,13 +363,13 @@ def _give_back(lease: Lease, place: Place, session: Session) -> None:
     """End in order; a lock that has to stay is not an error of the install, and the next one from here knows it."""
     match lease.release():
         case Release.DONE:
-            _remember(place, _Held())
+            remember(place.held, Held())
         case Release.LATER:
             _warn(
                 place, session, "is still there: S3 does not answer. The next bundle install from here gives it back."
             )
         case Release.DENIED:
-            _remember(place, _Held(left=(session.id,)))
+            remember(place.held, Held(left=(session.id,)))
             elsewhere = f"others need bundle install --break-lock {session.id} after {LEASE_S:.0f} s."
             _warn(
                 place, session, f"may be neither removed nor written, and stays. Installs from here go on; {elsewhere}"
@@ -476,41 +379,3 @@ def _give_back(lease: Lease, place: Place, session: Session) -> None:
 def _warn(place: Place, session: Session, text: str) -> None:
     address = place.mirror.address(LOCK_NAME) if place.mirror is not None else LOCK_NAME
     session.emit(Noted(text=f"{address} {text}", warning=True))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Held:
-    """Ids under which the lock may stand in S3: `working` of sessions that have not ended, `left` of one that has."""
-
-    working: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
-
-
-def _remember(place: Place, held: _Held) -> None:
-    """Keep the ids that the lock may stand under; without any the file goes."""
-    path = place.folder / HELD_NAME
-    if held == _Held():
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise _unusable(path, "cannot be removed", error) from error
-    else:
-        value = {"left": held.left} if held.left else held.working
-        publish(path, json.dumps(value).encode(), mode=0o600)
-
-
-def _held(place: Place) -> _Held:
-    path = place.folder / HELD_NAME
-    try:
-        value = parse_strict_json(path.read_bytes(), subject=str(path))
-    except (FileNotFoundError, FormatError):
-        return _Held()
-    except OSError as error:
-        raise _unusable(path, "cannot be read", error) from error
-    if isinstance(value, dict):
-        return _Held(left=_ids(value.get("left")))
-    return _Held(working=_ids(value))
-
-
-def _ids(value: object) -> tuple[str, ...]:
-    return tuple(str(item) for item in value[:64]) if isinstance(value, list) else ()

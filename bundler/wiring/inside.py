@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from bundler.adapters.helm import Helm
     from bundler.adapters.kubernetes import Kubectl
     from bundler.archive.reader import Archive
-    from bundler.journal import Place, Record, Session
+    from bundler.domain.record import Record
+    from bundler.journal import Place, Session
     from bundler.stages.preflight import Probes
     from bundler.workflows.install import Inside
     from bundler.workflows.status import SiteStatus

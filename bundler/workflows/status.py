@@ -8,10 +8,10 @@ from typing import Protocol
 
 from bundler.domain.cluster_node import ClusterNode
 from bundler.domain.plan import LAST_PHASE
+from bundler.domain.record import Record
 from bundler.domain.report import ExpectedWorkload, Report, WorkloadState, of_the_registry, workload_state
 from bundler.domain.site import Site
 from bundler.domain.workload import Pod, Workload
-from bundler.journal import Record
 
 
 class Seen(Protocol):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bundler.cli.status import document
+from bundler.domain.record import Record
 from bundler.domain.report import Report
-from bundler.journal import Record
 from bundler.workflows.status import SiteStatus
 from tests.fakes.sites import make_site
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from bundler.adapters.kubernetes import Snapshot
+from bundler.domain.record import Record
 from bundler.domain.workload import ContainerImage, Pod, Workload, WorkloadRef
-from bundler.journal import Record
 from bundler.workflows.status import SiteStatus, site_status
 from tests.fakes.sites import make_site
 
