@@ -52,6 +52,7 @@ EXIT_CODES = (
     (8, "the target is not healthy in time"),
     (10, "--plan --exit-code: the plan shows changes"),
     (130, "interrupted, state is kept (143: terminated)"),
+    (141, "the reader of our output went away"),
 )
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
