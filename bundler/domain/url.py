@@ -88,8 +88,9 @@ class Url:
 
 
 def _safe(text: str) -> str:
-    """A URL for messages: no user name, no query, nothing that moves a cursor."""
-    bare = text.partition("?")[0]
-    if "@" in bare:
-        bare = "…@" + bare.rpartition("@")[2]
-    return repr(bare[:200])
+    """A URL for messages: no user name, no query, nothing that moves a cursor.
+
+    A password may hold what ends a host: everything in front of the last `@` counts as one.
+    """
+    _, at, rest = text.rpartition("@")
+    return repr((f"…{at}" if at else "") + rest.partition("?")[0][:200])

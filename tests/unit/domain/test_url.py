@@ -55,6 +55,25 @@ def test_what_is_not_plainly_a_url_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "http://user:hunter2?x@host.example/",
+        "http://user:hunter2#x@host.example/",
+        "http://user:hunter2/x@host.example/",
+        "http://a@user:hunter2?x@host.example/",
+        "http://us er:hunter2?x@host.example/",
+        "socks5://user:hunter2@host.example/",
+        "http://user:hunter2?x@host.example:99999/",
+    ],
+)
+def test_what_may_be_a_password_is_in_no_message(text: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        Url.parse(text)
+    assert "hunter2" not in str(caught.value)
+    assert "host.example" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("location", "result"),
     [
         ("/v2/x", "https://reg.example/v2/x"),
