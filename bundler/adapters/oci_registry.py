@@ -230,7 +230,7 @@ class RegistryClient:
             if answer.status != 200:
                 raise refusal(answer, call, origin=answer.url.origin)
             raw = answer.read(MAX_MANIFEST_BYTES)
-        digest, stated = Digest.of(raw), _stated_digest(answer)
+        digest, stated = Digest.of(raw), _stated_digest(answer, reference)
         expected = reference.digest or stated or digest
         if not digest == expected == (stated or expected):
             cause = f"{answer.url.origin} sent {digest}, states {stated}, and {expected} was asked for"
@@ -244,7 +244,7 @@ class RegistryClient:
         with self._session(reference).call(call) as answer:
             if answer.status not in (200, 404, 405):
                 raise refusal(answer, call, origin=answer.url.origin)
-            return answer.status, _stated_digest(answer) if answer.status == 200 else None
+            return answer.status, _stated_digest(answer, reference) if answer.status == 200 else None
 
     def _put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> None:
         digest = Digest.of(raw)
@@ -258,7 +258,7 @@ class RegistryClient:
             if answer.status != 201:
                 self._settle(reference, digest, answer, call)
                 return
-        stored = _stated_digest(answer) or self.manifest_digest(reference.pinned(digest))
+        stored = _stated_digest(answer, reference) or self.manifest_digest(reference.pinned(digest))
         if stored != digest:
             raise DigestError(str(reference), f"{answer.url.origin} stored {stored} where {digest} was sent")
 
@@ -282,9 +282,14 @@ class RegistryClient:
         return refusal(answer, call, origin=answer.url.origin)
 
 
-def _stated_digest(answer: Answer) -> Digest | None:
+def _stated_digest(answer: Answer, reference: Reference) -> Digest | None:
     stated = answer.header("Docker-Content-Digest")
-    return None if stated is None else Digest.parse(stated)
+    if stated is None:
+        return None
+    try:
+        return Digest.parse(stated)
+    except FormatError as error:
+        raise FormatError(str(reference), f"{answer.url.origin} states {error.subject}, which {error.cause}") from error
 
 
 def _absent(reference: Reference, answer: Answer) -> NotFoundUpstreamError:

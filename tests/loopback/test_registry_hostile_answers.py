@@ -175,6 +175,7 @@ CASES = [
         script=manifest(GOOD.raw, **{"Docker-Content-Digest": "sha256:../../x"}),
         act=by_tag,
         error=FormatError,
+        says="/app:1: ",
     ),
     Case(
         id="D06 Content-Type is not mediaType",
