@@ -11,7 +11,7 @@ import click
 
 from bundler.cli.options import ca_file_option, jobs_option, output_option, progress_option, showing, trust_option
 from bundler.cli.render import private_name, show_document, show_table
-from bundler.errors import UsageError
+from bundler.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
     from bundler.domain.reference import Reference
@@ -46,9 +46,10 @@ def push(
     from bundler.stages.verify import verify
     from bundler.workflows.push import push_archive
 
-    host, _, prefix = registry.partition("/")
-    if not host or "://" in registry:
-        raise UsageError("REGISTRY/PREFIX", f"{registry!r} is not HOST[:PORT]/PREFIX")
+    try:
+        target = PrivateRegistry.parse(registry)
+    except FormatError as error:
+        raise UsageError("REGISTRY/PREFIX", f"{error.subject} {error.cause}") from error
     with showing(progress) as emit:
         surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
         trusted = store.load_accepted_trust(store.trust_folder(trust_folder, environ=os.environ))
@@ -56,14 +57,14 @@ def push(
             opened = verify(source, trust=trusted, emit=emit, full=False)
             references = push_archive(
                 opened,
-                target=PrivateRegistry(host=host, prefix=prefix.strip("/")),
+                target=target,
                 registry=wiring.any_registry(surroundings),
                 pace=surroundings.pace,
             )
     if output == "text":
-        _show(references.values(), below=f"{host}/{prefix.strip('/')}".rstrip("/") + "/")
+        _show(references.values(), below=f"{target.host}/{target.prefix}".rstrip("/") + "/")
     else:
-        show_document({name: str(target) for name, target in references.items()}, output)
+        show_document({name: str(pushed) for name, pushed in references.items()}, output)
 
 
 def _show(pushed: Iterable[Reference], *, below: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bundler.domain.digest import Digest
 from bundler.domain.ecr_host import EcrHost
 from bundler.domain.lock import Lock
-from bundler.domain.reference import Reference
+from bundler.domain.reference import Reference, is_host, is_repository
 from bundler.domain.site import MAX_PREFIX
 from bundler.errors import DefinitionError, FormatError
 
@@ -23,6 +23,21 @@ class PrivateRegistry:
 
     host: str
     prefix: str
+
+    @classmethod
+    def parse(cls, text: str) -> PrivateRegistry:
+        """Return what `HOST[:PORT][/PREFIX]` means.
+
+        Raises:
+            FormatError: it is not that; what may be a password is in no message.
+        """
+        host, _, prefix = text.partition("/")
+        prefix = prefix.strip("/")
+        if is_host(host) and (not prefix or is_repository(prefix)):
+            return cls(host=host, prefix=prefix)
+        raise FormatError(
+            repr(("…" if "@" in text else "") + text.rpartition("@")[2][:200]), "is not HOST[:PORT]/PREFIX"
+        )
 
     def image(self, source: Reference) -> Reference:
         """Return `HOST/PREFIX/<source host>/<path>`, with the source's tag (`:` in a host becomes `-`)."""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from bundler.domain.digest import Digest
+from bundler.domain.url import Url
 from bundler.errors import FormatError
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
@@ -15,6 +16,8 @@ _REFERENCE = re.compile(
     rf"(?:(?P<host>{_HOST})/)?(?P<path>{_COMPONENT}(?:/{_COMPONENT})*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?\Z"
 )
+_WHOLE_HOST = re.compile(rf"{_HOST}\Z")
+_WHOLE_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
 _MAX_NAME = 255
 DOCKER_HUB = "docker.io"
 
@@ -41,6 +44,8 @@ class Reference:
         host, path = _split_host(match["host"], match["path"])
         if path != path.lower():
             raise FormatError(repr(text[:200]), "is not an image reference: a repository is written in lower case")
+        if not is_host(host):
+            raise FormatError(repr(text[:200]), f"is not an image reference: no registry can be at {host[:100]}")
         if len(host) + 1 + len(path) > _MAX_NAME:
             raise FormatError(repr(text[:200]), f"has a name of over {_MAX_NAME} characters")
         digest = Digest.parse(match["digest"]) if match["digest"] else None
@@ -63,6 +68,22 @@ class Reference:
 
     def __str__(self) -> str:
         return self.tagged if self.digest is None else f"{self.tagged}@{self.digest}"
+
+
+def is_host(text: str) -> bool:
+    """Whether `text` is `host` or `host:port` of a registry that can be asked: a port in range, an address that is."""
+    if not _WHOLE_HOST.match(text):
+        return False
+    try:
+        Url.parse(f"https://{text}")
+    except FormatError:
+        return False
+    return True
+
+
+def is_repository(text: str) -> bool:
+    """Whether `text` is a path of repositories, or a prefix of one."""
+    return _WHOLE_PATH.match(text) is not None
 
 
 def _split_host(host: str | None, path: str) -> tuple[str, str]:

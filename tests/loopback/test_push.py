@@ -74,6 +74,12 @@ def unreachable(small: Workspace) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+def test_a_password_in_the_name_of_the_registry_is_usage_and_not_shown(small: Workspace) -> None:
+    done = small.bundle("push", "small-1.tar", "user:CANARY@host.example/x", "--trust", "trust", expect=2)
+    assert "is not HOST[:PORT]/PREFIX" in done.stderr
+    assert "CANARY" not in done.stdout + done.stderr
+
+
 @dataclass(kw_only=True)
 class DockerRegistry:
     """A docker-registry with its files and its access log."""

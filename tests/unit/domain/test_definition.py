@@ -57,6 +57,7 @@ def test_comments_and_layout_do_not_change_the_digest_but_meaning_does() -> None
         (", version: 3.13.0", "", 12, "version is missing"),
         ("version: 3.13.0", "version: ^3.13", 12, "version"),
         ("quay.io/a/b:1", "../../x", 15, "is not an image reference"),
+        ("quay.io/a/b:1", "127.0.0.1:99999/a/b:1", 15, "no registry can be at 127.0.0.1:99999"),
         ("quay.io/a/b:1", "quay.io/A/b:1", 15, "is not an image reference"),
         ("quay.io/a/b:1", "a/b@sha256:XYZ", 15, "is not an image reference"),
         ("quay.io/a/b:1", "quay.io/a/b:" + "x" * 300, 15, "is not an image reference"),

@@ -9,7 +9,7 @@ from bundler.domain.image_map import ANY_ECR, PrivateRegistry, check_names, imag
 from bundler.domain.lock import Blob, Lock, LockedImage, LockedManifest
 from bundler.domain.oci import OCI_INDEX, OCI_MANIFEST, Platform
 from bundler.domain.reference import Reference
-from bundler.errors import DefinitionError
+from bundler.errors import DefinitionError, FormatError
 
 ECR = PrivateRegistry(host="123456789012.dkr.ecr.eu-central-1.amazonaws.com", prefix="eks")
 AMD64 = Platform(os="linux", architecture="amd64")
@@ -55,6 +55,39 @@ def lock_of(*references: str) -> Lock:
 )
 def test_a_private_repository_is_prefix_source_host_and_path(source: str, target: str) -> None:
     assert str(ECR.image(Reference.parse(source))) == f"{ECR.host}/{target}"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "prefix"),
+    [
+        ("registry.example/team/a", "registry.example", "team/a"),
+        ("127.0.0.1:5000/team/", "127.0.0.1:5000", "team"),
+        ("registry", "registry", ""),
+        ("[::1]:5000/x", "[::1]:5000", "x"),
+    ],
+)
+def test_a_registry_and_its_prefix_are_read(text: str, host: str, prefix: str) -> None:
+    assert PrivateRegistry.parse(text) == PrivateRegistry(host=host, prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/x",
+        "https://registry.example/x",
+        "user:hunter2@registry.example/x",
+        "user:hunter2/y@registry.example/x",
+        "registry.example:99999/x",
+        "registry.example/Team",
+        "registry.example/a//b",
+        "registry.example?x/y",
+    ],
+)
+def test_what_is_no_registry_and_prefix_is_refused_without_a_password(text: str) -> None:
+    with pytest.raises(FormatError, match=r"is not HOST\[:PORT\]/PREFIX") as caught:
+        PrivateRegistry.parse(text)
+    assert "hunter2" not in f"{caught.value}"
 
 
 def test_charts_have_their_own_folder() -> None:

@@ -128,7 +128,7 @@ def test_the_same_place_counts_once() -> None:
     assert len(one.evidence) == 1
 
 
-@pytest.mark.parametrize("image", ["''", "a//b", "Upper/case"])
+@pytest.mark.parametrize("image", ["''", "a//b", "Upper/case", "127.0.0.1:99999/team/app:1"])
 def test_an_image_that_is_none_names_its_object(image: str) -> None:
     given = definition(addons=[{"name": "one", "chart": {"path": "one"}}])
     with pytest.raises(ClosureError, match=r"addon one: Pod/p: container c names .*, which is no image reference"):
