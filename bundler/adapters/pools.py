@@ -7,7 +7,6 @@ from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.util import make_headers
 
 from bundler.adapters.network import Gate, Meter, WatchedTlsSocket
 from bundler.adapters.proxies import Proxy
@@ -78,8 +77,6 @@ def make_pool_manager(
     if proxy is None:
         pools = _Pools(**options)
     else:
-        userinfo = proxy.userinfo.reveal() if proxy.userinfo is not None else None
-        headers = make_headers(proxy_basic_auth=userinfo) if userinfo is not None else None
-        pools = _ProxiedPools(str(proxy.url.origin), proxy_headers=headers, **options)
+        pools = _ProxiedPools(str(proxy.url.origin), proxy_headers=proxy.headers, **options)
     pools.gate = gate
     return pools

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -11,13 +13,22 @@ from bundler.domain.credentials import Secret
 from bundler.domain.url import Origin, Url
 from bundler.errors import FormatError, UsageError
 
+_FORM = "Write http://[USER:PASSWORD@]HOST[:PORT]."
+_USERINFO = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%@]*\Z")
+"""What may stand in front of the host unescaped; helm and kubectl print the whole URL where anything else does."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """One proxy; `userinfo` (`user:password`) only ever goes to it."""
+    """One proxy; `userinfo` (`user:password`) only ever goes to it.
+
+    Attributes:
+        secrets: whatever of `userinfo` no message may show, as it is and as the variable spells it.
+    """
 
     url: Url
     userinfo: Secret | None = None
+    secrets: tuple[Secret, ...] = ()
 
     @classmethod
     def parse(cls, text: str, *, variable: str) -> Proxy:
@@ -29,11 +40,23 @@ class Proxy:
         text = text if "://" in text else f"http://{text}"
         scheme, _, rest = text.partition("://")
         userinfo, _, place = rest.rpartition("@")
+        if not _USERINFO.match(userinfo):
+            cause = "is not the URL of a proxy: its user name or password holds a character that has to be escaped"
+            raise UsageError(variable, cause, hint="Write / as %2F, ? as %3F, # as %23, @ as %40, and so on.")
         try:
             url = Url.parse(f"{scheme}://{place}")
         except FormatError as error:
             raise UsageError(variable, f"is not the URL of a proxy: {error.cause}") from error
-        return cls(url=url, userinfo=Secret(unquote(userinfo)) if userinfo else None)
+        if url.target != "/":
+            raise UsageError(variable, "is not the URL of a proxy: something follows the host", hint=_FORM)
+        return cls(url=url, userinfo=Secret(unquote(userinfo)) if userinfo else None, secrets=_secrets(userinfo))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the proxy knows us by; for it and nobody else."""
+        if self.userinfo is None:
+            return {}
+        return {"proxy-authorization": f"Basic {base64.b64encode(self.userinfo.reveal().encode()).decode()}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +83,11 @@ class Proxies:
         exceptions = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
         return cls(by_scheme=found, exceptions=tuple(e.strip().lower() for e in exceptions.split(",") if e.strip()))
 
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """The texts that no message may show."""
+        return tuple(secret for proxy in self.by_scheme.values() for secret in proxy.secrets)
+
     def of(self, origin: Origin) -> Proxy | None:
         """Return the proxy for an origin, None where it is reached directly; loopback always is."""
         proxy = self.by_scheme.get(origin.scheme)
@@ -68,6 +96,13 @@ class Proxies:
         if any(_covers(exception, origin) for exception in self.exceptions):
             return None
         return proxy
+
+
+def _secrets(userinfo: str) -> tuple[Secret, ...]:
+    """Password (or all, where there is none) and the whole, the longest first: one may be within another."""
+    spelt = (userinfo, userinfo.partition(":")[2])
+    texts = {text for one in spelt for text in (one, unquote(one)) if text}
+    return tuple(Secret(text) for text in sorted(texts, key=lambda text: (-len(text), text)))
 
 
 def _is_loopback(host: str) -> bool:

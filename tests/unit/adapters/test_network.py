@@ -146,6 +146,35 @@ def test_a_proxys_password_never_shows() -> None:
     assert "hunter2" not in f"{caught.value}"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "socks5://user:CANARY@127.0.0.1:1",
+        "ftp://user:CANARY@127.0.0.1:1",
+        "http://user:CANARY/PROXY@127.0.0.1:1",
+        "http://user:CANARY?PROXY@127.0.0.1:1",
+        "http://user:CANARY#PROXY@127.0.0.1:1",
+        "http://user:CANARY^PROXY@127.0.0.1:1",
+        "http://user:CANARY@127.0.0.1:99999",
+        "http://user:CANARY?x",
+        "user:CANARY/127.0.0.1:1",
+        "http://127.0.0.1:1/CANARY",
+    ],
+)
+def test_a_proxy_that_not_everybody_reads_alike_is_usage_and_not_shown(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^HTTPS_PROXY: is not the URL of a proxy") as caught:
+        Proxies.from_environment({"HTTPS_PROXY": text})
+    assert "CANARY" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_each_spelling_of_a_proxys_password_is_known_as_a_secret() -> None:
+    proxies = Proxies.from_environment({"HTTPS_PROXY": "http://me:hunter2%21@proxy.example", "HTTP_PROXY": "token@b"})
+    hidden = "me:hunter2%21 hunter2! token"
+    for secret in proxies.secrets:
+        hidden = secret.hidden_in(hidden)
+    assert hidden == "*** *** ***"
+
+
 def test_a_connection_that_we_cut_ourselves_is_not_a_failure_of_the_network() -> None:
     waiting, cut, raised = threading.Event(), threading.Event(), []
 
