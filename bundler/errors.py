@@ -161,8 +161,13 @@ class AccessError(BundleError):
 
 
 class NetworkError(BundleError):
-    """A network or service failed and may work later (exit 5)."""
+    """A network or service failed and may work later (exit 5).
 
+    Attributes:
+        unreachable: nothing answered there, and no proxy stood in between: a route or an endpoint is missing.
+    """
+
+    unreachable: bool = False
     exit_code = 5
     title = "Network error"
     hint = "Run the same command again."
@@ -173,9 +178,11 @@ class TransientError(NetworkError):
 
     Attributes:
         retry_after_s: seconds the far side asked us to wait, None where it did not.
+        answered: the far side has been reached and says "later".
     """
 
     retry_after_s: float | None = None
+    answered: bool = False
 
 
 class MissingBlobError(NetworkError):

@@ -21,6 +21,7 @@ class RetryPolicy:
 
     Attributes:
         tries: failures in a row, without progress, that end it.
+        silent_tries: the same for a far side that does not answer at all; None for `tries`.
         first_wait_s: the wait doubles from here, with full jitter.
         longest_wait_s: and never gets longer than this.
         patience_s: waits that the far side asked for cost no try, until they sum up to this.
@@ -30,12 +31,17 @@ class RetryPolicy:
     """
 
     tries: int = 8
+    silent_tries: int | None = None
     first_wait_s: float = 0.5
     longest_wait_s: float = 30.0
     patience_s: float = 900.0
     sleep: Callable[[float], None] = time.sleep
     chance: Callable[[], float] = random.random
     emit: Emit = field(default=silent)
+
+    def tries_for(self, error: TransientError) -> int:
+        """How many failures in a row end it when `error` is the last of them."""
+        return self.tries if error.answered or self.silent_tries is None else self.silent_tries
 
     def wait_s(self, failures: int, asked_s: float | None) -> float:
         """Seconds before the next try after `failures` failures in a row; what the far side asked for wins."""
@@ -75,7 +81,7 @@ def retry(
                 failures += 1
             else:
                 asked_s += wait
-            if failures >= policy.tries:
+            if failures >= policy.tries_for(error):
                 raise
             policy.emit(Retrying(subject=subject, cause=error.cause, wait_s=wait))
             policy.sleep(wait)

@@ -243,6 +243,7 @@ class Transport:
         said = f": {answer.text}" if answer.text else ""
         error = TransientError(request.subject, f"{answer.url.origin} answered {answer.status}{said}")
         error.retry_after_s = retry_after_s(answer)
+        error.answered = True
         if error.retry_after_s is not None:
             until = self.settings.clock() + error.retry_after_s
             self._rest_until[answer.url.origin] = max(until, self._rest_until.get(answer.url.origin, until))
@@ -265,7 +266,7 @@ class Transport:
             headers["Content-Length"] = str(request.body_bytes)
         where = str(url.origin) if proxy is None else f"{url.origin} (through the proxy {proxy.url.origin})"
         within_s = request.answer_within_s or self.settings.first_byte_timeout_s
-        with translated(request.subject, where):
+        with translated(request.subject, where, is_direct=proxy is None):
             response = self._manager(innermost, proxy).urlopen(
                 request.method,
                 str(url),

@@ -18,8 +18,8 @@ CA_HINT = "If a proxy or a private CA is in between, name its certificate: --ca-
 
 
 @contextmanager
-def translated(subject: str, where: str) -> Iterator[None]:
-    """Raise our errors for foreign ones; `where` names the far side, and the proxy in between.
+def translated(subject: str, where: str, *, is_direct: bool = True) -> Iterator[None]:
+    """Raise our errors for foreign ones; `where` names the far side, and the proxy in between unless `is_direct`.
 
     Raises:
         StoppedError: the connection broke because the work was called off.
@@ -28,15 +28,18 @@ def translated(subject: str, where: str) -> Iterator[None]:
         yield
     except (HTTPError, http.client.HTTPException, OSError) as error:
         check_stopped()
-        raise _translate(error, subject, where) from error
+        raise _translate(error, subject, where, is_direct=is_direct) from error
 
 
-def _translate(error: Exception, subject: str, where: str) -> BundleError:
+def _translate(error: Exception, subject: str, where: str, *, is_direct: bool) -> BundleError:
     """Tell what may be tried again from what may not."""
     root = _root(error)
     reason = _reason(root)
-    if isinstance(root, HopelessError):
-        return NetworkError(subject, f"{where}: {reason}")
+    if isinstance(root, HopelessError | UnreachableError):
+        kind = NetworkError if isinstance(root, HopelessError) else TransientError
+        unreached = kind(subject, f"{where}: {reason}")
+        unreached.unreachable = is_direct
+        return unreached
     if isinstance(root, ssl.SSLCertVerificationError):
         return NetworkError(subject, f"{where}: the certificate is refused: {root.verify_message}", hint=CA_HINT)
     if _is_oversized(root):
@@ -49,7 +52,7 @@ def _translate(error: Exception, subject: str, where: str) -> BundleError:
 
 
 def _verb(error: Exception, root: BaseException) -> str:
-    if isinstance(root, StalledError | UnreachableError):
+    if isinstance(root, StalledError):
         return ""
     if isinstance(root, TimeoutError):
         return "nothing came in time: "

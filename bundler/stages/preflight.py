@@ -162,6 +162,8 @@ def _check_registry(site: Site, registry: ImageRegistry) -> None:
     try:
         registry.manifest_digest(Reference.parse(f"{site.registry_host}/{site.registry.prefix}/preflight:none"))
     except NetworkError as error:
+        if not error.unreachable or error.hint != NetworkError.hint:  # it knows better what is missing
+            raise
         hint = (
             "The VPC needs an endpoint for ecr.dkr with private DNS, whose security group admits tcp/443 from here; "
             "without private DNS set `endpoints: {ecr.dkr: vpce-…:443}` in the site file."

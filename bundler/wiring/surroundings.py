@@ -114,10 +114,10 @@ def own_platform() -> Platform:
 
 
 def retry_policy(surroundings: Surroundings) -> RetryPolicy:
-    """Return the one policy of all adapters, telling of each wait; that of a probe gives up soon."""
+    """Return the one policy of all adapters, telling of each wait; that of a probe gives up soon on silence."""
     from bundler.retry import RetryPolicy
     from bundler.transfer import pause
 
     if surroundings.quick:
-        return RetryPolicy(tries=QUICK_TRIES, sleep=pause)
+        return RetryPolicy(silent_tries=QUICK_TRIES, sleep=pause)
     return RetryPolicy(sleep=pause, emit=surroundings.emit)

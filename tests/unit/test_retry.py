@@ -11,7 +11,8 @@ from bundler.retry import RetryPolicy, retry
 class Failing:
     """Fails a number of times, then returns; `progress` may grow with every try."""
 
-    def __init__(self, *failures: float | None) -> None:
+    def __init__(self, *failures: float | None, answered: bool = False) -> None:
+        self.answered = answered
         self.failures = list(failures)
         self.tries = 0
         self.progress = 0
@@ -22,6 +23,7 @@ class Failing:
             return "done"
         error = TransientError("x", "failed")
         error.retry_after_s = self.failures.pop(0)
+        error.answered = self.answered
         raise error
 
 
@@ -40,6 +42,14 @@ def test_the_eighth_failure_is_raised() -> None:
     with pytest.raises(TransientError):
         retry(action, subject="x", policy=policy([]))
     assert action.tries == 8
+
+
+def test_silence_may_end_it_sooner_than_an_answer_that_says_later() -> None:
+    silent, busy = Failing(*[None] * 7), Failing(*[None] * 7, answered=True)
+    with pytest.raises(TransientError):
+        retry(silent, subject="x", policy=policy([], silent_tries=2))
+    assert silent.tries == 2
+    assert retry(busy, subject="x", policy=policy([], silent_tries=2)) == "done"
 
 
 def test_other_errors_are_not_tried_again() -> None:

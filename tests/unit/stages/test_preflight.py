@@ -75,7 +75,16 @@ class DeadRegistry(MemoryRegistry):
     """Nothing answers."""
 
     def manifest_digest(self, reference: Reference) -> None:  # type: ignore[override]
-        raise NetworkError(reference.registry, "no answer")
+        error = NetworkError(reference.registry, "no answer")
+        error.unreachable = True
+        raise error
+
+
+class BusyRegistry(MemoryRegistry):
+    """The API that gives tokens is reached, and has no time."""
+
+    def manifest_digest(self, reference: Reference) -> None:  # type: ignore[override]
+        raise NetworkError("ecr:GetAuthorizationToken", "the service is busy")
 
 
 def facts_of(site: Site, **changes: str) -> ClusterFacts:
@@ -123,6 +132,12 @@ def test_a_silent_registry_is_found_with_the_endpoint_that_it_needs() -> None:
     (finding,) = run(site, Aws(facts=facts_of(site)), registry=DeadRegistry())
     assert (finding.subject, finding.exit_code) == (site.registry_host, 5)
     assert "an endpoint for ecr.dkr" in finding.hint
+
+
+def test_a_registry_that_was_reached_lacks_no_endpoint() -> None:
+    site = make_site()
+    (finding,) = run(site, Aws(facts=facts_of(site)), registry=BusyRegistry())
+    assert (finding.subject, finding.hint) == ("ecr:GetAuthorizationToken", NetworkError.hint)
 
 
 def test_the_wrong_account_is_found() -> None:
