@@ -29,6 +29,7 @@ QUICK_CONNECT_TIMEOUT_S = 3.0
 def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
     """Return AWS as a site (its Region and endpoints) or the environment says."""
     from bundler.adapters.aws.clients import Aws, AwsSettings, site_endpoints
+    from bundler.adapters.proxies import Proxies
 
     return Aws(
         AwsSettings(
@@ -37,6 +38,8 @@ def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
             ca_file=surroundings.ca_file,
             environ=surroundings.environ,
             quick=surroundings.quick,
+            proxies=Proxies.from_environment(surroundings.environ),
+            emit=surroundings.emit,
         )
     )
 

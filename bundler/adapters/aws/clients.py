@@ -12,16 +12,21 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bundler.adapters.authorities import joined
 from bundler.adapters.aws.failures import Asked, translate
+from bundler.adapters.aws.patience import TRIES, Patience, be_patient
 from bundler.adapters.aws.watched import watch
+from bundler.adapters.proxies import Proxies
 from bundler.domain.credentials import Secret
+from bundler.domain.events import Emit, silent
 from bundler.domain.site import Site
-from bundler.errors import AccessError, LocalResourceError, NetworkError, UsageError
-from bundler.transfer import Once
+from bundler.domain.url import Url
+from bundler.errors import AccessError, NetworkError
+from bundler.transfer import Once, pause
 
 if TYPE_CHECKING:
     import boto3
@@ -32,10 +37,8 @@ Answer = Mapping[str, Any]
 MAX_PAGES = 10_000
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
-TRIES = 8
 QUICK_CONNECT_TIMEOUT_S = 3
 QUICK_READ_TIMEOUT_S = 10
-QUICK_TRIES = 2
 _SITE_KEYS = {"ecr": "ecr.api"}
 
 
@@ -53,7 +56,10 @@ class AwsSettings:
         ca_file: authorities to believe beside the usual ones.
         environ: for AWS_CA_BUNDLE and SSL_CERT_FILE.
         connections: how many at a time to one service.
-        quick: give up soon: three seconds to connect, two tries.
+        quick: give up soon where nothing answers: three seconds to connect, two tries.
+        proxies: which proxy serves which URL; none of them is read from the environment here.
+        emit: hears of each retry.
+        sleep: waits between two tries.
     """
 
     region: str | None = None
@@ -62,6 +68,9 @@ class AwsSettings:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     connections: int = 16
     quick: bool = False
+    proxies: Proxies = field(default_factory=Proxies)
+    emit: Emit = silent
+    sleep: Callable[[float], None] = pause
 
 
 def site_endpoints(site: Site) -> dict[str, str]:
@@ -105,7 +114,7 @@ class Aws:
             AccessError: there are none.
         """
         asked = Asked(service="sts", operation="GetCallerIdentity", resource="*", endpoint="", setting="sts")
-        with _translated(asked, tuple, self._now):
+        with _translated(asked, self.secrets, self._now):
             with self._once:
                 found = self._session().get_credentials()
             frozen = found.get_frozen_credentials() if found is not None else None
@@ -118,41 +127,56 @@ class Aws:
         """The texts that no message may show."""
         from botocore.exceptions import BotoCoreError
 
+        hidden = self._settings.proxies.secrets
         try:
             found = self._made.get_credentials() if self._made is not None else None
             texts = (found.secret_key, found.token) if found is not None else ()
         except BotoCoreError:
-            return ()  # credentials that cannot be had are in no message
-        return tuple(Secret(text) for text in texts if text)
+            return hidden  # credentials that cannot be had are in no message
+        return (*hidden, *(Secret(text) for text in texts if text))
 
     def _session(self) -> botocore.session.Session:
         if self._made is None:
-            import botocore.session
+            from bundler.adapters.aws.session import Session, Ways
 
-            self._made = botocore.session.get_session()
+            settings = self._settings
+            ways = Ways(
+                region=settings.region,
+                endpoints=settings.endpoints,
+                keys=_SITE_KEYS,
+                proxies=settings.proxies,
+                config=self._config(),
+                verify=self._verify,
+                made=self._prepare,
+            )
+            self._made = Session(ways)
         return self._made
 
-    def _service(self, name: str, region: str | None) -> Service:
-        settings = self._settings
-        own = region is None or region == settings.region
-        endpoint = settings.endpoints.get(name) if own else None
-        setting = _SITE_KEYS.get(name, name)
-        asked = Asked(service=name, operation="*", resource=endpoint or name, endpoint=endpoint or "", setting=setting)
-        with _translated(asked, tuple, self._now):
-            client = self._client(name, region or settings.region, endpoint)
+    def _prepare(self, client: Any) -> None:
         watch(client)
-        return Service(name, client, setting=setting, secrets=self.secrets, now=self._now)
+        settings = self._settings
+        patience = Patience(quick=settings.quick, emit=settings.emit, sleep=settings.sleep, secrets=self.secrets)
+        be_patient(client, patience)
 
-    def _client(self, name: str, region: str | None, endpoint: str | None) -> Any:
+    def _service(self, name: str, region: str | None) -> Service:
+        setting = _SITE_KEYS.get(name, name)
+        asked = Asked(service=name, operation="*", resource=name, endpoint="", setting=setting)
+        with _translated(asked, self.secrets, self._now):
+            client = self._client(name, region)
+        endpoint = str(client.meta.endpoint_url)
+        asked = replace(asked, endpoint=endpoint, proxy=self._proxy(endpoint))
+        return Service(client, asked, secrets=self.secrets, now=self._now)
+
+    def _proxy(self, endpoint: str) -> str:
+        proxy = self._settings.proxies.of(Url.parse(endpoint).origin)
+        return "" if proxy is None else str(proxy.url.origin)
+
+    def _client(self, name: str, region: str | None) -> Any:
         import boto3
 
         if self._factory is None:
             self._factory = boto3.Session(botocore_session=self._session())
-        options = {"endpoint_url": endpoint, "config": self._config(), "verify": self._verify()}
-        try:
-            return self._factory.client(name, region_name=region, **options)
-        except ValueError as error:
-            raise UsageError(f"endpoint of {name}", str(error), hint="Give a URL: https://HOST[:PORT].") from error
+        return self._factory.client(name, region_name=region or self._settings.region)
 
     def _config(self) -> Any:
         from botocore.config import Config
@@ -161,11 +185,12 @@ class Aws:
         return Config(
             connect_timeout=QUICK_CONNECT_TIMEOUT_S if quick else CONNECT_TIMEOUT_S,
             read_timeout=QUICK_READ_TIMEOUT_S if quick else READ_TIMEOUT_S,
-            retries={"mode": "standard", "total_max_attempts": QUICK_TRIES if quick else TRIES},
+            retries={"mode": "standard", "total_max_attempts": TRIES},
             max_pool_connections=self._settings.connections,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={"payload_signing_enabled": False},  # each body goes with its SHA-256 in a signed header
+            proxies={},  # not those that botocore reads itself: session.py finds ours for each request
             tcp_keepalive=True,
             user_agent_extra="eks-bundler",
         )
@@ -177,7 +202,7 @@ class Aws:
         if self._settings.ca_file is None:
             return usual
         if self._bundle is None:
-            self._bundle = _joined(Path(usual) if usual else _default_bundle(), self._settings.ca_file)
+            self._bundle = _temporary(joined(Path(usual) if usual else _default_bundle(), self._settings.ca_file))
             weakref.finalize(self, self._bundle.unlink, missing_ok=True)
         return str(self._bundle)
 
@@ -188,14 +213,7 @@ def _default_bundle() -> Path:
     return Path(get_cert_path(True))
 
 
-def _joined(*files: Path) -> Path:
-    """Return a new temporary file with what the files hold."""
-    content = b""
-    for path in files:
-        try:
-            content += path.read_bytes() + b"\n"
-        except OSError as error:
-            raise LocalResourceError(str(path), f"cannot be read as CA certificates: {error.strerror}") from error
+def _temporary(content: bytes) -> Path:
     handle, name = tempfile.mkstemp(prefix="eks-bundler-ca-", suffix=".pem")
     with os.fdopen(handle, "wb") as file:
         file.write(content)
@@ -207,16 +225,15 @@ class Service:
 
     def __init__(
         self,
-        name: str,
         client: Any,
+        asked: Asked,
         *,
-        setting: str,
         secrets: Callable[[], tuple[Secret, ...]] = tuple,
         now: Callable[[], dt.datetime] = _utc_now,
     ) -> None:
-        self.name = name
+        self.name = asked.service
         self._client = client
-        self._setting = setting
+        self._asked_here = asked
         self._secrets = secrets
         self._now = now
 
@@ -288,9 +305,7 @@ class Service:
             raise NetworkError(f"{self.name}:{operation}", cause) from error
 
     def _asked(self, operation: str, about: str) -> Asked:
-        return Asked(
-            service=self.name, operation=operation, resource=about, endpoint=self.endpoint, setting=self._setting
-        )
+        return replace(self._asked_here, operation=operation, resource=about)
 
 
 def _snake(operation: str) -> str:
@@ -309,7 +324,7 @@ def _translated(
 
     try:
         yield
-    except (BotoCoreError, ClientError, ResponseParserError, HTTPError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError, HTTPError, ValueError) as error:
         hidden = secrets()
         ours = translate(error, asked, secrets=hidden, now=now)
         raise ours from (None if _shows_secret(error, hidden) else error)

@@ -34,7 +34,7 @@ _BUSY = frozenset(
      "TooManyRequestsException", "RequestLimitExceeded", "SlowDown", "BandwidthLimitExceeded", "InternalError",
      "PriorRequestNotComplete", "ProvisionedThroughputExceededException", "EC2ThrottledException", "InternalFailure",
      "ServiceUnavailable", "ServiceUnavailableException", "RequestTimeout", "RequestTimeoutException",
-     "ServerException", "InternalServerException", "500", "502", "503", "504"}
+     "ServerException", "InternalServerException", "429", "500", "502", "503", "504"}
 )  # fmt: skip
 _S3_ACTIONS = {
     "HeadObject": "s3:GetObject",
@@ -70,7 +70,7 @@ _LAYER = re.compile(
     r"(identity-based|resource-based|VPC endpoint|session|service control|permissions boundary|resource control) polic"
 )
 _HIDDEN = re.compile(
-    r"A[KS]IA[0-9A-Z]{12,}|(?<=X-Amz-Signature=)[^&\s]+|(?<=X-Amz-Credential=)[^&\s]+"
+    r"(?<=//)[^\s\"'`<>]*(?=@)|A[KS]IA[0-9A-Z]{12,}|(?<=X-Amz-Signature=)[^&\s]+|(?<=X-Amz-Credential=)[^&\s]+"
     r"|(?<=X-Amz-Security-Token=)[^&\s]+|(?<=authorization failure message: )\S+|[A-Za-z0-9+/=_-]{120,}"
 )
 
@@ -85,6 +85,7 @@ class Asked:
         resource: what it was about.
         endpoint: URL of the service, for messages.
         setting: how the site file overrides it.
+        proxy: URL of the proxy in between, empty where there is none.
     """
 
     service: str
@@ -92,6 +93,7 @@ class Asked:
     resource: str
     endpoint: str
     setting: str
+    proxy: str = ""
 
     @property
     def action(self) -> str:
@@ -113,7 +115,7 @@ def translate(
     if isinstance(response, Mapping) and "Error" in response:
         return _answered(response, asked, secrets, now)
     kind = next((name for name in _names(error) if name in _KINDS), "")
-    return _KINDS.get(kind, _no_api)(clean(str(error), secrets), asked)
+    return _KINDS.get(kind, _no_api)(clean(_said(error), secrets), asked)
 
 
 def clean(text: str, secrets: tuple[Secret, ...] = ()) -> str:
@@ -123,6 +125,12 @@ def clean(text: str, secrets: tuple[Secret, ...] = ()) -> str:
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     line = _HIDDEN.sub("***", line)
     return line if len(line) <= MAX_MESSAGE_CHARACTERS else line[:MAX_MESSAGE_CHARACTERS] + " …"
+
+
+def _said(error: Exception) -> str:
+    """The error's text; botocore leaves out of that of a proxy what went wrong with it."""
+    reason = getattr(error, "kwargs", {}).get("error") if "ProxyConnectionError" in _names(error) else None
+    return str(error) if reason is None else f"{error}: {(getattr(reason, 'args', None) or [reason])[-1]}"
 
 
 def _names(error: Exception) -> list[str]:
@@ -208,7 +216,16 @@ def _no_credentials(message: str, asked: Asked) -> BundleError:
 
 
 def _unreachable(message: str, asked: Asked) -> BundleError:
-    return NetworkError(asked.service, f"no answer from {asked.endpoint}: {message}", hint=endpoint_hint(asked))
+    if asked.proxy and " 407 " in message:
+        cause = f"{asked.endpoint}: the proxy {asked.proxy} wants credentials"
+        return AccessError(asked.service, cause, hint="Put them into HTTPS_PROXY.")
+    if asked.proxy:
+        cause = f"no answer from {asked.endpoint} through the proxy {asked.proxy}: {message}"
+        hint = "Look whether the proxy lets it through; what has a VPC endpoint of its own belongs into NO_PROXY."
+        return NetworkError(asked.service, cause, hint=hint)
+    error = NetworkError(asked.service, f"no answer from {asked.endpoint}: {message}", hint=endpoint_hint(asked))
+    error.unreachable = True
+    return error
 
 
 def endpoint_hint(asked: Asked) -> str:
@@ -233,7 +250,8 @@ def _no_api(message: str, asked: Asked) -> BundleError:
     return NetworkError(
         asked.action,
         f"{asked.endpoint} answered something that is not this API's: {message}",
-        hint=f"Check what really answers there (a proxy, another service); {endpoint_hint(asked)}",
+        hint=f"Check what really answers there: a proxy, another service, or a wrong address of {asked.setting} in the "
+        "site file (endpoints).",
     )
 
 
@@ -243,4 +261,5 @@ _KINDS: dict[str, Callable[[str, Asked], BundleError]] = {
     **dict.fromkeys(_UNREACHABLE, _unreachable),
     **dict.fromkeys(_SETTINGS, _wrong_settings),
     "ValidationError": _wrong_settings,
+    "ValueError": _wrong_settings,
 }

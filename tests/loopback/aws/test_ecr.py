@@ -9,6 +9,7 @@ import pytest
 
 from bundler.adapters.aws.clients import Aws, AwsSettings, Service
 from bundler.adapters.aws.ecr import EcrRepositories, EcrTokens
+from bundler.adapters.aws.failures import Asked
 from bundler.domain.repository import Repository
 from bundler.errors import AccessError, MissingRepositoryError, NetworkError
 from bundler.stages.repositories import observe_repositories, repositories
@@ -80,7 +81,8 @@ class Answers:
 def test_what_is_no_token_is_access_and_does_not_show(monkeypatch: pytest.MonkeyPatch, token: str, hours: int) -> None:
     expires = dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)
     aws = Aws(AwsSettings(region="ap-northeast-1"))
-    service = Service("ecr", Answers(token, expires), setting="ecr.api")
+    asked = Asked(service="ecr", operation="*", resource="*", endpoint="", setting="ecr.api")
+    service = Service(Answers(token, expires), asked)
     monkeypatch.setattr(aws, "service", lambda name, region: service)
     with pytest.raises(AccessError) as caught:
         EcrTokens(aws).credentials("602401143452.dkr.ecr.ap-northeast-1.amazonaws.com")

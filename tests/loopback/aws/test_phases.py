@@ -8,7 +8,7 @@ import time
 import pytest
 
 from bundler.adapters.aws.autoscaling import AutoScaling
-from bundler.adapters.aws.clients import Aws, AwsSettings
+from bundler.adapters.aws.clients import Aws, AwsSettings, site_endpoints
 from bundler.adapters.aws.ec2 import Ec2
 from bundler.adapters.aws.ecr import EcrTokens
 from bundler.adapters.aws.eks import Eks
@@ -212,6 +212,17 @@ def test_preflight_takes_a_denial_to_list_buckets_for_an_answer(closed: Closed) 
     closed.fault("s3", "ListBuckets", "denied", times=9)
     closed.fault("autoscaling", "DescribeAutoScalingGroups", "denied", times=9)
     assert list(run_preflight(closed)) == ["Auto Scaling"]
+
+
+def test_f10_preflight_waits_for_a_service_that_throttles(closed: Closed) -> None:
+    endpoints = site_endpoints(closed.site)
+    quick = Aws(AwsSettings(region=closed.site.region, endpoints=endpoints, quick=True, sleep=lambda _: None))
+    closed.fault("ecr", "GetAuthorizationToken", "throttled", times=4, retry_after_s=1)
+    assert run_preflight(Closed(site=closed.site, aws=quick, lab=closed.lab)) == {}
+    closed.fault("ecr", "GetAuthorizationToken", "throttled", times=99)
+    found = run_preflight(Closed(site=closed.site, aws=quick, lab=closed.lab))
+    assert list(found) == ["ECR API", "ECR registry"]
+    assert all("busy or failing: ThrottlingException" in cause for cause in found.values())
 
 
 def test_preflight_finds_every_service_that_is_silent_in_little_time(closed: Closed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -185,3 +186,23 @@ def test_a_foreign_text_becomes_one_short_line() -> None:
     assert "\x1b" not in text
     assert "\n" not in text
     assert len(text) < 410
+
+
+@pytest.mark.parametrize(
+    "userinfo", ["user:hunter2", "user:hunter2?x", "user:hunter2/x", "user:hunter2#x", "a@hunter2"]
+)
+def test_what_stands_in_front_of_a_host_is_in_no_message(userinfo: str) -> None:
+    text = clean(f'Custom endpoint `http://{userinfo}@127.0.0.1:1/` and "//{userinfo}@h" were not valid')
+    assert text == 'Custom endpoint `http://***@127.0.0.1:1/` and "//***@h" were not valid'
+
+
+def test_through_a_proxy_no_endpoint_is_missing() -> None:
+    asked = dataclasses.replace(ASKED, proxy="http://proxy.example:3128")
+    error = ours(exceptions.ProxyConnectionError(proxy_url="http://proxy.example:3128", error="refused"), asked)
+    assert isinstance(error, NetworkError)
+    assert not error.unreachable
+    assert "through the proxy http://proxy.example:3128" in error.cause
+    assert "VPC needs" not in error.hint
+    direct = ours(exceptions.ConnectTimeoutError(endpoint_url=URL))
+    assert isinstance(direct, NetworkError)
+    assert direct.unreachable
