@@ -28,6 +28,10 @@ _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | N
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?")
 
 
+class TimedOutError(ProgramError):
+    """The program did not end in time, and was stopped."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
     """A program that ended by itself; a negative `returncode` is the signal that ended it."""
@@ -71,12 +75,13 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
         env: its whole environment; None means PATH and LANG=C.UTF-8 alone.
         cwd: its working folder.
         max_output_bytes: most that stdout and stderr may hold, each.
-        max_memory_bytes: most address space it may have.
+        max_memory_bytes: most writable memory that it, and each program it starts, may ask the kernel for. Address
+            space is no measure: Go reserves gigabytes of it.
         tick: told about once a second how many seconds it runs; what it raises stops the program.
 
     Raises:
         MissingToolError: there is no such program, or it cannot be run here.
-        ProgramError: it did not end in time.
+        TimedOutError: it did not end in time.
         LimitError: it wrote more than allowed.
     """
     with _HeldSignals() as held:
@@ -85,7 +90,7 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
         held.deliver()
         if max_memory_bytes is not None:
             with suppress(ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (max_memory_bytes, max_memory_bytes))
         conversation = _Conversation(process, input or b"", max_output_bytes)
         conversation.hold(timeout_s, tick or _untold)
     except BaseException:
@@ -178,7 +183,7 @@ class _Conversation:
         """Talk until the process has ended and its pipes are closed.
 
         Raises:
-            ProgramError: it did not within `timeout_s`; it has been asked to stop and given its moment.
+            TimedOutError: it did not within `timeout_s`; it has been asked to stop and given its moment.
             LimitError: it wrote too much.
         """
         with self._selector:
@@ -188,7 +193,7 @@ class _Conversation:
             self._until(GRACE_S, _untold)
             _signal(self._process, signal.SIGKILL)
         said = visible_tail(bytes(self.stderr or self.stdout)) or "it said nothing"
-        raise ProgramError(_name(self._process), f"did not end within {timeout_s:g} s and was stopped: {said}")
+        raise TimedOutError(_name(self._process), f"did not end within {timeout_s:g} s and was stopped: {said}")
 
     def _until(self, limit_s: float, tick: Callable[[float], None]) -> bool:
         ended, begun, told_s = False, time.monotonic(), 0.0

@@ -22,7 +22,7 @@ from bundler.domain.oci import OCI_MANIFEST, Manifest, parse_manifest
 from bundler.domain.reference import Reference
 from bundler.domain.release import Rendering
 from bundler.domain.rewrite import outside_images, refuse_outside, rewrite_manifests
-from bundler.errors import ClosureError, DefinitionError, MissingToolError, PolicyError, ProgramError
+from bundler.errors import ClosureError, DefinitionError, LimitError, MissingToolError, PolicyError, ProgramError
 from tests.fakes.charts import HOOK, IMAGES, chart, image_map, private, with_hook
 from tests.fakes.scripted_server import client_of
 from tests.peers import StartRegistry
@@ -122,9 +122,46 @@ def test_an_endless_template_is_ended(client: Helm, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(process, "GRACE_S", 0.2)
     started = time.monotonic()
     endless = "{{ range until 100000000 }}{{ range until 100000000 }}{{ end }}{{ end }}"
-    with pytest.raises((ProgramError, DefinitionError)):
+    with pytest.raises(LimitError, match="release web: does not render"):
         client.render(chart({"templates/a.yaml": endless}), WEB)
     assert time.monotonic() - started < 15
+
+
+def test_h09_a_template_that_only_takes_time_is_ended(client: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helm_module, "RENDER_LIMIT_S", 1.0)
+    monkeypatch.setattr(process, "GRACE_S", 0.2)
+    slow = "{{ range until 100000 }}{{ range until 100000 }}{{ end }}{{ end }}"
+    with pytest.raises(LimitError, match="release web: does not render within 1 s"):
+        client.render(chart({"templates/a.yaml": slow}), WEB)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        '{{ $s := "0123456789abcdef" }}{{ range until 40 }}{{ $s = print $s $s }}{{ end }}{{ len $s }}',
+        "{{ range until 2000000000 }}{{ end }}",
+    ],
+    ids=["a string that doubles", "a list without end"],
+)
+def test_h09_a_template_that_eats_memory_is_refused_in_plain_words(client: Helm, template: str) -> None:
+    with pytest.raises(LimitError) as caught:
+        client.render(chart({"templates/a.yaml": template}), WEB)
+    assert str(caught.value) == "release web: does not render: its templates need more than 1024 MiB of memory"
+
+
+def test_h09_a_template_that_writes_without_end_is_refused_by_name(
+    client: Helm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process.run, "__kwdefaults__", {**process.run.__kwdefaults__, "max_output_bytes": 1 << 20})
+    with pytest.raises(LimitError, match="release web: does not render: helm wrote more than 1048576 bytes"):
+        client.render(chart({"templates/a.yaml": "a: {{ repeat 2000000 `x` }}"}), WEB)
+
+
+def test_a_chart_that_is_merely_large_renders(client: Helm) -> None:
+    data = "".join(f"  k{number}:\n    description: what the field is for\n" for number in range(400))
+    config = "kind: ConfigMap\napiVersion: v1\nmetadata: {name: c}\ndata:\n"
+    done = client.render(chart({f"templates/t{number}.yaml": config + data for number in range(20)}), WEB)
+    assert done.count("description") == 8000
 
 
 def test_what_pods_run_is_rewritten_and_nothing_else(client: Helm) -> None:
