@@ -93,13 +93,13 @@ def _cluster_tools(
 ) -> tuple[Helm, Kubectl]:
     """Write the carried programs and a kubeconfig (0600) below `work`."""
     from bundler.adapters.helm import Helm, HelmSettings
-    from bundler.adapters.kubernetes import Kubectl, KubectlSettings, client_environment
+    from bundler.adapters.kubernetes import Kubectl, KubectlSettings
     from bundler.atomic import publish
     from bundler.domain.kubeconfig import kubeconfig
 
     make_private(work)
     file = work / "kubeconfig"
-    environ = client_environment(surroundings.environ)
+    environ = _program_environment(surroundings, work)
     publish(file, kubeconfig(site, command=options.token_command), mode=0o600)
     helm = Helm(
         HelmSettings(
@@ -122,13 +122,27 @@ def _cluster_tools(
     return helm, kubectl
 
 
+def _program_environment(surroundings: Surroundings, work: Path) -> dict[str, str]:
+    """Return what helm, kubectl and the `bundle token` that they run may see, `--ca-file` included.
+
+    Raises:
+        UsageError: a proxy that they would print whole, because they cannot read it.
+    """
+    from bundler.adapters.authorities import believing
+    from bundler.adapters.kubernetes import client_environment
+    from bundler.adapters.proxies import Proxies
+
+    Proxies.from_environment(surroundings.environ)
+    return believing(client_environment(surroundings.environ), surroundings.ca_file, work=work)
+
+
 def status_of(site: Site, surroundings: Surroundings, options: InstallOptions) -> SiteStatus:
     """Return what runs at a site, by the kubectl that the last install from this host carried, else the one on PATH.
 
     Raises:
         MissingToolError: there is neither.
     """
-    from bundler.adapters.kubernetes import Kubectl, KubectlSettings, client_environment
+    from bundler.adapters.kubernetes import Kubectl, KubectlSettings
     from bundler.atomic import publish
     from bundler.domain.kubeconfig import kubeconfig
     from bundler.workflows.status import site_status
@@ -141,7 +155,7 @@ def status_of(site: Site, surroundings: Surroundings, options: InstallOptions) -
             binary=_installed_kubectl(work),
             kubeconfig=work / "kubeconfig",
             work=work,
-            environ=client_environment(surroundings.environ),
+            environ=_program_environment(surroundings, work),
             policy=retry_policy(surroundings),
         )
     )
