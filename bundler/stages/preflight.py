@@ -52,6 +52,10 @@ class AwsProbe(Protocol):
         """Ask S3 for anything; a denial is an answer too."""
         ...
 
+    def iam(self, profile: str) -> None:
+        """Ask IAM for an instance profile (ARN); none is an answer."""
+        ...
+
     def cluster(self) -> ClusterFacts | None:
         """Ask EKS for the cluster."""
         ...
@@ -140,6 +144,8 @@ def checks(site: Site, probes: Probes) -> list[_Check]:
         wanted.append(_Check(name="Auto Scaling", run=aws.autoscaling))
         if site.access_entries == "ensure":
             wanted.append(_Check(name="EKS", run=partial(_check_cluster, site, aws)))
+        if site.endpoints.iam is not None:
+            wanted.append(_Check(name="IAM", run=partial(aws.iam, site.node_groups[0].instance_profile)))
     return wanted
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bundler.adapters.aws.clients import Aws
 from bundler.adapters.aws.eks import Eks
+from bundler.adapters.aws.iam import Iam
 from bundler.domain.access import ClusterFacts
 from bundler.errors import AccessError
 
@@ -40,6 +41,10 @@ class AwsProbe:
         except AccessError as error:
             if not error.subject.startswith("s3:ListAllMyBuckets on "):
                 raise
+
+    def iam(self, profile: str) -> None:
+        """Ask IAM for an instance profile (ARN); none is an answer."""
+        Iam(self._aws.service("iam")).profile(profile)
 
     def cluster(self) -> ClusterFacts | None:
         """Ask EKS for the cluster."""

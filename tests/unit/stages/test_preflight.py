@@ -54,6 +54,9 @@ class Aws:
     def s3(self) -> None:
         self._ask("s3")
 
+    def iam(self, profile: str) -> None:
+        self._ask("iam")
+
     def cluster(self) -> ClusterFacts | None:
         self._ask("cluster")
         return self.facts
@@ -138,6 +141,13 @@ def test_a_registry_that_was_reached_lacks_no_endpoint() -> None:
     site = make_site()
     (finding,) = run(site, Aws(facts=facts_of(site)), registry=BusyRegistry())
     assert (finding.subject, finding.hint) == ("ecr:GetAuthorizationToken", NetworkError.hint)
+
+
+def test_iam_is_asked_only_where_the_site_has_a_way_to_it() -> None:
+    site = make_site(endpoints={"iam": "https://vpce-1.iam.amazonaws.com"})
+    aws = Aws(facts=facts_of(site), failing={"iam": NetworkError("iam", "silent")})
+    (finding,) = run(site, aws)
+    assert (finding.check, finding.subject) == ("IAM", "iam")
 
 
 def test_the_wrong_account_is_found() -> None:
