@@ -27,13 +27,17 @@ QUICK_CONNECT_TIMEOUT_S = 3.0
 
 
 def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
-    """Return AWS as a site (its Region and endpoints) or the environment says."""
+    """Return AWS as a site (its Region and endpoints) or the environment says.
+
+    AWS_REGION is what the AWS SDKs agree on, and botocore alone does not read it (AWS SDKs and Tools Reference Guide,
+    "AWS Region"); after it come AWS_DEFAULT_REGION and the profile.
+    """
     from bundler.adapters.aws.clients import Aws, AwsSettings, site_endpoints
     from bundler.adapters.proxies import Proxies
 
     return Aws(
         AwsSettings(
-            region=None if site is None else site.region,
+            region=surroundings.environ.get("AWS_REGION") or None if site is None else site.region,
             endpoints={} if site is None else site_endpoints(site),
             ca_file=surroundings.ca_file,
             environ=surroundings.environ,

@@ -51,7 +51,7 @@ class AwsSettings:
     """Where AWS is.
 
     Attributes:
-        region: None for what botocore finds (AWS_REGION, the profile).
+        region: None for what botocore finds (AWS_DEFAULT_REGION, the profile).
         endpoints: botocore's name of a service -> URL; they hold for `region` only.
         ca_file: authorities to believe beside the usual ones.
         environ: for AWS_CA_BUNDLE and SSL_CERT_FILE.
