@@ -1,0 +1,118 @@
+"""Packs: blocks -> compressed frames -> blobs of at most 256 MiB, and back (format: domain/packs.py).
+
+Only here is zstandard used. Same blocks, same level and same zstandard: same packs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import zstandard
+
+from bundler.domain.blocks import BLOCK_BYTES
+from bundler.domain.digest import Digest
+from bundler.domain.packs import FRAME_BLOCKS, MAX_PACK_BYTES, Frame, PackTable
+from bundler.errors import DigestError, FormatError
+
+LEVEL = 3
+_MAX_WINDOW_BYTES = FRAME_BLOCKS * BLOCK_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedFrame:
+    """A compressed frame, and the raw SHA-256 of each of its blocks."""
+
+    content: bytes
+    digests: tuple[bytes, ...]
+
+
+def compress(blocks: list[bytes], digests: tuple[bytes, ...], *, level: int = LEVEL) -> PackedFrame:
+    """Return up to 32 blocks as one zstd frame; the same at any time and in any thread."""
+    packer = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+    return PackedFrame(content=packer.compress(b"".join(blocks)), digests=digests)
+
+
+class PackWriter:
+    """Puts frames one after another into packs, and keeps the table of them.
+
+    `keep` is handed each finished pack, as its pieces in order, and gives its digest.
+    """
+
+    def __init__(self, *, keep: Callable[[list[bytes]], Digest], table: PackTable | None = None) -> None:
+        self._keep = keep
+        self._packs = [] if table is None else list(table.packs)
+        self._frames = [] if table is None else list(table.frames)
+        self._digests = [] if table is None else [table.blocks]
+        self._open: list[bytes] = []
+        self._offset = 0
+        self._first = 0 if table is None else len(table)
+
+    @property
+    def open_bytes(self) -> int:
+        """How much is in the pack that is not finished."""
+        return self._offset
+
+    def add(self, frame: PackedFrame) -> bool:
+        """Add a frame; return whether a pack was finished to make room for it."""
+        finished = self._offset + len(frame.content) > MAX_PACK_BYTES
+        if finished:
+            self._finish()
+        place = Frame(
+            pack=len(self._packs),
+            offset=self._offset,
+            length=len(frame.content),
+            first=self._first,
+            count=len(frame.digests),
+        )
+        self._frames.append(place)
+        self._digests.append(b"".join(frame.digests))
+        self._open.append(frame.content)
+        self._offset += len(frame.content)
+        self._first += len(frame.digests)
+        return finished
+
+    def finish(self) -> PackTable:
+        """Finish the last pack and return the table of all."""
+        if self._open:
+            self._finish()
+        return PackTable(
+            packs=tuple(self._packs),
+            frames=tuple(self._frames),
+            blocks=b"".join(self._digests),
+            made_with=zstandard.__version__,
+        )
+
+    def _finish(self) -> None:
+        self._packs.append(self._keep(self._open))
+        self._open, self._offset = [], 0
+
+
+def unpack(content: bytes, frame: Frame, *, table: PackTable, subject: str) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield digest and bytes of each block of a frame, every one verified before it is handed out.
+
+    Raises:
+        FormatError: not the zstd frame that the table describes; nothing beyond its size is ever made of it.
+        DigestError: a block is not what the table says.
+    """
+    raw = memoryview(_decompress(content, frame.count * BLOCK_BYTES, subject))
+    for number, digest in enumerate(table.digests(frame)):
+        block = raw[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES]
+        if hashlib.sha256(block).digest() != digest:
+            raise DigestError(subject, f"holds another block than the table says (number {frame.first + number})")
+        yield digest, block
+
+
+def _decompress(content: bytes, size: int, subject: str) -> bytes:
+    try:
+        stated = zstandard.get_frame_parameters(content)
+        if stated.content_size != size or stated.window_size > _MAX_WINDOW_BYTES or not stated.has_checksum:
+            raise FormatError(subject, f"has a frame that does not hold {size} bytes with a checksum")
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+        raw = decompressor.decompress(content, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError(subject, f"has a frame that is not zstd: {str(error)[:100]}") from error
+    if len(raw) != size:
+        raise FormatError(subject, f"has a frame of {len(raw)} bytes instead of {size}")
+    return raw
