@@ -60,15 +60,17 @@ def embedded_ecr(place: Place, folder: Path, *, faults: Faults, log: RequestLog)
     return EmbeddedEcr(registry=registry, store=store, rules=rules, settings=settings, tokens=tokens)
 
 
-def correct_moto() -> None:
-    """Apply the corrections that need no facts."""
+def correct_moto(folder: Path) -> None:
+    """Apply the corrections that need no facts; blocks of snapshots are kept below `folder`."""
     from bundler.lab.moto_autoscaling import correct_autoscaling
+    from bundler.lab.moto_ebs import correct_ebs
     from bundler.lab.moto_ec2 import correct_ec2
     from bundler.lab.moto_s3 import correct_s3
 
     correct_ec2()
     correct_autoscaling()
     correct_s3()
+    correct_ebs(folder)
 
 
 def make_operator(place: Place) -> AccessKey:

@@ -238,7 +238,7 @@ class Lab:
         return url
 
     def _start_aws(self, ecr: EmbeddedEcr) -> str:
-        correct_moto()
+        correct_moto(self._state / "snapshots")
         control = Control(self._faults, ecr)
         server = AwsServer(self._place, faults=self._faults, log=self._log, control=control)
         return server.start()

@@ -84,8 +84,13 @@ class LabEc2Response(EC2Response):
         return ActionResult({"ImageId": image.id})
 
     def _need_snapshot(self, snapshot: str | None) -> None:
-        if snapshot is not None and snapshot not in self.ec2_backend.snapshots:
+        if snapshot is None:
+            return
+        found = self.ec2_backend.snapshots.get(snapshot)
+        if found is None:
             raise Refused("InvalidSnapshot.NotFound", f"The snapshot '{snapshot}' does not exist.")
+        if found.status != "completed":
+            raise Refused("IncorrectState", f"The snapshot '{snapshot}' is {found.status}.")
 
     def create_launch_template(self) -> ActionResult:
         """Keep the data as it came: tags of the template itself are not part of it."""
