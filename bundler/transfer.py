@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -47,6 +48,37 @@ def parallel_map(work: Callable[[Item], Result], items: Iterable[Item], *, worke
     finally:
         flag.stop()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int) -> Iterator[Result]:
+    """Yield `work(item)` for each item, in input order; at most `ahead` results wait for those before them.
+
+    Items are taken when there is room for them, so that neither they nor the results pile up. A failure ends it as it
+    ends `parallel_map`, and so does a consumer who stops.
+    """
+    flag = _Flag()
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="transfer")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        with Interruptible(flag.stop):
+            for item in items:
+                waiting.append(pool.submit(_run, flag, work, item))
+                if len(waiting) >= ahead:
+                    yield _first(waiting, flag)
+            while waiting:
+                yield _first(waiting, flag)
+    finally:
+        flag.stop()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _first(waiting: deque[Future[Result]], flag: _Flag) -> Result:
+    try:
+        return waiting.popleft().result()
+    except Exception:
+        if flag.failure is not None:
+            raise flag.failure from None  # this one was only called off
+        raise
 
 
 class _Flag:

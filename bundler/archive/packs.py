@@ -13,7 +13,7 @@ import zstandard
 
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.digest import Digest
-from bundler.domain.packs import FRAME_BLOCKS, MAX_PACK_BYTES, Frame, PackTable
+from bundler.domain.packs import DIGEST_BYTES, FRAME_BLOCKS, MAX_PACK_BYTES, Frame, PackTable
 from bundler.errors import DigestError, FormatError
 
 LEVEL = 3
@@ -50,9 +50,12 @@ class PackWriter:
         self._first = 0 if table is None else len(table)
 
     @property
-    def open_bytes(self) -> int:
-        """How much is in the pack that is not finished."""
-        return self._offset
+    def finished(self) -> PackTable:
+        """The table of the packs that are finished."""
+        frames = tuple(frame for frame in self._frames if frame.pack < len(self._packs))
+        count = frames[-1].first + frames[-1].count if frames else 0
+        blocks = b"".join(self._digests)[: count * DIGEST_BYTES]
+        return PackTable(packs=tuple(self._packs), frames=frames, blocks=blocks, made_with=zstandard.__version__)
 
     def add(self, frame: PackedFrame) -> bool:
         """Add a frame; return whether a pack was finished to make room for it."""
@@ -77,12 +80,7 @@ class PackWriter:
         """Finish the last pack and return the table of all."""
         if self._open:
             self._finish()
-        return PackTable(
-            packs=tuple(self._packs),
-            frames=tuple(self._frames),
-            blocks=b"".join(self._digests),
-            made_with=zstandard.__version__,
-        )
+        return self.finished
 
     def _finish(self) -> None:
         self._packs.append(self._keep(self._open))

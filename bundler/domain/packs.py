@@ -26,7 +26,7 @@ FORMAT = 1
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_FRAME_BYTES = FRAME_BLOCKS * BLOCK_BYTES + (FRAME_BLOCKS * BLOCK_BYTES >> 8) + 4096  # incompressible, and a little
 _RECORD = struct.Struct(">HIB")
-_SHA256_BYTES = 32
+DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +65,17 @@ class PackTable:
     made_with: str
 
     def __len__(self) -> int:
-        return len(self.blocks) // _SHA256_BYTES
+        return len(self.blocks) // DIGEST_BYTES
+
+    def all_digests(self) -> Iterator[bytes]:
+        """Yield the raw SHA-256 of every carried block."""
+        for frame in self.frames:
+            yield from self.digests(frame)
 
     def digests(self, frame: Frame) -> Iterator[bytes]:
         """Yield the raw SHA-256 of each block of a frame."""
         for position in range(frame.first, frame.first + frame.count):
-            yield self.blocks[position * _SHA256_BYTES : (position + 1) * _SHA256_BYTES]
+            yield self.blocks[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES]
 
     @property
     def raw(self) -> bytes:
@@ -97,7 +102,7 @@ def parse_pack_table(raw: bytes, *, subject: str) -> PackTable:
         raise FormatError(subject, "ends within its frames")
     frames = tuple(_frames(rest[:end], len(packs), subject))
     blocks = rest[end:]
-    if len(blocks) != sum(frame.count for frame in frames) * _SHA256_BYTES:
+    if len(blocks) != sum(frame.count for frame in frames) * DIGEST_BYTES:
         raise FormatError(subject, "does not have one digest for each block of its frames")
     table = PackTable(packs=packs, frames=frames, blocks=blocks, made_with=made_with)
     if len({digest for frame in frames for digest in table.digests(frame)}) != len(table):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from bundler.errors import FormatError, NetworkError, StoppedError
-from bundler.transfer import Interruptible, check_stopped, parallel_map, pause
+from bundler.transfer import Interruptible, check_stopped, ordered_map, parallel_map, pause
 
 
 def test_results_keep_the_order_of_the_items() -> None:
@@ -122,3 +123,43 @@ def test_outside_of_a_map_nothing_stops() -> None:
     pause(0)
     with Interruptible(lambda: None):
         pass
+
+
+def test_an_ordered_map_yields_in_order_and_takes_no_more_than_it_has_room_for() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    results = ordered_map(lambda n: (time.sleep(0.001 * (n % 3)), n)[1], items(), workers=4, ahead=6)
+    for expected in range(50):
+        assert next(results) == expected
+        assert len(taken) <= expected + 7
+    assert list(results) == []
+
+
+def test_an_ordered_map_ends_with_its_first_failure_in_time() -> None:
+    started: list[int] = []
+
+    def work(number: int) -> int:
+        started.append(number)
+        if number == 0:
+            pause(20)
+        if number == 3:
+            raise FormatError("x", "is bad")
+        return number
+
+    began = time.monotonic()
+    with pytest.raises(FormatError, match="is bad"):
+        list(ordered_map(work, range(1000), workers=4, ahead=8))
+    assert time.monotonic() - began < 10
+    assert len(started) < 20
+
+
+def test_a_consumer_who_stops_ends_an_ordered_map() -> None:
+    results = ordered_map(str, range(1000), workers=2, ahead=4)
+    assert next(results) == "0"
+    results.close()
+    assert threading.active_count() < 10

@@ -1,0 +1,108 @@
+"""EBS direct APIs: snapshots block by block, every block with its SHA-256 (EBS direct APIs reference)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bundler.adapters.aws.clients import MAX_PAGES, Answer, Service
+from bundler.domain.blocks import BLOCK_BYTES
+from bundler.domain.snapshot import ListedBlock, SnapshotBlocks
+from bundler.errors import ConflictError, NetworkError, RejectedError, TransientError
+from bundler.retry import RetryPolicy, retry
+
+_PAGE = 10_000
+_ABSENT = "ResourceNotFoundException"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EbsDirect:
+    """Reads snapshots; any number of threads at a time.
+
+    Attributes:
+        service: `ebs`, with as many connections as there are threads.
+        policy: for blocks that come damaged; what AWS itself asks to repeat, botocore repeats.
+    """
+
+    service: Service
+    policy: RetryPolicy
+
+    def blocks(self, snapshot: str) -> SnapshotBlocks:
+        """Return the written blocks of a snapshot, ascending, with the tokens to read them (they live seven days).
+
+        Raises:
+            ConflictError: the snapshot does not exist, or is not complete.
+            NetworkError: also for a list that is out of order or without end.
+        """
+        found: list[ListedBlock] = []
+        gib, token = 0, None
+        for _ in range(MAX_PAGES):
+            page = self._page(snapshot, token)
+            gib = int(page["VolumeSize"])
+            found += [
+                ListedBlock(number=int(item["BlockIndex"]), token=str(item["BlockToken"])) for item in page["Blocks"]
+            ]
+            token = page.get("NextToken")
+            if token is None:  # a page may be empty and not the last
+                return SnapshotBlocks(snapshot=snapshot, gib=gib, blocks=_ascending(found, snapshot))
+        raise NetworkError(f"snapshot {snapshot}", f"its list of blocks has more than {MAX_PAGES} pages")
+
+    def read(self, snapshot: str, block: ListedBlock, *, progress: Callable[[], int]) -> tuple[bytes, bytes]:
+        """Return a block and its raw SHA-256, checked.
+
+        Args:
+            snapshot: id.
+            block: as `blocks` listed it.
+            progress: grows when anything of the snapshot is read; that renews the budget of tries.
+
+        Raises:
+            NetworkError: it comes damaged however often it is asked for.
+        """
+        about = f"block {block.number} of {snapshot}"
+        return retry(lambda: self._read(snapshot, block, about), subject=about, policy=self.policy, progress=progress)
+
+    def _page(self, snapshot: str, token: str | None) -> Answer:
+        more = {} if token is None else {"NextToken": token}
+        try:
+            page = self.service.ask(
+                "ListSnapshotBlocks", _checked_page, about=snapshot, SnapshotId=snapshot, MaxResults=_PAGE, **more
+            )
+        except RejectedError as error:
+            what = "does not exist in this account and Region" if error.code == _ABSENT else error.cause
+            hint = "Public snapshots cannot be read either: copy the image into this account first."
+            raise ConflictError(f"snapshot {snapshot}", what, hint=hint) from error
+        return page
+
+    def _read(self, snapshot: str, block: ListedBlock, about: str) -> tuple[bytes, bytes]:
+        answer = self.service.call(
+            "GetSnapshotBlock", about=about, SnapshotId=snapshot, BlockIndex=block.number, BlockToken=block.token
+        )
+        with self.service.reading("GetSnapshotBlock", about):
+            content = answer["BlockData"].read()
+            stated = (answer["ChecksumAlgorithm"], answer["Checksum"])
+        sha256 = hashlib.sha256(content).digest()
+        if len(content) != BLOCK_BYTES or stated != ("SHA256", base64.b64encode(sha256).decode()):
+            raise TransientError(about, f"came damaged: {len(content)} bytes that are not what their checksum says")
+        return content, sha256
+
+
+def _checked_page(page: Answer) -> Answer:
+    if page["BlockSize"] != BLOCK_BYTES:
+        raise ValueError(f"BlockSize {page['BlockSize']}")
+    return {"VolumeSize": int(page["VolumeSize"]), "Blocks": list(page.get("Blocks", [])), **_next(page)}
+
+
+def _next(page: Answer) -> dict[str, str]:
+    token = page.get("NextToken")
+    return {} if not token else {"NextToken": str(token)}
+
+
+def _ascending(blocks: list[ListedBlock], snapshot: str) -> tuple[ListedBlock, ...]:
+    def numbers() -> Iterator[int]:
+        return (block.number for block in blocks)
+
+    if any(later <= earlier for earlier, later in zip(numbers(), list(numbers())[1:], strict=False)):
+        raise NetworkError(f"snapshot {snapshot}", "its list of blocks is out of order")
+    return tuple(blocks)
