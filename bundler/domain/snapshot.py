@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -28,3 +29,31 @@ class DeviceSnapshot:
 
     device: str
     snapshot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSnapshot:
+    """A snapshot to be written block by block.
+
+    Attributes:
+        gib: size of its volume.
+        token: the same token and values give the same snapshot again (StartSnapshot, ClientToken).
+        parent: id of the snapshot whose blocks it begins with; its encryption is the parent's then.
+        kms_key: ARN; without it, and without a parent, the account's default decides.
+    """
+
+    gib: int
+    description: str
+    tags: Mapping[str, str]
+    token: str
+    parent: str | None = None
+    kms_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundSnapshot:
+    """A snapshot as EC2 describes it; `state` is pending, completed or error."""
+
+    id: str
+    state: str
+    tags: Mapping[str, str]

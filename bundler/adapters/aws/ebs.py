@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bundler.adapters.aws.clients import MAX_PAGES, Answer, Service
 from bundler.domain.blocks import BLOCK_BYTES
-from bundler.domain.snapshot import ListedBlock, SnapshotBlocks
+from bundler.domain.snapshot import ListedBlock, NewSnapshot, SnapshotBlocks
 from bundler.errors import ConflictError, NetworkError, RejectedError, TransientError
 from bundler.retry import RetryPolicy, retry
 
 _PAGE = 10_000
+LONGEST_PAUSE_MIN = 4320
+"""How long a snapshot may wait for its next block: the most that StartSnapshot takes."""
+_BEGIN_AGAIN = "Run the same command again: it finds what is there, and begins a new snapshot where it must."
 _ABSENT = "ResourceNotFoundException"
 
 
@@ -63,17 +67,75 @@ class EbsDirect:
         about = f"block {block.number} of {snapshot}"
         return retry(lambda: self._read(snapshot, block, about), subject=about, policy=self.policy, progress=progress)
 
+    def start(self, wanted: NewSnapshot) -> str:
+        """Start a snapshot, or return the one that the same request started before; return its id.
+
+        Raises:
+            ConflictError: the parent does not exist, or the token was used for something else.
+        """
+        more: dict[str, object] = {}
+        if wanted.parent is not None:
+            more["ParentSnapshotId"] = wanted.parent
+        elif wanted.kms_key is not None:
+            more |= {"Encrypted": True, "KmsKeyArn": wanted.kms_key}
+        return self.service.ask(
+            "StartSnapshot",
+            lambda answer: str(answer["SnapshotId"]),
+            about=f"{wanted.gib} GiB for {wanted.description}",
+            VolumeSize=wanted.gib,
+            Description=wanted.description,
+            Tags=[{"Key": key, "Value": value} for key, value in sorted(wanted.tags.items())],
+            ClientToken=wanted.token,
+            Timeout=LONGEST_PAUSE_MIN,
+            **more,
+        )
+
+    def put(self, snapshot: str, number: int, content: bytes, sha256: bytes) -> None:
+        """Write a block; any put may be repeated.
+
+        Raises:
+            ConflictError: the snapshot does not take blocks (any more).
+        """
+        about = f"block {number} of {snapshot}"
+        retry(lambda: self._put(snapshot, number, content, sha256, about), subject=about, policy=self.policy)
+
+    def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
+        """Seal a snapshot: AWS compares the number of blocks and the LINEAR aggregate of their SHA-256s.
+
+        Raises:
+            ConflictError: AWS holds other blocks, or the snapshot does not take any.
+        """
+        with _conflicts(f"snapshot {snapshot}", hint=_BEGIN_AGAIN):
+            self.service.call(
+                "CompleteSnapshot",
+                about=snapshot,
+                SnapshotId=snapshot,
+                ChangedBlocksCount=blocks,
+                Checksum=base64.b64encode(aggregate).decode(),
+                ChecksumAlgorithm="SHA256",
+                ChecksumAggregationMethod="LINEAR",
+            )
+
+    def _put(self, snapshot: str, number: int, content: bytes, sha256: bytes, about: str) -> None:
+        with _conflicts(about, hint=_BEGIN_AGAIN):
+            self.service.call(
+                "PutSnapshotBlock",
+                about=about,
+                SnapshotId=snapshot,
+                BlockIndex=number,
+                BlockData=content,
+                DataLength=len(content),
+                Checksum=base64.b64encode(sha256).decode(),
+                ChecksumAlgorithm="SHA256",
+            )
+
     def _page(self, snapshot: str, token: str | None) -> Answer:
         more = {} if token is None else {"NextToken": token}
-        try:
-            page = self.service.ask(
+        hint = "Public snapshots cannot be read either: copy the image into this account first."
+        with _conflicts(f"snapshot {snapshot}", hint=hint):
+            return self.service.ask(
                 "ListSnapshotBlocks", _checked_page, about=snapshot, SnapshotId=snapshot, MaxResults=_PAGE, **more
             )
-        except RejectedError as error:
-            what = "does not exist in this account and Region" if error.code == _ABSENT else error.cause
-            hint = "Public snapshots cannot be read either: copy the image into this account first."
-            raise ConflictError(f"snapshot {snapshot}", what, hint=hint) from error
-        return page
 
     def _read(self, snapshot: str, block: ListedBlock, about: str) -> tuple[bytes, bytes]:
         answer = self.service.call(
@@ -86,6 +148,16 @@ class EbsDirect:
         if len(content) != BLOCK_BYTES or stated != ("SHA256", base64.b64encode(sha256).decode()):
             raise TransientError(about, f"came damaged: {len(content)} bytes that are not what their checksum says")
         return content, sha256
+
+
+@contextmanager
+def _conflicts(subject: str, *, hint: str) -> Iterator[None]:
+    """Say of a snapshot that AWS does not know, or that is in no state for the call, what it means."""
+    try:
+        yield
+    except RejectedError as error:
+        cause = "does not exist in this account and Region" if error.code == _ABSENT else error.cause
+        raise ConflictError(subject, cause, hint=hint) from error
 
 
 def _checked_page(page: Answer) -> Answer:

@@ -1,0 +1,254 @@
+"""Block index and packs -> snapshots of this account; found again by tag, resumed by frames, sealed by aggregate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bundler.archive.packs import unpack
+from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume
+from bundler.domain.digest import Digest
+from bundler.domain.events import BytesMoved, TransferPlanned
+from bundler.domain.packs import Frame, PackTable
+from bundler.domain.snapshot import FoundSnapshot, NewSnapshot
+from bundler.errors import ConflictError
+from bundler.transfer import Pace, ordered_map
+
+PHASE = "restore"
+WRITERS = 64
+_AHEAD = 2 * WRITERS
+INDEX_TAG = "bundle:ami-index"
+DEVICE_TAG = "bundle:ami-device"
+
+
+class SnapshotWriter(Protocol):
+    """EBS direct, as far as restore needs it."""
+
+    def start(self, wanted: NewSnapshot) -> str:
+        """Start a snapshot or find the one that this request started; return its id."""
+        ...
+
+    def put(self, snapshot: str, number: int, content: bytes, sha256: bytes) -> None:
+        """Write a block."""
+        ...
+
+    def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
+        """Seal a snapshot."""
+        ...
+
+
+class PackReader(Protocol):
+    """The packs of one AMI in the verified archive."""
+
+    @property
+    def table(self) -> PackTable:
+        """What they hold."""
+        ...
+
+    def read_at(self, pack: Digest, offset: int, length: int) -> bytes:
+        """Return a stretch of a pack; what it holds is checked against the table."""
+        ...
+
+
+class RestoreProgress(Protocol):
+    """How many frames of an AMI are put; it only saves time."""
+
+    def frames(self, snapshots: Mapping[str, str]) -> int:
+        """Return how many frames these snapshots (by device) hold for certain."""
+        ...
+
+    def put(self, snapshots: Mapping[str, str], frames: int) -> None:
+        """Note that these snapshots hold so many frames."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whose snapshots they become.
+
+    Attributes:
+        account: 12 digits.
+        tags: of everything that this tool makes at the site.
+        kms_key: ARN of the site's key; None for the account's default.
+    """
+
+    account: str
+    region: str
+    tags: Mapping[str, str]
+    kms_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    """What becomes of each device of an AMI.
+
+    Attributes:
+        there: device -> id of the complete snapshot that holds it already.
+        wanted: device -> the snapshot to write; one that is under way already is found again by its token.
+    """
+
+    index: BlockIndex
+    there: Mapping[str, str]
+    wanted: Mapping[str, NewSnapshot]
+
+
+def snapshot_tags(index: Digest, device: str) -> dict[str, str]:
+    """Tags by which a restored snapshot is found again."""
+    return {INDEX_TAG: str(index), DEVICE_TAG: device}
+
+
+def plan_restore(index: BlockIndex, *, name: str, owner: Owner, found: Sequence[FoundSnapshot]) -> RestorePlan:
+    """Return what to write, given the snapshots of the account that bear the index's tag."""
+    digest = index.digest
+    there = {
+        snapshot.tags.get(DEVICE_TAG, ""): snapshot.id
+        for snapshot in sorted(found, key=lambda snapshot: snapshot.id, reverse=True)
+        if snapshot.state == "completed" and snapshot.tags.get(INDEX_TAG) == str(digest)
+    }
+    devices = {volume.device for volume in index.volumes}
+    return RestorePlan(
+        index=index,
+        there={device: snapshot for device, snapshot in there.items() if device in devices},
+        wanted={
+            volume.device: NewSnapshot(
+                gib=volume.gib,
+                description=f"{name} {digest.short} {volume.device}",
+                tags={**owner.tags, **snapshot_tags(digest, volume.device)},
+                token=client_token(digest, volume.device, owner),
+                kms_key=owner.kms_key,
+            )
+            for volume in index.volumes
+            if volume.device not in there
+        },
+    )
+
+
+def client_token(index: Digest, device: str, owner: Owner) -> str:
+    """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of content, place and key."""
+    parts = (str(index), device, owner.account, owner.region, owner.kms_key or "")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def restore(
+    plan: RestorePlan,
+    *,
+    packs: PackReader,
+    writer: SnapshotWriter,
+    progress: RestoreProgress,
+    pace: Pace = Pace(),
+) -> Mapping[str, str]:
+    """Write the snapshots that the plan wants; return the id of each device's snapshot.
+
+    Killed anywhere, the next run finds its snapshots by their tokens and goes on from the frames that are put.
+
+    Raises:
+        DigestError, FormatError: a pack is not what the table says; nothing of the frame was put.
+        ConflictError: AWS has other blocks than were put, or the table does not carry a block of the index.
+    """
+    if not plan.wanted:
+        return plan.there
+    snapshots = {device: writer.start(wanted) for device, wanted in sorted(plan.wanted.items())}
+    run = _Restore(plan, snapshots, packs=packs, writer=writer)
+    run.put(progress, pace)
+    for volume in run.volumes:
+        writer.complete(snapshots[volume.device], len(volume), volume.aggregate)
+    return {**plan.there, **snapshots}
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """One block on its way; the last of a frame says how many frames are put with it."""
+
+    device: str
+    number: int
+    content: bytes
+    sha256: bytes
+    frames: int | None = None
+
+
+class _Restore:
+    def __init__(
+        self,
+        plan: RestorePlan,
+        snapshots: Mapping[str, str],
+        *,
+        packs: PackReader,
+        writer: SnapshotWriter,
+    ) -> None:
+        self.volumes = [volume for volume in plan.index.volumes if volume.device in plan.wanted]
+        self._table = packs.table
+        self._snapshots = snapshots
+        self._packs = packs
+        self._writer = writer
+        self._places = _places(self.volumes)
+        self._require_all()
+
+    def put(self, progress: RestoreProgress, pace: Pace) -> None:
+        """Put every block of every frame that is not noted as put."""
+        done = min(progress.frames(self._snapshots), len(self._table.frames))
+        total = sum(map(len, self.volumes))
+        left = sum(len(self._places.get(digest, ())) for digest in self._digests(done))
+        pace.emit(
+            TransferPlanned(
+                phase=PHASE,
+                total_bytes=total * BLOCK_BYTES,
+                items=len(self.volumes),
+                present_bytes=(total - left) * BLOCK_BYTES,
+            )
+        )
+
+        def put(one: _Put) -> _Put:
+            self._writer.put(self._snapshots[one.device], one.number, one.content, one.sha256)
+            pace.emit(BytesMoved(phase=PHASE, item=one.device, count=BLOCK_BYTES))
+            return one
+
+        pack = -1
+        for one in ordered_map(put, self._blocks(done), workers=WRITERS, ahead=_AHEAD):
+            if one.frames is not None and self._pack_of(one.frames) != pack:
+                pack = self._pack_of(one.frames)
+                progress.put(self._snapshots, one.frames)
+
+    def _pack_of(self, frames: int) -> int:
+        """The pack that the next frame stands in, after so many."""
+        return self._table.frames[frames].pack if frames < len(self._table.frames) else -2
+
+    def _digests(self, first: int) -> Iterator[bytes]:
+        for frame in self._table.frames[first:]:
+            yield from self._table.digests(frame)
+
+    def _blocks(self, first: int) -> Iterator[_Put]:
+        for number in range(first, len(self._table.frames)):
+            puts = [one for digest, content in self._frame(number) for one in self._at(digest, content)]
+            yield from puts[:-1]
+            if puts:
+                last = puts[-1]
+                yield _Put(last.device, last.number, last.content, last.sha256, frames=number + 1)
+
+    def _frame(self, number: int) -> list[tuple[bytes, bytes]]:
+        """The blocks of a frame, all of them verified before the first is put."""
+        frame: Frame = self._table.frames[number]
+        pack = self._table.packs[frame.pack]
+        content = self._packs.read_at(pack, frame.offset, frame.length)
+        subject = f"pack {pack.short}, frame {number}"
+        return [(digest, bytes(raw)) for digest, raw in unpack(content, frame, table=self._table, subject=subject)]
+
+    def _at(self, digest: bytes, content: bytes) -> Iterator[_Put]:
+        for device, number in self._places.get(digest, ()):
+            yield _Put(self.volumes[device].device, number, content, digest)
+
+    def _require_all(self) -> None:
+        carried = set(self._table.all_digests())
+        missing = sum(digest not in carried for digest in self._places)
+        if missing:
+            raise ConflictError("the block index", f"names {missing} blocks that no pack of this bundle carries")
+
+
+def _places(volumes: Sequence[Volume]) -> dict[bytes, list[tuple[int, int]]]:
+    """Where each different block stands: positions of devices, and block numbers."""
+    found: dict[bytes, list[tuple[int, int]]] = {}
+    for device, volume in enumerate(volumes):
+        for number, digest in volume:
+            found.setdefault(digest, []).append((device, number))
+    return found
