@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -30,6 +30,19 @@ _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\
 
 class TimedOutError(ProgramError):
     """The program did not end in time, and was stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a program is asked to stop.
+
+    Attributes:
+        grace_s: seconds between asking and killing.
+        leader_only: ask the program itself and not what it started; it ends its children in order.
+    """
+
+    grace_s: float = GRACE_S
+    leader_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +75,8 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
     max_output_bytes: int = MAX_OUTPUT_BYTES,
     max_memory_bytes: int | None = None,
     tick: Callable[[float], None] | None = None,
+    on_line: Callable[[bytes], None] | None = None,
+    ending: Ending = Ending(),
 ) -> Completed:
     """Run a program to its end and return what it said, whatever its return code.
 
@@ -78,6 +93,8 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
         max_memory_bytes: most writable memory that it, and each program it starts, may ask the kernel for. Address
             space is no measure: Go reserves gigabytes of it.
         tick: told about once a second how many seconds it runs; what it raises stops the program.
+        on_line: told each line of stdout when it is whole, without its end; what it raises stops the program.
+        ending: how it is asked to stop; while it ends, its output is read on.
 
     Raises:
         MissingToolError: there is no such program, or it cannot be run here.
@@ -87,14 +104,16 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
     with _HeldSignals() as held:
         process = _start(argv, env, cwd)
     try:
-        held.deliver()
-        if max_memory_bytes is not None:
-            with suppress(ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_DATA, (max_memory_bytes, max_memory_bytes))
-        conversation = _Conversation(process, input or b"", max_output_bytes)
-        conversation.hold(timeout_s, tick or _untold)
+        with closing(_Conversation(process, input or b"", max_output_bytes, on_line)) as conversation:
+            try:
+                held.deliver()
+                _limit_memory(process, max_memory_bytes)
+                conversation.hold(timeout_s, tick or _untold, ending)
+            except BaseException:
+                conversation.stop(ending)
+                raise
     except BaseException:
-        _stop(process)
+        _kill(process)
         raise
     finally:
         _reap(process)
@@ -169,8 +188,17 @@ class _HeldSignals:
 class _Conversation:
     """Feeds a process and collects what it says, without threads."""
 
-    def __init__(self, process: subprocess.Popen[bytes], feed: bytes, limit: int) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        feed: bytes,
+        limit: int,
+        on_line: Callable[[bytes], None] | None,
+    ) -> None:
         self.stdout, self.stderr = bytearray(), bytearray()
+        self._on_line = on_line
+        self._told = 0
+        self._is_stopping = False
         self._process = process
         self._feed = memoryview(feed)
         self._limit = limit
@@ -179,21 +207,35 @@ class _Conversation:
             self._watch(pipe, selectors.EVENT_READ, buffer)
         self._watch(process.stdin, selectors.EVENT_WRITE, None)
 
-    def hold(self, timeout_s: float, tick: Callable[[float], None]) -> None:
+    def hold(self, timeout_s: float, tick: Callable[[float], None], ending: Ending) -> None:
         """Talk until the process has ended and its pipes are closed.
 
         Raises:
             TimedOutError: it did not within `timeout_s`; it has been asked to stop and given its moment.
             LimitError: it wrote too much.
         """
-        with self._selector:
-            if self._until(timeout_s, tick):
-                return
-            _signal(self._process, signal.SIGTERM)
-            self._until(GRACE_S, _untold)
-            _signal(self._process, signal.SIGKILL)
+        if self._until(timeout_s, tick):
+            return
+        self.stop(ending)
         said = visible_tail(bytes(self.stderr or self.stdout)) or "it said nothing"
         raise TimedOutError(_name(self._process), f"did not end within {timeout_s:g} s and was stopped: {said}")
+
+    def close(self) -> None:
+        """Watch no longer; the pipes are the process's."""
+        self._selector.close()
+
+    def stop(self, ending: Ending) -> None:
+        """Ask the program to end, read what it says while it does, then kill whatever is left of its group.
+
+        A second interrupt cuts its moment short.
+        """
+        self._on_line, self._is_stopping = None, True
+        try:
+            if not _has_ended(self._process):
+                _ask_to_end(self._process, ending)
+                self._until(ending.grace_s, _untold)
+        finally:
+            _kill(self._process)
 
     def _until(self, limit_s: float, tick: Callable[[float], None]) -> bool:
         ended, begun, told_s = False, time.monotonic(), 0.0
@@ -210,7 +252,7 @@ class _Conversation:
                 time.sleep(0.005)
             if not ended and _has_ended(self._process):
                 ended = True
-                _signal(self._process, signal.SIGKILL)  # what it left behind would hold the pipes open
+                _kill(self._process)  # what it left behind would hold the pipes open
         return True
 
     def _watch(self, pipe: IO[bytes] | None, event: int, buffer: bytearray | None) -> None:
@@ -234,8 +276,20 @@ class _Conversation:
         if not chunk:
             self._selector.unregister(handle)
         buffer += chunk
-        if len(buffer) > self._limit:
+        if buffer is self.stdout and self._on_line is not None:
+            self._tell(self._on_line)
+        if len(buffer) <= self._limit:
+            return
+        if not self._is_stopping:
             raise LimitError(_name(self._process), f"wrote more than {self._limit} bytes and was stopped")
+        del buffer[: self._limit // 2]  # nobody asks for it any more
+
+    def _tell(self, on_line: Callable[[bytes], None]) -> None:
+        """Tell the lines that have become whole."""
+        while (end := self.stdout.find(b"\n", self._told)) >= 0:
+            line = bytes(self.stdout[self._told : end])
+            self._told = end + 1
+            on_line(line)
 
 
 def _untold(elapsed_s: float) -> None:
@@ -247,16 +301,22 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Give the group its moment to end in order, then kill it; a second interrupt cuts the moment short."""
-    try:
-        if not _has_ended(process):
-            _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
-        while not _has_ended(process) and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
-        _signal(process, signal.SIGKILL)
+def _limit_memory(process: subprocess.Popen[bytes], most_bytes: int | None) -> None:
+    if most_bytes is not None:
+        with suppress(ProcessLookupError):
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (most_bytes, most_bytes))
+
+
+def _ask_to_end(process: subprocess.Popen[bytes], ending: Ending) -> None:
+    if ending.leader_only:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    else:
+        _signal(process, signal.SIGTERM)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    _signal(process, signal.SIGKILL)
 
 
 def _name(process: subprocess.Popen[bytes]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bundler.adapters import process
-from bundler.adapters.process import run, visible_tail
+from bundler.adapters.process import Ending, run, visible_tail
 from bundler.errors import LimitError, MissingToolError, ProgramError
 
 
@@ -194,3 +194,60 @@ def test_tail_is_short_and_cannot_move_a_cursor() -> None:
     assert tail.endswith("a | one | \ufffdtwo  three")
     assert tail.isprintable()
     assert len(tail) <= process.TAIL_CHARACTERS + 1
+
+
+def test_lines_are_told_when_they_are_whole() -> None:
+    told: list[bytes] = []
+    program = "import time\nfor n in range(3): print('line', n, flush=True); time.sleep(0.3)\nprint('rest', end='')"
+    seen_at: list[float] = []
+
+    def hear(line: bytes) -> None:
+        told.append(line)
+        seen_at.append(time.monotonic())
+
+    done = run(python(program), timeout_s=20, on_line=hear)
+    assert told == [b"line 0", b"line 1", b"line 2"]
+    assert done.stdout == b"line 0\nline 1\nline 2\nrest"
+    assert seen_at[2] - seen_at[0] > 0.3, "while it runs, not at its end"
+
+
+def test_a_listener_that_fails_stops_the_program(tmp_path: Path) -> None:
+    def hear(line: bytes) -> None:
+        raise ValueError(line.decode())
+
+    program = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    with pytest.raises(ValueError, match=r"\d+") as caught:
+        run(python(program), timeout_s=30, on_line=hear)
+    assert ends_soon(int(str(caught.value)))
+
+
+STOPPED_IN_ORDER = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])
+def stop(*_):
+    time.sleep(1)
+    for _ in range(2000): os.write(1, b'cleaning up' * 50 + b'\\n')
+    with open(sys.argv[1], 'w') as file: file.write(f'{child.poll()}')
+    child.kill()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, stop)
+os.write(1, b'ready\\n')
+time.sleep(60)
+"""
+
+
+def test_a_program_that_ends_its_children_itself_is_asked_alone_and_read_until_it_has_ended(tmp_path: Path) -> None:
+    """Packer does: its builders clean up in AWS, and would stop half-way on a signal of their own."""
+
+    def hear(line: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            python(STOPPED_IN_ORDER, str(tmp_path / "end")),
+            timeout_s=30,
+            on_line=hear,
+            ending=Ending(grace_s=20, leader_only=True),
+            max_output_bytes=200_000,
+        )
+    assert (tmp_path / "end").read_text() == "None", "the child was left to it"
