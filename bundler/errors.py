@@ -211,6 +211,13 @@ class ProgramError(LocalResourceError):
     hint = "Look at what it says, then run the same command again."
 
 
+class PackerError(ProgramError):
+    """Packer built no image (exit 6): a provisioner failed, or AWS refused something."""
+
+    title = "Packer failed"
+    safe = "Packer removed the instance, key pair and security group that it had made."
+
+
 class ConflictError(BundleError):
     """Another operator, or a resource that is not ours or must not be created (exit 7)."""
 

@@ -1,0 +1,238 @@
+"""Packer: python-packer builds every command line, our process door runs it.
+
+python-packer's own executor (sh 1.11) never runs: it loses output, crashes on Python 3.11 where a template is wrong,
+and leaves instances behind on Ctrl-C. `CommandLines` puts in its place the three things that the class uses of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bundler.adapters.process import Completed, Ending, run, visible_tail
+from bundler.domain.credentials import Secret
+from bundler.domain.packer_log import PackerLine, built_amis, failure, parse_packer_line
+from bundler.errors import BundleError, DefinitionError, MissingToolError, PackerError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # sh 1.11, which it brings, is of 2015
+    import packer
+
+OLDEST = (1, 6)
+LIMIT_S = 3 * 3600.0
+CLEAN_UP_S = 900.0
+"""How long Packer may take to remove instance, key pair and security group of a build that is called off."""
+_VERSION = re.compile(r"Packer v(\d+)\.(\d+)\.(\d+)")
+_SHORT_S = 120.0
+
+Hear = Callable[[PackerLine], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackerSettings:
+    """Where Packer is and what it may see.
+
+    Attributes:
+        binary: the program.
+        work: a folder of ours for its configuration and for files of variables (0700).
+        environ: its whole environment, credentials of AWS included.
+        secrets: what must not show in anything it says: sensitive variables are printed in clear up to 1.15.0.
+    """
+
+    binary: Path
+    work: Path
+    environ: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[Secret, ...] = ()
+
+
+class Packer:
+    """One Packer program."""
+
+    def __init__(self, settings: PackerSettings) -> None:
+        self._settings = settings
+
+    def version(self) -> tuple[int, int, int]:
+        """Return its version.
+
+        Raises:
+            MissingToolError: it is older than 1.6, or no Packer.
+        """
+        with self._template_of_nothing() as template:
+            said = self._command_lines(template, None, _deaf).packer.version().stdout
+        match = _VERSION.match(said)
+        if match is None:
+            raise MissingToolError(str(self._settings.binary), f"is no Packer: it says {visible_tail(said.encode())!r}")
+        found = int(match[1]), int(match[2]), int(match[3])
+        if found[:2] < OLDEST:
+            raise MissingToolError(
+                str(self._settings.binary), f"is Packer {said.strip()}; 1.6 is the oldest that serves"
+            )
+        return found
+
+    def validate(self, template: Path, variables: Mapping[str, str]) -> None:
+        """Check a template with its variables.
+
+        Raises:
+            DefinitionError: with what Packer says.
+        """
+        with self._variables(variables) as file:
+            try:
+                found = self._command_lines(template, file, _deaf).validate()
+            except AttributeError as error:  # python-packer wants a `message` of whatever went wrong
+                if isinstance(error.__context__, BundleError):
+                    raise error.__context__ from None
+                raise
+        if not found.succeeded:
+            hint = "Correct the template or its variables."
+            raise DefinitionError(str(template), f"packer validate refuses it: {found.why}", hint=hint)
+
+    def build(self, template: Path, variables: Mapping[str, str], *, hear: Hear) -> dict[str, str]:
+        """Build a template; return Region -> AMI id.
+
+        Called off (Ctrl-C, SIGTERM), Packer is asked to stop and waited for, so that nothing of the build is left.
+
+        Raises:
+            PackerError: with the step that failed and what Packer says of it.
+        """
+        with self._variables(variables) as file:
+            done: _Result = self._command_lines(template, file, hear).build(parallel=False, machine_readable=True)
+        if done.exit_code:
+            raise PackerError(str(template), done.why)
+        return built_amis(done.lines)
+
+    def _command_lines(self, template: Path, variables: Path | None, hear: Hear) -> CommandLines:
+        binary = self._settings.binary
+        if not os.access(binary, os.X_OK):
+            raise MissingToolError("packer", f"is not installed ({binary})")
+
+        def execute(argv: list[str]) -> _Result:
+            return self._execute(argv, hear)
+
+        return CommandLines(template, binary=binary, execute=execute, variables=variables)
+
+    def _execute(self, argv: list[str], hear: Hear) -> _Result:
+        lines: list[PackerLine] = []
+
+        def on_line(raw: bytes) -> None:
+            line = parse_packer_line(self._hidden(raw.decode("utf-8", "replace")))
+            lines.append(line)
+            hear(line)
+
+        building = "build" in argv
+        done = run(
+            argv,
+            timeout_s=LIMIT_S if building else _SHORT_S,
+            env=self._environment(),
+            on_line=on_line,
+            ending=Ending(grace_s=CLEAN_UP_S if building else 5.0, leader_only=True),
+        )
+        return _Result(
+            stdout=self._hidden(done.stdout.decode("utf-8", "replace")),
+            lines=tuple(lines),
+            exit_code=done.returncode,
+            why=self._why(done, lines) if done.returncode else "",
+        )
+
+    def _why(self, done: Completed, lines: Sequence[PackerLine]) -> str:
+        known = failure(lines)
+        said = known or visible_tail(self._hidden((done.stderr or done.stdout).decode("utf-8", "replace")).encode())
+        return said or f"packer ended with {done.returncode} and said nothing"
+
+    def _hidden(self, text: str) -> str:
+        for secret in self._settings.secrets:
+            text = secret.hidden_in(text)
+        return text
+
+    def _environment(self) -> dict[str, str]:
+        work = self._settings.work
+        own = {
+            "CHECKPOINT_DISABLE": "1",  # else every run asks HashiCorp for news
+            "PACKER_NO_COLOR": "1",
+            "PACKER_CONFIG_DIR": str(work),
+            "PACKER_CACHE_DIR": str(work / "packer_cache"),
+        }
+        return {**self._settings.environ, **own}
+
+    @contextmanager
+    def _variables(self, variables: Mapping[str, str]) -> Iterator[Path]:
+        """A file of variables that only this user reads: nothing secret in argv, and any character in a value but `{{`.
+
+        Packer renders values again and again, each time as a template; no escape survives that.
+        """
+        rendered = next((name for name, value in variables.items() if "{{" in value), None)
+        if rendered is not None:
+            raise DefinitionError(f"variable {rendered}", "holds `{{`, which Packer takes for an expression of its own")
+        self._settings.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=self._settings.work, suffix=".pkrvars.json")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(dict(variables), file)
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _template_of_nothing(self) -> Iterator[Path]:
+        """python-packer asks for a template even where none is needed."""
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            yield Path(file.name)
+
+
+class CommandLines(packer.Packer):
+    """python-packer's class with our executor, files of variables, and an end that cleans up."""
+
+    def __init__(
+        self, template: Path, *, binary: Path, execute: Callable[[list[str]], _Result], variables: Path | None
+    ) -> None:
+        super().__init__(str(template), exec_path=str(binary), var_file=None if variables is None else str(variables))
+        self.packer = _CommandLine(execute, [str(binary)])
+
+    def _append_base_arguments(self) -> None:
+        super()._append_base_arguments()
+        if self.packer_cmd.argv[1] == "build":
+            self._add_opt("-on-error=cleanup")
+
+
+class _CommandLine:
+    """What python-packer uses of sh.Command: attributes are commands, bake adds words, a call runs."""
+
+    def __init__(self, execute: Callable[[list[str]], _Result], argv: list[str]) -> None:
+        self.argv = argv
+        self._execute = execute
+
+    def __getattr__(self, name: str) -> _CommandLine:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return _CommandLine(self._execute, [*self.argv, name])
+
+    def bake(self, *words: str, **options: Any) -> _CommandLine:
+        """Return the command line with more words; options are sh's own and mean nothing here."""
+        del options
+        return _CommandLine(self._execute, [*self.argv, *words])
+
+    def __call__(self) -> _Result:
+        return self._execute(self.argv)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Result:
+    """A finished command; python-packer reads `exit_code` and `stdout`, and writes `succeeded` and `error`."""
+
+    stdout: str
+    lines: tuple[PackerLine, ...]
+    exit_code: int
+    why: str
+    succeeded: bool = False
+    error: str | None = None
+
+
+def _deaf(line: PackerLine) -> None:
+    del line

@@ -1,0 +1,86 @@
+r"""What Packer says with -machine-readable: `TIME,TARGET,KIND,DATA…` (packer.io, "Machine-Readable Output").
+
+Commas stand as `%!(PACKER_COMMA)` and line ends as `\n` in a field; backslashes are not escaped, so that what a
+provisioner printed comes back almost, and everything of ours comes back exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+AMAZON_EBS = "mitchellh.amazonebs"
+_COMMA = "%!(PACKER_COMMA)"
+_AMI = re.compile(r"([a-z]{2,5}(?:-[a-z]+)+-[0-9]{1,2}):(ami-[0-9a-f]{8,17})\Z")
+_STEP = re.compile(r"==> [^:]+: (?P<step>.+)")
+_PROVISIONING = re.compile(r"(Provisioning with|Uploading|Downloading) ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackerLine:
+    """One line; what is none has the kind `raw`."""
+
+    target: str
+    kind: str
+    data: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        """What a person is told by it, empty where it is for machines."""
+        if self.kind == "ui" and len(self.data) > 1:
+            return ",".join(self.data[1:])
+        return self.data[0] if self.kind == "raw" and self.data else ""
+
+    @property
+    def step(self) -> str:
+        """The step of a build that begins with it, such as `Launching a source AWS instance...`."""
+        if self.kind != "ui" or self.data[:1] != ("say",):
+            return ""
+        match = _STEP.match(self.said)
+        return match["step"] if match else ""
+
+
+def parse_packer_line(text: str) -> PackerLine:
+    """Return what a line says; any text is one."""
+    time, *fields = text.rstrip("\r\n").split(",")
+    if not time.isdigit() or len(fields) < 2:
+        return PackerLine(target="", kind="raw", data=(text.rstrip("\r\n"),))
+    target, kind, *data = fields
+    return PackerLine(target=target, kind=kind, data=tuple(map(_plain, data)))
+
+
+def _plain(field: str) -> str:
+    return field.replace(_COMMA, ",").replace("\\n", "\n").replace("\\r", "\r")
+
+
+def built_amis(lines: Iterable[PackerLine]) -> dict[str, str]:
+    """Return Region -> AMI id of the amazon-ebs artifacts; post-processors name the same ones again."""
+    artifacts: dict[tuple[str, str], dict[str, str]] = {}
+    for line in lines:
+        if line.kind == "artifact" and len(line.data) > 2:
+            artifacts.setdefault((line.target, line.data[0]), {})[line.data[1]] = ",".join(line.data[2:])
+    found: dict[str, str] = {}
+    for artifact in artifacts.values():
+        if artifact.get("builder-id") != AMAZON_EBS:
+            continue
+        for pair in artifact.get("id", "").split(","):
+            match = _AMI.match(pair)
+            if match is not None:
+                found[match[1]] = match[2]
+    return found
+
+
+def failure(lines: Sequence[PackerLine]) -> str:
+    """Return why a build failed: the provisioner or step it was in, and its errors.
+
+    What a script wrote to stderr counts only where there is nothing else: Packer calls that an error too.
+    """
+    step = ""
+    for line in lines:
+        if line.step and (_PROVISIONING.match(line.step) or not step):
+            step = line.step
+    errors = [",".join(line.data) for line in lines if line.kind == "error"]
+    errors = errors or [line.said for line in lines if line.data[:1] == ("error",)]  # it did not come to a build
+    said = " | ".join(dict.fromkeys(" ".join(error.split()) for error in errors if error.strip()))
+    return f"{step.rstrip('. ')}: {said}" if step and said else said or step
