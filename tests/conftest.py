@@ -172,6 +172,26 @@ def skopeo() -> Callable[..., bytes]:
     return run
 
 
+LONGEST_FIRST = (
+    "test_install_killed.py",
+    "test_install_memory.py",
+    "test_memory.py",
+    "test_guide.py",
+    "test_output.py",
+    "test_install.py",
+    "test_releases.py",
+    "test_build.py",
+    "test_push.py",
+)
+"""Files that take a minute or more: begun last, one of them would keep a single process busy at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Hand out the longest files first."""
+    order = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 ALLOWED_SKIPS: tuple[str, ...] = ()
 """Reasons for which CI may leave a test out: none. Every real part is installed there."""
 

@@ -227,12 +227,12 @@ def test_f10_preflight_waits_for_a_service_that_throttles(closed: Closed) -> Non
 
 def test_preflight_finds_every_service_that_is_silent_in_little_time(closed: Closed) -> None:
     dead = "http://127.0.0.1:9"
-    endpoints = dict.fromkeys(("ec2", "sts", "s3", "eks", "autoscaling", "ecr"), dead)
+    endpoints = dict.fromkeys(("ec2", "sts", "s3", "eks", "autoscaling", "ecr", "iam"), dead)
     aws = Aws(AwsSettings(region=closed.site.region, endpoints=endpoints, quick=True))
     broken = Closed(site=closed.site, aws=aws, lab=closed.lab)
     started = time.monotonic()
     found = run_preflight(broken)
-    assert list(found) == ["STS", "ECR API", "ECR registry", "S3", "EC2", "Auto Scaling", "EKS"]
+    assert list(found) == ["STS", "ECR API", "ECR registry", "S3", "EC2", "Auto Scaling", "EKS", "IAM"]
     assert all(dead in cause for cause in found.values())
     assert time.monotonic() - started < 15
 
