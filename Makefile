@@ -6,7 +6,7 @@ BIN := .venv/bin
 help:
 	@echo "make setup   the virtual environment (.venv) with eks-bundler[build,lab] and the tools of development"
 	@echo "make demo    the main job, end to end, on this machine: build, ship, install (about two minutes)"
-	@echo "make test    every test; real docker-registry, skopeo, dockerd, helm, kubectl, kube-apiserver, moto"
+	@echo "make test    every test; real docker-registry, skopeo, packer, dockerd, helm, kubectl, kube-apiserver, moto"
 	@echo "make check   format, lint, types, layers"
 	@echo "make kube    build the Kubernetes control plane that tests and demo use; prints KUBEBUILDER_ASSETS"
 
