@@ -215,7 +215,7 @@ class PackerError(ProgramError):
     """Packer built no image (exit 6): a provisioner failed, or AWS refused something."""
 
     title = "Packer failed"
-    safe = "Packer removed the instance, key pair and security group that it had made."
+    safe = "Packer removed what it had made for the build."
 
 
 class ConflictError(BundleError):

@@ -39,7 +39,10 @@ _VARIABLE = (
     (re.compile(r"sha256:[0-9a-f]{64}"), "sha256:…"),
     (re.compile(r"\b(?=[a-f]*[0-9])[0-9a-f]{12}\b"), "…12…"),
     (re.compile(r"/tmp/eks-[a-z0-9_]{8}"), "/tmp/eks-…"),
-    (re.compile(r"\b\d+\.\d s\b|\b\d+ s\b(?= of at most| ago| \()|\b\d+:\d\d\b(?= of at most)"), "… s"),
+    (
+        re.compile(r"\b\d+\.\d s\b|(?<= after )\d+ s\b|\b\d+ s\b(?= of at most| ago| \()|\b\d+:\d\d\b(?= of at most)"),
+        "… s",
+    ),
     (re.compile(r"\b[0-9.]+ [kMG]?B/s"), "… B/s"),
     (re.compile(r"\b[0-9.]+ [kMG]?B(?= in … s)"), "… B"),  # how far it came before it failed
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:…"),

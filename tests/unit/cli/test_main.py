@@ -51,6 +51,7 @@ CODES = {
     "MissingBlobError": 5,
     "LocalResourceError": 6,
     "MissingToolError": 6,
+    "PackerError": 6,
     "ProgramError": 6,
     "ConflictError": 7,
     "RejectedError": 7,

@@ -14,6 +14,8 @@ _SERVICES = {
     "autoscaling": "autoscaling", "ec2": "ec2", "ecr": "ecr", "eks": "eks", "iam": "iam", "journal_mirror": "s3",
     "s3_object": "s3", "s3_store": "s3", "probe": "", "clients": "", "token": "",
 }  # fmt: skip
+NO_COMMAND_YET = {"ebs"}
+"""Adapters that no command reaches: what they ask for is listed when one does."""
 BESIDE = {
     "ec2:CreateTags", "ec2:RunInstances", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage",
     "ecr:CompleteLayerUpload", "ecr:GetDownloadUrlForLayer", "ecr:InitiateLayerUpload", "ecr:PutImage",
@@ -27,6 +29,8 @@ def called_actions() -> set[str]:
     """The IAM action of every call that the AWS adapters make."""
     found = set()
     for path in AWS.glob("*.py"):
+        if path.stem in NO_COMMAND_YET:
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
                 continue
