@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bundler.domain.canonical import canonical_json, parse_canonical_json
+from bundler.domain.digest import Digest
 from bundler.domain.packs import PackTable, parse_pack_table
 from bundler.errors import FormatError
 
@@ -48,8 +49,8 @@ class ExportProgress:
 
     @property
     def raw(self) -> bytes:
-        """The state as it is stored: JSON, for our own eyes."""
-        return canonical_json(
+        """The state as it is stored: its SHA-256, a line end, JSON."""
+        content = canonical_json(
             {
                 "snapshots": list(self.snapshots),
                 "seen": self.seen,
@@ -57,15 +58,19 @@ class ExportProgress:
                 "table": base64.b64encode(self.table.raw).decode(),
             }
         )
+        return f"{Digest.of(content).hex}\n".encode() + content
 
 
 def parse_progress(raw: bytes, *, subject: str) -> ExportProgress:
     """Return the state in `raw`.
 
     Raises:
-        FormatError: not a state; it only saved time.
+        FormatError: not a state, or a damaged one; it only saved time.
     """
-    value: Any = parse_canonical_json(raw, subject=subject)
+    stated, _, content = raw.partition(b"\n")
+    if stated != Digest.of(content).hex.encode():  # what is in it goes into an index that is signed
+        raise FormatError(subject, "is not the state of an export, or damaged")
+    value: Any = parse_canonical_json(content, subject=subject)
     try:
         records = tuple(base64.b64decode(each, validate=True) for each in value["records"])
         table = parse_pack_table(base64.b64decode(value["table"], validate=True), subject=subject)

@@ -53,7 +53,6 @@ class BuildOutcome:
     archive: Path
     root: Digest
     total_bytes: int
-    was_there: bool = False
 
 
 @keeping("Nothing was built.")
@@ -80,7 +79,7 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
     root = layout.root.digest
     if request.reopen(archive) == root:
         emit(PhaseDone(phase="build", detail=f"{archive.name} is complete already"))
-        return BuildOutcome(archive=archive, root=root, total_bytes=layout.total_bytes, was_there=True)
+        return BuildOutcome(archive=archive, root=root, total_bytes=layout.total_bytes)
     emit(PhaseStarted(phase="fetch", detail=archive.name))
     with keeping(FETCHED), ArchiveWriter(archive, layout, failpoint=request.failpoint) as writer:
         members = {member.digest: member for member in writer.missing(pace=outside.pace)}

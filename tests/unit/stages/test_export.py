@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from bundler.archive import packs
-from bundler.archive.packs import unpack
+from bundler.archive.packs import PackWriter, unpack
 from bundler.cache import Cache
 from bundler.domain.blocks import BLOCK_BYTES
+from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, Event, TransferPlanned
+from bundler.domain.export import ExportProgress, parse_progress
 from bundler.domain.snapshot import DeviceSnapshot, ListedBlock, SnapshotBlocks
-from bundler.errors import NetworkError
+from bundler.errors import FormatError, NetworkError
 from bundler.exports import ExportFolder
 from bundler.stages.export import Exported, export
 from bundler.transfer import Pace
@@ -123,6 +125,21 @@ def test_after_a_failure_only_what_no_pack_holds_is_read_again(tmp_path: Path, s
     moved = sum(event.count for event in events if isinstance(event, BytesMoved))
     assert planned.present_bytes + moved == planned.total_bytes
     assert contents(exported, cache)["/dev/xvdb"] == {7: block(1000), 8: block(1)}
+
+
+def test_a_state_that_lost_or_turned_a_bit_is_not_used() -> None:
+    state = ExportProgress.fresh(("snap-root",)).at(7, (36,)).with_content((b"r" * 36,), PackWriter(keep=kept).finish())
+    assert parse_progress(state.raw, subject="state") == state
+    for position in range(len(state.raw)):
+        damaged = bytearray(state.raw)
+        damaged[position] ^= 1
+        for raw in (bytes(damaged), state.raw[:position]):
+            with pytest.raises(FormatError):
+                parse_progress(raw, subject="state")
+
+
+def kept(pieces: list[bytes]) -> Digest:
+    return Digest.of(b"".join(pieces))
 
 
 def lost_pack(cache: Cache, place: ExportFolder) -> None:
