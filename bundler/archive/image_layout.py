@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bundler.domain.blob import Blob
 from bundler.domain.canonical import canonical_json
-from bundler.domain.lock import Blob, Lock
+from bundler.domain.lock import Lock
 from bundler.domain.oci import OCI_INDEX
 
 OCI_LAYOUT_PATH = "oci-layout"

@@ -10,8 +10,9 @@ from bundler.archive.header import BLOCK_BYTES, END_BYTES
 from bundler.archive.image_layout import INDEX_PATH, OCI_LAYOUT, OCI_LAYOUT_PATH, index_json
 from bundler.archive.members import MAX_MEMBERS_BYTES, Entry, Member, member_line, place_members
 from bundler.archive.root import MEMBERS_PATH, TRUST_PATH, Root, Table, Totals, root_payload, slot_bytes
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
-from bundler.domain.lock import Blob, Lock, blob_sizes, lock_bytes
+from bundler.domain.lock import Lock, blob_sizes, lock_bytes
 from bundler.errors import LimitError
 
 LOCK_PATH = "lock.json"

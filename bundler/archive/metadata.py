@@ -14,8 +14,9 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 
 from bundler.archive.layout import LOCK_PATH
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
-from bundler.domain.lock import Blob, Lock, LockedChart, LockedFile, LockedImage, LockedTool, lock_bytes
+from bundler.domain.lock import Lock, LockedChart, LockedFile, LockedImage, LockedTool, lock_bytes
 from bundler.errors import FormatError
 
 _PREFIX = "eks-bundler"

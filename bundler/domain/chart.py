@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bundler.domain.blob import Blob
 from bundler.domain.image_values import ChartDefaults
-from bundler.domain.lock import Blob, LockedChart, LockedManifest
+from bundler.domain.lock import LockedChart, LockedManifest
 from bundler.domain.oci import OCI_MANIFEST, Manifest, parse_manifest
 from bundler.errors import FormatError
 

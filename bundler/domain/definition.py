@@ -8,22 +8,28 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from bundler.domain.ami import Floors, Target
 from bundler.domain.digest import Digest
 from bundler.domain.document import Document, dotted, validate
 from bundler.domain.partition import refuse_other_partition
 from bundler.domain.reference import Reference
 from bundler.domain.schema import (
+    AmiId,
+    Architecture,
     Flag,
     HexSha256,
     ImageReference,
+    InstanceType,
     KubernetesVersion,
     Line,
     Name,
     Partition,
     PlatformName,
     Region,
+    SecurityGroupId,
     SemanticVersion,
     Strict,
+    SubnetId,
     Values,
     refuse_secrets,
     without_null,
@@ -33,6 +39,7 @@ from bundler.errors import DefinitionError
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$", max_length=2000)]
 OciUrl = Annotated[str, StringConstraints(pattern=r"^oci://[^\s@]+$", max_length=500)]
 ChartName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$", max_length=128)]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$")]
 PLACEHOLDER = "REPLACE_ME"
 
 
@@ -191,6 +198,82 @@ class File(PinnedFile):
     purpose: Line
 
 
+class Template(Strict):
+    """A team's own Packer template: a folder, the file in it, and its variables (never secrets)."""
+
+    folder: Line
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "template.json"
+    variables: dict[VariableName, Annotated[str, StringConstraints(max_length=2000)]] = Field(default_factory=dict)
+    builder_user: Name = Field(default="ec2-user", description="who logs in to what the template makes")
+
+
+class Bottlerocket(Strict):
+    """Bottlerocket for EKS: carried as it is; `version` such as 1.50.0, else the latest when it is locked."""
+
+    variant: Literal["standard", "nvidia", "fips"] = "standard"
+    version: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$")] | None = None
+
+
+class AmiOrigin(Strict):
+    """Where an AMI comes from; at most one of `variant` (baked on AWS's own), `id`, `template` and `bottlerocket`.
+
+    With none of them it is baked on AWS's EKS-optimized AL2023 AMI, variant standard.
+    """
+
+    variant: Literal["standard", "nvidia", "neuron"] | None = None
+    release: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.-]{1,100}$")] | None = None
+    id: AmiId | None = None
+    template: Template | None = None
+    bottlerocket: Bottlerocket | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [key for key in ("variant", "id", "template", "bottlerocket") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give only one of {', '.join(given)}")
+        if self.release is not None and given not in ([], ["variant"]):
+            raise ValueError("release goes with AWS's EKS-optimized AMI, not with " + given[0])
+        return self
+
+
+class Ami(Strict):
+    """An AMI that node groups of a site name; what is not baked cannot preload, or trust certificates of yours."""
+
+    name: Name
+    architectures: tuple[Architecture, ...] | None = Field(
+        default=None, min_length=1, description="default: those of `platforms`"
+    )
+    ami: AmiOrigin = AmiOrigin()
+    preload: tuple[ImageReference, ...] = Field(default=(), description="besides the core images")
+    certificates: Line | None = Field(default=None, description="a file of PEM certificates that nodes trust")
+    registry_hosts: Line | None = Field(default=None, description="a folder HOST/hosts.toml for containerd")
+    floors: Floors = Floors()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.name.startswith("ami-"):
+            raise ValueError("name: must not look like the id of an AMI")
+        carried = self.ami.id is not None or self.ami.bottlerocket is not None
+        if carried and (self.preload or self.certificates is not None or self.registry_hosts is not None):
+            raise ValueError("preload, certificates and registryHosts go with an AMI that is baked")
+        if self.ami.id is not None and len(self.architectures or ()) != 1:
+            raise ValueError("architectures: an AMI by id has exactly one")
+        return self
+
+
+class Builder(Strict):
+    """The instance that Packer builds on; it needs no internet."""
+
+    region: Region | None = Field(default=None, description="default: the source's Region")
+    instance_types: dict[Architecture, InstanceType] = Field(default={"amd64": "m6i.large", "arm64": "m6g.large"})
+    subnet: SubnetId | None = None
+    security_group: SecurityGroupId | None = None
+    instance_profile: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+=,.@_-]{1,128}$")] | None = None
+    kms_key: Line | None = None
+    ssh_interface: Literal["public_ip", "private_ip"] = "private_ip"
+    volume_size_gib: int = Field(default=20, ge=8, le=16384, alias="volumeSizeGiB")
+
+
 class Definition(Strict):
     """Everything that goes into one bundle."""
 
@@ -206,12 +289,16 @@ class Definition(Strict):
     images: tuple[ExtraImage, ...] = ()
     tools: Tools
     files: tuple[File, ...] = ()
+    amis: tuple[Ami, ...] = ()
+    builder: Builder = Builder()
+    targets: tuple[Target, ...] = Field(default=(), description="the sites whose references preloads are tagged with")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _unique("addons", [addon.name for addon in self.addons] + list(CORE_RELEASES))
         _unique("files", [file.name for file in self.files])
         _unique("images", [str(image.image) for image in self.images])
+        _unique("amis", [ami.name for ami in self.amis])
         for name, tool in (("helm", self.tools.helm), ("kubectl", self.tools.kubectl)):
             absent = [str(p) for p in self.operator_platforms if p not in tool.platforms]
             if absent:

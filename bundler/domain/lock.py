@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from bundler.domain.ami import BakedAmi, LockedAmi, Target
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
-from bundler.domain.oci import MAX_BLOB_BYTES, Descriptor, parse_strict_json
+from bundler.domain.oci import parse_strict_json
 from bundler.domain.reference import Reference
 from bundler.domain.schema import (
     Built,
@@ -26,25 +28,9 @@ from bundler.domain.schema import (
 from bundler.errors import FormatError, LimitError
 
 MAX_LOCK_BYTES = 256 << 20
+_LATER = frozenset({"amis", "bake", "targets"})
+"""Keys that the first locks did not have: left out where they are empty, so that those keep their bytes."""
 _BROKEN_HINT = "Take it from version control again; or remove it and make a new one: bundle lock"
-
-
-class Blob(Built):
-    """Media type, digest and size (bytes) of content in the archive's pool."""
-
-    media_type: Line
-    digest: Sha256
-    size: int = Field(ge=0, le=MAX_BLOB_BYTES, strict=True)
-
-    @classmethod
-    def of(cls, descriptor: Descriptor) -> Blob:
-        """The same as a lock entry."""
-        return cls(media_type=descriptor.media_type, digest=descriptor.digest, size=descriptor.size)
-
-    @property
-    def descriptor(self) -> Descriptor:
-        """The same as an OCI descriptor."""
-        return Descriptor(media_type=self.media_type, digest=self.digest, size=self.size)
 
 
 class Evidence(Built):
@@ -143,7 +129,10 @@ class LockedFile(Built):
 
 
 class Lock(Built):
-    """Everything in one bundle, by digest and size: enough to lay the archive out before fetching."""
+    """Everything in one bundle, by digest and size: enough to lay the archive out before fetching.
+
+    `bake` alone is written by build, once: what became of each of `amis`.
+    """
 
     api_version: Literal["eks-bundler/v1"] = "eks-bundler/v1"
     kind: Literal["Lock"] = "Lock"
@@ -161,6 +150,9 @@ class Lock(Built):
     releases: tuple[LockedRelease, ...] = ()
     tools: tuple[LockedTool, ...] = ()
     files: tuple[LockedFile, ...] = ()
+    amis: tuple[LockedAmi, ...] = ()
+    targets: tuple[Target, ...] = ()
+    bake: tuple[BakedAmi, ...] = ()
 
     def image(self, reference: Reference) -> LockedImage | None:
         """The locked image that `reference` means (a digest must agree where one is given), None when absent."""
@@ -189,6 +181,12 @@ class Lock(Built):
             yield from chart.manifest.blobs
         yield from (tool.content for tool in self.tools)
         yield from (file.content for file in self.files)
+        for ami in self.bake:
+            yield from ami.blobs
+
+    def baked(self, name: str, architecture: str) -> BakedAmi | None:
+        """The AMI of that name for that architecture, None where it is not baked, or not of this bundle."""
+        return next((ami for ami in self.bake if (ami.name, ami.architecture) == (name, architecture)), None)
 
 
 def _means(reference: Reference, image: LockedImage) -> bool:
@@ -204,6 +202,7 @@ def _means(reference: Reference, image: LockedImage) -> bool:
 def lock_bytes(lock: Lock) -> bytes:
     """Return the one spelling of `lock`: sorted keys, two blanks of indent, no absent keys, a final newline."""
     document = lock.model_dump(mode="json", by_alias=True, exclude_none=True)
+    document = {key: value for key, value in document.items() if value or key not in _LATER}
     return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
@@ -253,6 +252,6 @@ def lock_schema() -> dict[str, Any]:
 
 
 def same_content(one: Lock, other: Lock) -> bool:
-    """Whether two locks pin the same things; sequence, created and previous tell when, not what."""
-    when = {"sequence", "created", "previous"}
+    """Whether two locks pin the same things; sequence, created and previous say when, and bake follows."""
+    when = {"sequence", "created", "previous", "bake"}
     return one.model_dump(exclude=when) == other.model_dump(exclude=when)

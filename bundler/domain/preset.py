@@ -12,8 +12,16 @@ from pydantic import Field, RootModel
 
 from bundler.domain.document import Document, validate
 from bundler.domain.partition import DNS_SUFFIXES
-from bundler.domain.schema import HexSha256, ImageReference, KubernetesVersion, Line, Region, SemanticVersion, Strict
-from bundler.domain.site import Account
+from bundler.domain.schema import (
+    Account,
+    HexSha256,
+    ImageReference,
+    KubernetesVersion,
+    Line,
+    Region,
+    SemanticVersion,
+    Strict,
+)
 from bundler.errors import DefinitionError, UsageError
 
 

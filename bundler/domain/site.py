@@ -14,18 +14,22 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from bundler.domain.document import Document, validate
 from bundler.domain.partition import DNS_SUFFIXES, refuse_other_partition
 from bundler.domain.schema import (
+    Account,
+    AmiId,
     Flag,
+    InstanceType,
     KubernetesVersion,
     Line,
     Name,
     Partition,
     Region,
+    SecurityGroupId,
     Strict,
+    SubnetId,
     refuse_secrets,
     without_null,
 )
 
-Account = Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]
 Arn = Annotated[
     str,
     StringConstraints(pattern=r"^arn:aws[a-z-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{0,12}:[^\s]+$", max_length=2048),
@@ -41,9 +45,6 @@ MAX_PREFIX = 100
 DNS_ADDRESS = 10
 """Which address of the Service network is cluster DNS (EKS user guide, "Amazon EKS networking requirements")."""
 VpcId = Annotated[str, StringConstraints(pattern=r"^vpc-[0-9a-f]{8,17}$")]
-SubnetId = Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")]
-SecurityGroupId = Annotated[str, StringConstraints(pattern=r"^sg-[0-9a-f]{8,17}$")]
-AmiId = Annotated[str, StringConstraints(pattern=r"^ami-[0-9a-f]{8,17}$")]
 
 
 def _endpoint(url: str) -> str:
@@ -153,8 +154,8 @@ class NodeGroup(Strict):
 
     name: Name
     architecture: Literal["amd64", "arm64"] = "amd64"
-    ami: AmiId
-    instance_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")]
+    ami: AmiId | Name = Field(description="an AMI of the account by id, or one of the bundle by its name")
+    instance_type: InstanceType
     min_size: int = Field(ge=0, le=5000)
     max_size: int = Field(ge=0, le=5000)
     desired_size: int = Field(ge=0, le=5000)
@@ -206,6 +207,7 @@ class Endpoints(Strict):
     eks: ServiceUrl | None = None
     autoscaling: ServiceUrl | None = None
     iam: ServiceUrl | None = Field(default=None, description="without it IAM is not asked: closed VPCs seldom reach it")
+    ebs: ServiceUrl | None = None
     ecr_api: ServiceUrl | None = Field(default=None, alias="ecr.api")
     ecr_dkr: HostPort | None = Field(default=None, alias="ecr.dkr")
 
@@ -214,6 +216,17 @@ class StateSettings(Strict):
     """Where the journal is mirrored and the install lock is held: s3://bucket/prefix."""
 
     s3: Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$")]
+
+
+class Restore(Strict):
+    """How the AMIs of the bundle come into the account.
+
+    `ebs-direct` writes their blocks, and asks nothing outside. `copy` copies the AMI that was built, `share` uses it
+    where it is: both need its account and Region to be reachable and to have shared it with this one.
+    """
+
+    route: Literal["ebs-direct", "copy", "share"] = "ebs-direct"
+    kms_key: Arn | None = Field(default=None, description="encrypts the snapshots; default: the account's own rule")
 
 
 class Site(Strict):
@@ -234,6 +247,7 @@ class Site(Strict):
         default="ensure", description="existing: made outside, the EKS API is not asked"
     )
     state: StateSettings | None = None
+    restore: Restore = Restore()
     node_groups: tuple[NodeGroup, ...] = ()
 
     @model_validator(mode="after")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bundler.cache import Cache
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned
-from bundler.domain.lock import Blob, Lock, LockedImage, LockedManifest
+from bundler.domain.lock import Lock, LockedImage, LockedManifest
 from bundler.domain.oci import Descriptor, Index, Manifest, derive_index, parse_manifest
 from bundler.domain.reference import Reference
 from bundler.errors import (

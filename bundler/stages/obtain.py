@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from bundler.cache import CHUNK_BYTES, Cache
+from bundler.domain.blob import Blob
 from bundler.domain.definition import Definition, PinnedFile, Tool
 from bundler.domain.digest import Digest
-from bundler.domain.lock import Blob, LockedFile, LockedTool
+from bundler.domain.lock import LockedFile, LockedTool
 from bundler.errors import DefinitionError, DigestError, FormatError, LimitError, LocalResourceError
 from bundler.ports import UrlSource
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
-from bundler.domain.lock import Blob, Lock, LockedManifest
+from bundler.domain.lock import Lock, LockedManifest
 from bundler.domain.oci import Descriptor
 from bundler.domain.reference import Reference
 from bundler.errors import ConflictError, DigestError

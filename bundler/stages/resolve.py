@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bundler.cache import Cache
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.events import ItemDone, TransferPlanned
-from bundler.domain.lock import Blob, Evidence, LockedImage, LockedManifest
+from bundler.domain.lock import Evidence, LockedImage, LockedManifest
 from bundler.domain.oci import (
     ATTESTATION_REFERENCE,
     Descriptor,

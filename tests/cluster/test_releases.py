@@ -14,9 +14,10 @@ from bundler.adapters.charts import built_in_chart
 from bundler.adapters.helm import Helm
 from bundler.adapters.process import run
 from bundler.domain.adoption import CoreMode
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.image_map import ImageMap
-from bundler.domain.lock import Blob, Lock, LockedChart, LockedManifest, LockedRelease
+from bundler.domain.lock import Lock, LockedChart, LockedManifest, LockedRelease
 from bundler.domain.oci import HELM_CHART, HELM_CONFIG, OCI_MANIFEST, Platform
 from bundler.domain.release import Installing, Rendering
 from bundler.domain.report import ExpectedWorkload

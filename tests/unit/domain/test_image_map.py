@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.image_map import ANY_ECR, PrivateRegistry, check_names, image_map
-from bundler.domain.lock import Blob, Lock, LockedImage, LockedManifest
+from bundler.domain.lock import Lock, LockedImage, LockedManifest
 from bundler.domain.oci import OCI_INDEX, OCI_MANIFEST, Platform
 from bundler.domain.reference import Reference
 from bundler.errors import DefinitionError, FormatError

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import pytest
 
 from bundler.domain.adoption import CoreMode
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.image_map import ImageMap
-from bundler.domain.lock import Blob, Lock, LockedChart, LockedManifest, LockedRelease
+from bundler.domain.lock import Lock, LockedChart, LockedManifest, LockedRelease
 from bundler.domain.oci import HELM_CHART, HELM_CONFIG, OCI_MANIFEST, Platform
 from bundler.domain.plan import Action
 from bundler.domain.release import ReleasePlan, Rendering, Revision

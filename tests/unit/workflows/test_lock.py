@@ -4,8 +4,9 @@ from typing import Literal
 
 import pytest
 
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
-from bundler.domain.lock import Blob, Lock, LockedChart
+from bundler.domain.lock import Lock, LockedChart
 from bundler.errors import LockChangedError
 from bundler.workflows.lock import Change, compare
 from tests.fakes.archives import sample
