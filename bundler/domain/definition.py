@@ -221,7 +221,9 @@ class AmiOrigin(Strict):
     """
 
     variant: Literal["standard", "nvidia", "neuron"] | None = None
-    release: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.-]{1,100}$")] | None = None
+    release: Annotated[str, StringConstraints(pattern=r"^v[0-9]{8}$")] | None = Field(
+        default=None, description="of AWS's EKS-optimized AMI; default: the one AWS recommends when it is locked"
+    )
     id: AmiId | None = None
     template: Template | None = None
     bottlerocket: Bottlerocket | None = None

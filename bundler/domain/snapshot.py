@@ -52,8 +52,16 @@ class NewSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundSnapshot:
-    """A snapshot as EC2 describes it; `state` is pending, completed or error."""
+    """A snapshot as EC2 describes it.
+
+    Attributes:
+        state: pending, completed or error; `why` says more of it where EC2 does.
+        owner: 12 digits.
+    """
 
     id: str
     state: str
     tags: Mapping[str, str]
+    owner: str = ""
+    is_encrypted: bool = False
+    why: str = ""

@@ -1,0 +1,209 @@
+"""EC2: AMIs and snapshots, found, copied, registered, tagged and taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from bundler.adapters.aws.clients import Answer, Service
+from bundler.domain.machine_image import FoundDevice, FoundImage, ImageCopy, NewImage
+from bundler.domain.node_template import tag_list
+from bundler.domain.snapshot import FoundSnapshot
+from bundler.errors import RejectedError
+
+ARCHITECTURES = {"x86_64": "amd64", "arm64": "arm64"}
+_NAMES = {ours: theirs for theirs, ours in ARCHITECTURES.items()}
+_OPTIONAL = {
+    "boot_mode": "BootMode",
+    "sriov_net_support": "SriovNetSupport",
+    "imds_support": "ImdsSupport",
+    "tpm_support": "TpmSupport",
+    "uefi_data": "UefiData",
+}
+_GONE = frozenset({"InvalidAMIID.Unavailable", "InvalidAMIID.NotFound", "InvalidSnapshot.NotFound"})
+
+
+class Ec2Images:
+    """AMIs of one account and Region, in our words."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def image(self, ami: str) -> FoundImage | None:
+        """Return an AMI, None where this account does not see it."""
+        return next(iter(self._images([{"Name": "image-id", "Values": [ami]}], about=ami)), None)
+
+    def own_named(self, name: str) -> FoundImage | None:
+        """Return the account's own AMI of that name, None where there is none."""
+        found = self._images([{"Name": "name", "Values": [name]}], about=name, Owners=["self"])
+        return next(iter(found), None)
+
+    def own_tagged(self, key: str, value: str) -> tuple[FoundImage, ...]:
+        """Return the account's own AMIs with that tag, oldest id first."""
+        found = self._images([_tagged(key, value)], about=f"{key}={value}", Owners=["self"])
+        return tuple(sorted(found, key=lambda image: image.id))
+
+    def uefi_data(self, ami: str) -> str | None:
+        """Return the AMI's UEFI variables as EC2 encodes them, None where it has none."""
+        return self._service.ask(
+            "DescribeImageAttribute",
+            lambda answer: str(answer["UefiData"]["Value"]) if answer.get("UefiData", {}).get("Value") else None,
+            about=ami,
+            ImageId=ami,
+            Attribute="uefiData",
+        )
+
+    def copy(self, wanted: ImageCopy) -> str:
+        """Copy an AMI into this account and Region; return the new id.
+
+        Raises:
+            AccessError: it, or one of its snapshots, is not shared with this account.
+        """
+        key: dict[str, object] = {} if wanted.kms_key is None else {"Encrypted": True, "KmsKeyId": wanted.kms_key}
+        kinds = [{"ResourceType": kind, "Tags": tag_list(wanted.tags)} for kind in ("image", "snapshot")]
+        return self._service.ask(
+            "CopyImage",
+            lambda answer: str(answer["ImageId"]),
+            about=wanted.source,
+            SourceImageId=wanted.source,
+            SourceRegion=wanted.region,
+            Name=wanted.name,
+            ClientToken=wanted.token,
+            TagSpecifications=kinds,
+            **key,
+        )
+
+    def register(self, image: NewImage) -> str:
+        """Register an AMI; return its id.
+
+        Raises:
+            RejectedError: the name is taken (`InvalidAMIName.Duplicate`), or a snapshot is not complete.
+        """
+        given = image.attributes
+        more = {theirs: getattr(given, ours) for ours, theirs in _OPTIONAL.items() if getattr(given, ours) is not None}
+        return self._service.ask(
+            "RegisterImage",
+            lambda answer: str(answer["ImageId"]),
+            about=image.name,
+            Name=image.name,
+            Description=image.description,
+            Architecture=_NAMES[image.architecture],
+            RootDeviceName=given.root_device,
+            VirtualizationType=given.virtualization,
+            EnaSupport=given.ena_support,
+            BlockDeviceMappings=_mappings(image),
+            TagSpecifications=[{"ResourceType": "image", "Tags": tag_list(image.tags)}],
+            **more,
+        )
+
+    def tag(self, ids: Iterable[str], tags: Mapping[str, str]) -> None:
+        """Give tags to AMIs, snapshots or anything else with an id."""
+        wanted = sorted(ids)
+        self._service.call("CreateTags", about=", ".join(wanted), Resources=wanted, Tags=tag_list(tags))
+
+    def remove(self, image: FoundImage) -> None:
+        """Deregister an AMI and delete its snapshots; what is gone already is no error."""
+        self._unless_gone("DeregisterImage", about=image.id, ImageId=image.id)
+        for one in image.snapshots:
+            self._unless_gone("DeleteSnapshot", about=one.snapshot, SnapshotId=one.snapshot)
+
+    def snapshots(self, ids: Collection[str]) -> dict[str, FoundSnapshot]:
+        """Return snapshots by id; those that this account does not see are absent."""
+        if not ids:
+            return {}
+        found = self._snapshots([{"Name": "snapshot-id", "Values": sorted(ids)}], about=", ".join(sorted(ids)))
+        return {snapshot.id: snapshot for snapshot in found}
+
+    def own_snapshots_tagged(self, key: str, value: str) -> tuple[FoundSnapshot, ...]:
+        """Return the account's own snapshots with that tag."""
+        return tuple(self._snapshots([_tagged(key, value)], about=f"{key}={value}", OwnerIds=["self"]))
+
+    def encrypts_by_default(self) -> bool:
+        """Whether the account encrypts every new snapshot (GetEbsEncryptionByDefault)."""
+        return self._service.ask("GetEbsEncryptionByDefault", lambda answer: bool(answer["EbsEncryptionByDefault"]))
+
+    def _images(self, filters: list[dict[str, Any]], *, about: str, **more: object) -> list[FoundImage]:
+        return self._service.list("DescribeImages", "Images", _image, about=about, Filters=filters, **more)
+
+    def _snapshots(self, filters: list[dict[str, Any]], *, about: str, **more: object) -> list[FoundSnapshot]:
+        return self._service.list("DescribeSnapshots", "Snapshots", _snapshot, about=about, Filters=filters, **more)
+
+    def _unless_gone(self, operation: str, *, about: str, **parameters: object) -> None:
+        try:
+            self._service.call(operation, about=about, **parameters)
+        except RejectedError as error:
+            if error.code not in _GONE:
+                raise
+
+
+def _tagged(key: str, value: str) -> dict[str, Any]:
+    return {"Name": f"tag:{key}", "Values": [value]}
+
+
+def _tags(item: Answer) -> dict[str, str]:
+    return {str(tag["Key"]): str(tag["Value"]) for tag in item.get("Tags", [])}
+
+
+def _image(item: Answer) -> FoundImage:
+    devices = [_device(one) for one in item.get("BlockDeviceMappings", []) if one.get("Ebs", {}).get("SnapshotId")]
+    return FoundImage(
+        id=str(item["ImageId"]),
+        name=str(item.get("Name", "")),
+        owner=str(item["OwnerId"]),
+        alias=str(item.get("ImageOwnerAlias", "")),
+        state=str(item.get("State", "unknown")),
+        description=str(item.get("Description", "")),
+        architecture=ARCHITECTURES.get(item["Architecture"], str(item["Architecture"])),
+        is_public=bool(item.get("Public", False)),
+        product_codes=tuple(str(code["ProductCodeId"]) for code in item.get("ProductCodes", [])),
+        root_type=str(item.get("RootDeviceType", "")),
+        root_device=str(item.get("RootDeviceName", "")),
+        devices=tuple(devices),
+        virtualization=str(item.get("VirtualizationType", "")),
+        ena_support=bool(item.get("EnaSupport", False)),
+        boot_mode=item.get("BootMode") or None,
+        sriov_net_support=item.get("SriovNetSupport") or None,
+        imds_support=item.get("ImdsSupport") or None,
+        tpm_support=item.get("TpmSupport") or None,
+        tags=_tags(item),
+    )
+
+
+def _device(mapping: Answer) -> FoundDevice:
+    ebs = mapping["Ebs"]
+    return FoundDevice(
+        device=str(mapping["DeviceName"]),
+        snapshot=str(ebs["SnapshotId"]),
+        gib=int(ebs["VolumeSize"]),
+        volume_type=str(ebs.get("VolumeType", "gp3")),
+        iops=ebs.get("Iops"),
+        throughput=ebs.get("Throughput"),
+    )
+
+
+def _snapshot(item: Answer) -> FoundSnapshot:
+    return FoundSnapshot(
+        id=str(item["SnapshotId"]),
+        state=str(item["State"]),
+        tags=_tags(item),
+        owner=str(item.get("OwnerId", "")),
+        is_encrypted=bool(item.get("Encrypted", False)),
+        why=str(item.get("StateMessage") or ""),
+    )
+
+
+def _mappings(image: NewImage) -> list[dict[str, object]]:
+    return [
+        {
+            "DeviceName": one.device,
+            "Ebs": {
+                "SnapshotId": image.snapshots[one.device],
+                "VolumeSize": one.size,
+                "VolumeType": one.volume_type,
+                "DeleteOnTermination": True,
+                **({} if one.iops is None else {"Iops": one.iops}),
+                **({} if one.throughput is None else {"Throughput": one.throughput}),
+            },
+        }
+        for one in image.attributes.devices
+    ]

@@ -1,0 +1,76 @@
+"""What a bake depends on, as one digest: the same inputs never bake twice, and a changed one always does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from bundler.domain.ami import BakedAmi, LockedAmi
+from bundler.domain.canonical import canonical_json
+from bundler.domain.digest import Digest
+from bundler.domain.lock import Lock
+
+BAKE_TAG = "bundle:bake"
+"""On everything that a bake makes in AWS; its value is the digest of the inputs."""
+AMI_NAME_DIGITS = 16
+
+
+def text_digest(*parts: str) -> Digest:
+    """Return the digest of some texts, in order."""
+    return Digest.of(canonical_json(list(parts)))
+
+
+def content_inputs(lock: Lock, ami: LockedAmi) -> Digest:
+    """Return the digest of all that the lock says of an AMI: source, template, preloads by digest, names they get."""
+    preloads = {
+        str(reference): str(image.target.digest)
+        for reference in ami.preload
+        if (image := lock.image(reference)) is not None
+    }
+    return Digest.of(
+        canonical_json(
+            {
+                "ami": ami.model_dump(mode="json", by_alias=True, exclude_none=True),
+                "preloads": preloads,
+                "targets": [target.model_dump(mode="json", by_alias=True) for target in lock.targets],
+            }
+        )
+    )
+
+
+def bake_inputs(lock: Lock, ami: LockedAmi, *, template: Digest | None) -> Digest:
+    """Return the digest of all that a bake depends on: what the lock says, and our own template where it has a part."""
+    return text_digest(str(content_inputs(lock, ami)), str(template) if ami.is_baked else "")
+
+
+def ami_name(ami: LockedAmi, inputs: Digest) -> str:
+    """Return the name of the AMI that a bake makes; at most 128 characters (EC2, CreateImage)."""
+    return f"eks-bundler-{ami.name}-{ami.architecture}-{inputs.hex[:AMI_NAME_DIGITS]}"
+
+
+def ami_description(inputs: Digest) -> str:
+    """Return what CreateImage is told at once: by it an AMI is known as ours before Packer could tag it."""
+    return f"eks-bundler bake {inputs}"
+
+
+def client_token(*parts: str) -> str:
+    """Return 64 hex digits for a ClientToken."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def kept_bakes(before: Lock, after: Lock) -> tuple[BakedAmi, ...]:
+    """Return the bakes of a lock that hold for another one: of AMIs of which both say the same."""
+    wanted = {(ami.name, ami.architecture): content_inputs(after, ami) for ami in after.amis}
+    was = {(ami.name, ami.architecture): content_inputs(before, ami) for ami in before.amis}
+    same = {key for key, inputs in wanted.items() if was.get(key) == inputs}
+    return _ordered(baked for baked in before.bake if (baked.name, baked.architecture) in same)
+
+
+def with_bakes(lock: Lock, bakes: Iterable[BakedAmi]) -> Lock:
+    """Return the lock with these in the place of what it said of the same AMIs."""
+    by_key = {(one.name, one.architecture): one for one in (*lock.bake, *bakes)}
+    return lock.model_copy(update={"bake": _ordered(by_key.values())})
+
+
+def _ordered(bakes: Iterable[BakedAmi]) -> tuple[BakedAmi, ...]:
+    return tuple(sorted(bakes, key=lambda one: (one.name, one.architecture)))
