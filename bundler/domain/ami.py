@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from bundler.domain.blob import Blob
+from bundler.domain.blocks import BLOCK_BYTES, MAX_BLOCKS
 from bundler.domain.schema import (
     Account,
     AmiId,
@@ -141,6 +142,7 @@ class BakedAmi(Built):
         ami: its id in the account and Region where it was built.
         facts: None where nothing ran on it: an AMI that is carried as it is.
         index: the block index (domain/blocks.py): what the volumes hold.
+        blocks: written blocks of all devices; those of zeros do not count.
         table: the pack table (domain/packs.py): where it stands in the packs.
     """
 
@@ -154,8 +156,14 @@ class BakedAmi(Built):
     attributes: AmiAttributes
     facts: NodeFacts | None = None
     index: Blob
+    blocks: int = Field(ge=0, le=MAX_BLOCKS, strict=True)
     table: Blob
     packs: tuple[Blob, ...] = ()
+
+    @property
+    def written_bytes(self) -> int:
+        """What the volumes hold, unpacked."""
+        return self.blocks * BLOCK_BYTES
 
     @property
     def blobs(self) -> tuple[Blob, ...]:

@@ -43,7 +43,7 @@ class Infrastructure:
     """Facts of adopted infrastructure that later phases use.
 
     Attributes:
-        images: AMI id -> facts.
+        images: name of a node group -> facts of the AMI that it names by id.
     """
 
     images: Mapping[str, MachineImage] = field(default_factory=dict)

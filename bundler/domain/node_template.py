@@ -138,7 +138,7 @@ def node_template(site: Site, group: NodeGroup, image: MachineImage) -> NodeTemp
         f"kubernetes.io/cluster/{site.cluster.name}": "owned",
     }
     data: dict[str, object] = {
-        "ImageId": group.ami,
+        "ImageId": image.id,
         "InstanceType": group.instance_type,
         "IamInstanceProfile": {"Arn": group.instance_profile},
         "NetworkInterfaces": [

@@ -6,7 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Verb = Literal["create", "update", "upload", "mount", "install", "upgrade", "adopt", "remove", "finish"]
+Verb = Literal[
+    "create",
+    "update",
+    "upload",
+    "mount",
+    "restore",
+    "copy",
+    "register",
+    "install",
+    "upgrade",
+    "adopt",
+    "remove",
+    "finish",
+]
 LAST_PHASE = "add-ons"
 """Where the journal has it, everything of a bundle has been written."""
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from bundler.domain.finding import Finding, raise_findings
 from bundler.domain.infrastructure import Infrastructure, MachineImage, Profile, Subnet
+from bundler.domain.restored import is_from_bundle
 from bundler.domain.site import NodeGroup, Site
 
 DEFINITION_EXIT = 2
@@ -74,7 +75,9 @@ def infrastructure(site: Site, *, network: Network, profiles: Profiles | None = 
     """
     described = describe(site, network=network, profiles=profiles)
     raise_findings("infrastructure", check_infrastructure(site, described))
-    return Infrastructure(images=described.images)
+    return Infrastructure(
+        images={group.name: described.images[group.ami] for group in site.node_groups if not is_from_bundle(group)}
+    )
 
 
 def describe(site: Site, *, network: Network, profiles: Profiles | None) -> Described:
@@ -85,7 +88,7 @@ def describe(site: Site, *, network: Network, profiles: Profiles | None) -> Desc
         vpcs=network.vpcs([site.vpc]),
         subnets=network.subnets({*site.subnets, *(name for group in groups for name in group.subnets)}),
         security_groups=network.security_groups({name for group in groups for name in group.security_groups}),
-        images=network.images({group.ami for group in groups}),
+        images=network.images({group.ami for group in groups if not is_from_bundle(group)}),
         architectures=network.architectures({group.instance_type for group in groups}),
         profiles={arn: profiles.profile(arn) for arn in sorted(arns)} if profiles is not None else {},
     )
@@ -111,7 +114,8 @@ def _network(site: Site, described: Described) -> Iterator[Finding]:
 def _group(site: Site, group: NodeGroup, described: Described) -> Iterator[Finding]:
     for name in group.security_groups:
         yield from _member("security group", name, described.security_groups.get(name), site)
-    yield from _image(group, described.images.get(group.ami))
+    if not is_from_bundle(group):
+        yield from _image(group, described.images.get(group.ami))
     yield from _instance_type(group, described.architectures.get(group.instance_type))
     for kind, arn in (("role", group.role), ("instance-profile", group.instance_profile)):
         if not arn.startswith(f"arn:{site.partition}:iam::{site.account}:{kind}/"):

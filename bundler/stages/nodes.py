@@ -121,7 +121,7 @@ def plan_nodes(
         DefinitionError: the user data cannot be made.
     """
     return NodesPlan(
-        groups=tuple(_plan_group(site, group, images[group.ami], found[group.name]) for group in site.node_groups),
+        groups=tuple(_plan_group(site, group, images[group.name], found[group.name]) for group in site.node_groups),
         bundle=bundle,
     )
 

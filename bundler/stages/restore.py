@@ -102,10 +102,11 @@ def snapshot_tags(index: Digest, device: str) -> dict[str, str]:
 def plan_restore(index: BlockIndex, *, name: str, owner: Owner, found: Sequence[FoundSnapshot]) -> RestorePlan:
     """Return what to write, given the snapshots of the account that bear the index's tag."""
     digest = index.digest
+    ours = [snapshot for snapshot in found if snapshot.tags.get(INDEX_TAG) == str(digest)]
     there = {
         snapshot.tags.get(DEVICE_TAG, ""): snapshot.id
-        for snapshot in sorted(found, key=lambda snapshot: snapshot.id, reverse=True)
-        if snapshot.state == "completed" and snapshot.tags.get(INDEX_TAG) == str(digest)
+        for snapshot in sorted(ours, key=lambda snapshot: snapshot.id, reverse=True)
+        if snapshot.state == "completed"
     }
     devices = {volume.device for volume in index.volumes}
     return RestorePlan(
@@ -116,7 +117,7 @@ def plan_restore(index: BlockIndex, *, name: str, owner: Owner, found: Sequence[
                 gib=volume.gib,
                 description=f"{name} {digest.short} {volume.device}",
                 tags={**owner.tags, **snapshot_tags(digest, volume.device)},
-                token=client_token(digest, volume.device, owner),
+                token=client_token(digest, volume.device, owner, attempt=_failures(ours, volume.device)),
                 kms_key=owner.kms_key,
             )
             for volume in index.volumes
@@ -125,10 +126,17 @@ def plan_restore(index: BlockIndex, *, name: str, owner: Owner, found: Sequence[
     )
 
 
-def client_token(index: Digest, device: str, owner: Owner) -> str:
-    """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of content, place and key."""
-    parts = (str(index), device, owner.account, owner.region, owner.kms_key or "")
+def client_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0) -> str:
+    """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of content, place, key and attempt.
+
+    A snapshot that went to `error` would be given again for ever: each of them makes the next token another one.
+    """
+    parts = (str(index), device, owner.account, owner.region, owner.kms_key or "", str(attempt))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _failures(ours: Sequence[FoundSnapshot], device: str) -> int:
+    return sum(one.state == "error" and one.tags.get(DEVICE_TAG) == device for one in ours)
 
 
 def restore(

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 QUICK_CONNECT_TIMEOUT_S = 3.0
 
 
-def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
+BLOCK_CONNECTIONS = 64
+"""As many as export and restore have threads."""
+
+
+def aws_for(surroundings: Surroundings, site: Site | None = None, *, connections: int = 16) -> Aws:
     """Return AWS as a site (its Region and endpoints) or the environment says.
 
     AWS_REGION is what the AWS SDKs agree on, and botocore alone does not read it (AWS SDKs and Tools Reference Guide,
@@ -44,6 +48,7 @@ def aws_for(surroundings: Surroundings, site: Site | None = None) -> Aws:
             quick=surroundings.quick,
             proxies=Proxies.from_environment(surroundings.environ),
             emit=surroundings.emit,
+            connections=connections,
         )
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bundler.domain.events import Emit, Noted
 from bundler.domain.site import Site
 from bundler.errors import MissingToolError, UsageError
-from bundler.wiring.clients import aws_for, registry_client
+from bundler.wiring.clients import BLOCK_CONNECTIONS, aws_for, registry_client
 from bundler.wiring.surroundings import Surroundings, make_private, own_platform, retry_policy, site_folder
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bundler.journal import Place, Session
     from bundler.stages.preflight import Probes
     from bundler.workflows.install import Inside
+    from bundler.workflows.restore import Machines
     from bundler.workflows.status import SiteStatus
 
 
@@ -64,6 +65,7 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
         profiles=None if site.endpoints.iam is None else Iam(aws.service("iam")),
         probes=_probes(site, surroundings),
         access=Eks(aws.service("eks"), cluster=site.cluster.name),
+        machines=_machines(site, surroundings),
         templates=ec2,
         groups=AutoScaling(aws.service("autoscaling")),
         helm=helm,
@@ -72,6 +74,18 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
         session=_journal_session(archive, options, surroundings),
         patience=Patience(deadline_s=options.deadline_s, emit=surroundings.emit),
         pace=surroundings.pace,
+    )
+
+
+def _machines(site: Site, surroundings: Surroundings) -> Machines:
+    from bundler.adapters.aws.ebs import EbsDirect
+    from bundler.adapters.aws.ec2_images import Ec2Images
+    from bundler.workflows.restore import Machines
+
+    aws = aws_for(surroundings, site, connections=BLOCK_CONNECTIONS)
+    return Machines(
+        images=Ec2Images(aws.service("ec2")),
+        blocks=EbsDirect(service=aws.service("ebs"), policy=retry_policy(surroundings)),
     )
 
 

@@ -1,4 +1,5 @@
-"""`bundle install`: verify, preflight, infrastructure, push, identity, core, nodes, check-nodes, add-ons, check.
+"""`bundle install`: verify, preflight, infrastructure, push, restore, identity, core, nodes, check-nodes, add-ons,
+check.
 
 Start reading here. Every phase observes, plans, acts and observes again; what it plans is shown first. The world is the
 truth: killed anywhere, the next run looks again and goes on. A finished install writes nothing.
@@ -16,11 +17,12 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.finding import raise_findings
 from bundler.domain.image_map import ImageMap, PrivateRegistry, image_map
-from bundler.domain.infrastructure import Infrastructure
+from bundler.domain.infrastructure import Infrastructure, MachineImage
 from bundler.domain.oci import Descriptor
 from bundler.domain.plan import LAST_PHASE, Action, Plan
 from bundler.domain.reference import Reference
 from bundler.domain.report import Report
+from bundler.domain.restored import check_amis
 from bundler.domain.site import Site
 from bundler.errors import ConflictError, keeping
 from bundler.journal import Journal, Place, Session, hold, was_cut_off
@@ -50,6 +52,7 @@ from bundler.stages.verify import verify
 from bundler.transfer import Pace
 from bundler.trust import TrustRoot
 from bundler.workflows.push import observe_push
+from bundler.workflows.restore import AmiPlan, Machines, Restoration
 
 
 class LiveCluster(VersionProbe, Cluster, NodeWatch, Watched, Protocol):
@@ -78,6 +81,7 @@ class Inside:
     profiles: Profiles | None
     probes: Probes
     access: Access
+    machines: Machines
     templates: Templates
     groups: ScalingGroups
     helm: ReleaseTool
@@ -152,6 +156,7 @@ class _Install:
         self._references: Mapping[str, Reference] = {}
         self._emit = inside.pace.emit
         self._infrastructure = Infrastructure()
+        self._machine_images: dict[str, MachineImage] = {}
         self._prepared: tuple[Prepared, ...] = ()
         self._steps: dict[Role, tuple[Step, ...]] = {}
         self._images = ImageMap.of(inside.site.registry_host, ())
@@ -160,7 +165,8 @@ class _Install:
         """Refuse to begin where a later phase cannot work; all reasons at once."""
         site = self.inside.site
         with self._phase("preflight") as done:
-            raise_findings(f"site of cluster {site.cluster.name}", preflight(site, probes=self.inside.probes))
+            found = (*check_amis(site, self.archive.lock), *preflight(site, probes=self.inside.probes))
+            raise_findings(f"site of cluster {site.cluster.name}", found)
             version = check_version(self.archive.lock.kubernetes_version, cluster=self.inside.cluster)
             done(f"every endpoint answers; Kubernetes {version}")
 
@@ -181,6 +187,7 @@ class _Install:
         plan = (
             needed.plan
             + _push_plan(wanted)
+            + self._plan_amis()
             + observe_identity(site, access=inside.access).plan
             + self._plan_releases("core")
             + self._plan_nodes()
@@ -204,6 +211,7 @@ class _Install:
         """
         phases: tuple[tuple[str, Callable[[], str]], ...] = (
             ("push", lambda: self._push(journal)),
+            *((("restore", lambda: self._restore(journal)),) if self._restoration.wanted else ()),
             ("identity", self._identity),
             ("core", lambda: self._release("core", journal)),
             ("nodes", self._nodes),
@@ -284,6 +292,33 @@ class _Install:
         push(wanted, archive=self.archive, registry=held, pace=inside.pace)
         return f"{len(wanted.missing)} pushed, {len(wanted.present)} were there; all digests read back"
 
+    @property
+    def _restoration(self) -> Restoration:
+        inside = self.inside
+        return Restoration(
+            archive=self.archive,
+            site=inside.site,
+            machines=inside.machines,
+            patience=inside.patience,
+            pace=inside.pace,
+        )
+
+    def _plan_amis(self) -> Plan:
+        return sum((item.plan for item in self._observe_amis()), Plan())
+
+    def _observe_amis(self) -> tuple[AmiPlan, ...]:
+        planned = self._restoration.observe()
+        self._machine_images = {**self._infrastructure.images, **self._restoration.images(planned)}
+        return planned
+
+    def _restore(self, journal: Journal) -> str:
+        planned = self._observe_amis()
+        plan = sum((item.plan for item in planned), Plan())
+        self._begin(plan)
+        self._restoration.run(planned, journal)
+        there = self._observe_amis()
+        return f"{counted(len(there), 'AMI')}: {', '.join(image.id for image in self._machine_images.values())}"
+
     def _identity(self) -> str:
         inside = self.inside
         wanted = observe_identity(inside.site, access=inside.access)
@@ -296,15 +331,13 @@ class _Install:
     def _plan_nodes(self) -> Plan:
         inside = self.inside
         found = observe_nodes(inside.site, templates=inside.templates, groups=inside.groups)
-        bundle, images = self.archive.root.digest, self._infrastructure.images
-        return plan_nodes(inside.site, bundle=bundle, images=images, found=found).plan
+        bundle = self.archive.root.digest
+        return plan_nodes(inside.site, bundle=bundle, images=self._machine_images, found=found).plan
 
     def _nodes(self) -> str:
         inside = self.inside
         found = observe_nodes(inside.site, templates=inside.templates, groups=inside.groups)
-        wanted = plan_nodes(
-            inside.site, bundle=self.archive.root.digest, images=self._infrastructure.images, found=found
-        )
+        wanted = plan_nodes(inside.site, bundle=self.archive.root.digest, images=self._machine_images, found=found)
         self._begin(wanted.plan)
         nodes(wanted, templates=inside.templates, groups=inside.groups, emit=self._emit)
         return f"{counted(len(wanted.plan.actions), 'change')} to {counted(len(wanted.groups), 'node group')}"

@@ -78,7 +78,7 @@ def site_endpoints(site: Site) -> dict[str, str]:
     named = site.endpoints
     found = {
         "ec2": named.ec2, "sts": named.sts, "s3": named.s3, "eks": named.eks, "iam": named.iam,
-        "autoscaling": named.autoscaling, "ecr": named.ecr_api,
+        "autoscaling": named.autoscaling, "ecr": named.ecr_api, "ebs": named.ebs,
     }  # fmt: skip
     return {service: url for service, url in found.items() if url is not None}
 

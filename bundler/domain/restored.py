@@ -1,0 +1,135 @@
+"""AMIs of the bundle at a site: which ones its node groups need, whether they fit, and how they are called there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bundler.domain.ami import BakedAmi
+from bundler.domain.bake import text_digest
+from bundler.domain.canonical import canonical_json
+from bundler.domain.digest import Digest
+from bundler.domain.finding import Finding
+from bundler.domain.infrastructure import MachineImage
+from bundler.domain.lock import Lock
+from bundler.domain.oci import Platform
+from bundler.domain.site import NodeGroup, Site
+
+AMI_TAG = "bundle:ami"
+"""On a restored AMI; its value is the digest of what it is: content, attributes, architecture."""
+UNPACKED_RATIO = 2.5
+"""How much larger image layers are on a node than in the registry: gzip, over the images of the presets."""
+KEPT_FREE = 0.15
+"""Kubelet removes images, and then pods, where less of the disk is free (imagefs.available, its default)."""
+NOT_YET = "ami-00000000"
+"""Stands in plans for an AMI that is not restored yet."""
+_DEFINITION_EXIT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedAmi:
+    """An AMI of the bundle that a site needs."""
+
+    baked: BakedAmi
+
+    @property
+    def digest(self) -> Digest:
+        """What it is, whoever registered it."""
+        attributes = self.baked.attributes.model_dump(mode="json", exclude_none=True)
+        return text_digest(str(self.baked.index.digest), canonical_json(attributes).decode(), self.baked.architecture)
+
+    @property
+    def name(self) -> str:
+        """The name of the AMI at the site."""
+        return f"{self.baked.name}-{self.baked.architecture}-{self.digest.hex[:12]}"
+
+    @property
+    def description(self) -> str:
+        """What RegisterImage is told: by it an AMI is known as ours."""
+        return f"eks-bundler {self.digest}"
+
+    def image(self, ami: str = NOT_YET) -> MachineImage:
+        """Return the facts that node groups are made with, given its id at the site."""
+        attributes = self.baked.attributes
+        root = next(one for one in attributes.devices if one.device == attributes.root_device)
+        return MachineImage(
+            id=ami,
+            state="available",
+            architecture=self.baked.architecture,
+            root_device=attributes.root_device,
+            root_gib=root.size,
+        )
+
+
+def is_from_bundle(group: NodeGroup) -> bool:
+    """Whether a node group names an AMI of the bundle, not one of the account."""
+    return not group.ami.startswith("ami-")
+
+
+def wanted_amis(site: Site, lock: Lock) -> tuple[WantedAmi, ...]:
+    """Return each AMI of the bundle that node groups name, once."""
+    found: dict[tuple[str, str], WantedAmi] = {}
+    for group in site.node_groups:
+        baked = lock.baked(group.ami, group.architecture) if is_from_bundle(group) else None
+        if baked is not None:
+            found[baked.name, baked.architecture] = WantedAmi(baked=baked)
+    return tuple(found[key] for key in sorted(found))
+
+
+def check_amis(site: Site, lock: Lock) -> tuple[Finding, ...]:
+    """Return what keeps the bundle's AMIs from being restored and started at a site."""
+    found: list[Finding] = []
+    for group in site.node_groups:
+        if is_from_bundle(group):
+            found += _group(site, group, lock)
+    return tuple(found)
+
+
+def _group(site: Site, group: NodeGroup, lock: Lock) -> Iterator[Finding]:
+    baked = lock.baked(group.ami, group.architecture)
+    if baked is None:
+        there = sorted({f"{ami.name} for {ami.architecture}" for ami in lock.bake})
+        held = ", ".join(there) if there else "none"
+        yield _finding(group, group.ami, f"is no AMI of this bundle for {group.architecture}; it holds {held}")
+        return
+    if site.restore.route != "ebs-direct" and site.partition != baked.partition:
+        cause = f"was built in partition {baked.partition}; the route {site.restore.route} does not leave it"
+        yield _finding(group, group.ami, cause, hint="Take restore.route: ebs-direct in the site file.")
+    if site.restore.route == "share" and site.region != baked.region:
+        cause = f"was built in {baked.region}; the route share uses it there only"
+        yield _finding(group, group.ami, cause, hint="Take restore.route: copy, or ebs-direct, in the site file.")
+    yield from _room(group, baked, lock)
+
+
+def _room(group: NodeGroup, baked: BakedAmi, lock: Lock) -> Iterator[Finding]:
+    root = WantedAmi(baked=baked).image().root_gib or 0
+    if root > group.volume.size_gib:
+        yield _finding(group, group.ami, f"needs a root volume of {root} GiB, the group says {group.volume.size_gib}")
+        return
+    needed_gib = (baked.written_bytes + _images_bytes(lock, baked)) / (1 << 30) / (1 - KEPT_FREE)
+    if needed_gib > group.volume.size_gib:
+        cause = (
+            f"and the bundle's images, unpacked, need about {needed_gib:.0f} GiB with what kubelet keeps free;"
+            f" the group's root volume has {group.volume.size_gib}"
+        )
+        yield _finding(group, group.ami, cause, hint="Give it a larger volume.sizeGiB.")
+
+
+def _images_bytes(lock: Lock, baked: BakedAmi) -> float:
+    """Bytes on a node of every image that it may have to pull: those that are preloaded stand in the AMI already."""
+    platform = Platform(os="linux", architecture=baked.architecture)
+    preloaded = {image.digest for image in baked.facts.images} if baked.facts is not None else set()
+    layers = {
+        blob.digest: blob.size
+        for image in lock.images
+        if image.target.digest not in preloaded
+        for manifest in image.manifests
+        if manifest.platform == platform
+        for blob in manifest.blobs[1:]
+    }
+    return UNPACKED_RATIO * sum(layers.values())
+
+
+def _finding(group: NodeGroup, subject: str, cause: str, *, hint: str = "Correct the site file.") -> Finding:
+    check = f"node group {group.name}"
+    return Finding(check=check, subject=subject, cause=cause, hint=hint, exit_code=_DEFINITION_EXIT)

@@ -1,0 +1,173 @@
+"""The restore phase of install: AMIs of the bundle become AMIs of the site, by the route that the site says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from bundler.archive.ami_packs import ArchivePacks, read_block_index
+from bundler.archive.reader import Archive
+from bundler.domain.events import Emit, counted
+from bundler.domain.infrastructure import MachineImage
+from bundler.domain.names import owner_tags
+from bundler.domain.plan import Action, Plan
+from bundler.domain.restored import WantedAmi, is_from_bundle, wanted_amis
+from bundler.domain.site import Site
+from bundler.domain.snapshot import FoundSnapshot, NewSnapshot
+from bundler.journal import Journal
+from bundler.retry import Patience
+from bundler.stages.register import Images, RegisterPlan, Registry, observe_ami, register
+from bundler.stages.restore import INDEX_TAG, Owner, RestorePlan, SnapshotWriter, plan_restore, restore
+from bundler.transfer import Pace
+
+PHASE = "restore"
+
+
+class SiteImages(Images, Protocol):
+    """AMIs and snapshots of the site."""
+
+    def own_snapshots_tagged(self, key: str, value: str) -> tuple[FoundSnapshot, ...]:
+        """Return the account's own snapshots with that tag."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machines:
+    """EC2 and EBS direct, as restore sees them."""
+
+    images: SiteImages
+    blocks: SnapshotWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmiPlan:
+    """What is to be done for one AMI; `snapshots` is None where none are to be written."""
+
+    ami: RegisterPlan
+    snapshots: RestorePlan | None
+
+    @property
+    def plan(self) -> Plan:
+        """The same for people and for `--plan`."""
+        if self.snapshots is None:
+            return self.ami.plan
+        sizes = {volume.device: volume for volume in self.snapshots.index.volumes}
+        actions = [
+            Action(
+                phase=PHASE,
+                verb="restore",
+                target=f"snapshot of {self.ami.wanted.name} {device}",
+                detail=f"{counted(len(sizes[device]), 'block')} of 512 KiB in a volume of {sizes[device].gib} GiB",
+            )
+            for device in sorted(self.snapshots.wanted)
+        ]
+        there = tuple(f"snapshot {name}" for _, name in sorted(self.snapshots.there.items()))
+        return Plan(actions=tuple(actions), unchanged=there) + self.ami.plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restoration:
+    """The AMIs of one bundle at one site."""
+
+    archive: Archive
+    site: Site
+    machines: Machines
+    patience: Patience
+    pace: Pace
+
+    @property
+    def wanted(self) -> tuple[WantedAmi, ...]:
+        """The AMIs that node groups of the site name."""
+        return wanted_amis(self.site, self.archive.lock)
+
+    def observe(self) -> tuple[AmiPlan, ...]:
+        """Return what to do for each AMI, writing nothing."""
+        return tuple(map(self._observe, self.wanted))
+
+    def images(self, planned: tuple[AmiPlan, ...]) -> Mapping[str, MachineImage]:
+        """Return the facts that each node group of a bundle's AMI is made with, by the group's name."""
+        known = {
+            (item.ami.wanted.baked.name, item.ami.wanted.baked.architecture): item.ami.wanted.image()
+            if item.ami.there is None
+            else item.ami.wanted.image(item.ami.there.id)
+            for item in planned
+        }
+        return {
+            group.name: known[group.ami, group.architecture] for group in self.site.node_groups if is_from_bundle(group)
+        }
+
+    def run(self, planned: tuple[AmiPlan, ...], journal: Journal) -> None:
+        """Restore and register; the journal remembers how far the blocks of each AMI are."""
+        for item in planned:
+            journal.check()
+            snapshots = {} if item.snapshots is None else self._restore(item, item.snapshots, journal)
+            journal.check()
+            register(item.ami, self.site, snapshots=snapshots, registry=self._registry(self.pace.emit))
+
+    def _observe(self, wanted: WantedAmi) -> AmiPlan:
+        ami = observe_ami(wanted, self.site, images=self.machines.images)
+        if ami.there is not None or ami.route != "ebs-direct":
+            return AmiPlan(ami=ami, snapshots=None)
+        index = read_block_index(self.archive, wanted.baked)
+        found = self.machines.images.own_snapshots_tagged(INDEX_TAG, str(index.digest))
+        return AmiPlan(ami=ami, snapshots=plan_restore(index, name=wanted.name, owner=self._owner(), found=found))
+
+    def _restore(self, item: AmiPlan, plan: RestorePlan, journal: Journal) -> Mapping[str, str]:
+        return restore(
+            plan,
+            packs=ArchivePacks.of(self.archive, item.ami.wanted.baked),
+            writer=_HeldWriter(self.machines.blocks, journal.check),
+            progress=_Frames(journal),
+            pace=self.pace,
+        )
+
+    def _owner(self) -> Owner:
+        return Owner(
+            account=self.site.account,
+            region=self.site.region,
+            tags=owner_tags(self.site.cluster.name),
+            kms_key=self.site.restore.kms_key,
+        )
+
+    def _registry(self, emit: Emit) -> Registry:
+        tags = owner_tags(self.site.cluster.name)
+        return Registry(images=self.machines.images, tags=tags, patience=self.patience, emit=emit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frames:
+    """How many frames of an AMI's packs are put, in the journal: a hint that saves sending them again."""
+
+    journal: Journal
+
+    def frames(self, snapshots: Mapping[str, str]) -> int:
+        record = self.journal.find(self._key(snapshots))
+        text = "" if record is None else record.facts.get("frames", "")
+        return int(text) if text.isdecimal() else 0
+
+    def put(self, snapshots: Mapping[str, str], frames: int) -> None:
+        self.journal.record(PHASE, self._key(snapshots), frames=str(frames), snapshots=" ".join(snapshots.values()))
+
+    def _key(self, snapshots: Mapping[str, str]) -> str:
+        return self.journal.key("restore-frames", snapshots=dict(snapshots))
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldWriter:
+    """Snapshots that are only written to while the lock of the site is ours."""
+
+    writer: SnapshotWriter
+    check: Callable[[], None]
+
+    def start(self, wanted: NewSnapshot) -> str:
+        self.check()
+        return self.writer.start(wanted)
+
+    def put(self, snapshot: str, number: int, content: bytes, sha256: bytes) -> None:
+        self.check()
+        self.writer.put(snapshot, number, content, sha256)
+
+    def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
+        self.check()
+        self.writer.complete(snapshot, blocks, aggregate)
