@@ -1,8 +1,8 @@
-"""`bundle install`: verify, preflight, infrastructure, push, restore, identity, core, nodes, check-nodes, add-ons,
-check.
+"""`bundle install`, from verify to check. Start reading here.
 
-Start reading here. Every phase observes, plans, acts and observes again; what it plans is shown first. The world is the
-truth: killed anywhere, the next run looks again and goes on. A finished install writes nothing.
+Phases: verify, preflight, infrastructure, push, restore, identity, core, nodes, check-nodes, add-ons, check. Every one
+observes, plans, acts and observes again; what it plans is shown first. The world is the truth: killed anywhere, the
+next run looks again and goes on. A finished install writes nothing.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Network:
 def test_facts_of_what_fits_are_returned() -> None:
     network = Network()
     facts = infrastructure(make_site(), network=network, profiles=network)
-    assert facts.images[AMI].root_device == "/dev/xvda"
+    assert facts.images["main"].root_device == "/dev/xvda"
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,13 @@ from tests.fakes.node_cloud import KilledError, NodeCloud
 from tests.fakes.sites import PROFILE, group_document, make_site
 
 AMI = "ami-0123456789abcdef0"
-IMAGES = {AMI: MachineImage(id=AMI, state="available", architecture="amd64", root_device="/dev/xvda", root_gib=20)}
+IMAGE = MachineImage(id=AMI, state="available", architecture="amd64", root_device="/dev/xvda", root_gib=20)
 BUNDLE, OTHER = Digest.of(b"bundle"), Digest.of(b"other")
 
 
 def planned(site: Site, cloud: NodeCloud, bundle: Digest = BUNDLE) -> NodesPlan:
     found = observe_nodes(site, templates=cloud, groups=cloud)
-    return plan_nodes(site, bundle=bundle, images=IMAGES, found=found)
+    return plan_nodes(site, bundle=bundle, images={group.name: IMAGE for group in site.node_groups}, found=found)
 
 
 def apply(site: Site, cloud: NodeCloud, bundle: Digest = BUNDLE) -> Plan:
@@ -43,7 +43,7 @@ def site_of(**changes: Any) -> Site:
 
 
 def data_of(site: Site) -> Mapping[str, Any]:
-    return node_template(site, site.node_groups[0], IMAGES[AMI]).data
+    return node_template(site, site.node_groups[0], IMAGE).data
 
 
 def test_a_new_group_gets_a_template_and_then_an_auto_scaling_group() -> None:
