@@ -141,6 +141,9 @@ def _roles(lock: Lock) -> dict[Digest, str]:
         ("chart", [blob for manifest in charts for blob in manifest.blobs[1:]]),
         ("tool", [tool.content for tool in lock.tools]),
         ("file", [file.content for file in lock.files]),
+        ("ami-index", [ami.index for ami in lock.bake]),
+        ("ami-table", [ami.table for ami in lock.bake]),
+        ("ami-pack", [pack for ami in lock.bake for pack in ami.packs]),
     ]
     roles: dict[Digest, str] = {}
     for role, blobs in uses:

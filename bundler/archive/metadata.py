@@ -14,6 +14,7 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 
 from bundler.archive.layout import LOCK_PATH
+from bundler.domain.ami import BakedAmi
 from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.lock import Lock, LockedChart, LockedFile, LockedImage, LockedTool, lock_bytes
@@ -65,6 +66,7 @@ def sbom(lock: Lock) -> bytes:
         *map(_chart_component, lock.charts),
         *map(_tool_component, lock.tools),
         *map(_file_component, lock.files),
+        *map(_ami_component, lock.bake),
     ]
     bom = Bom(
         serial_number=uuid5(NAMESPACE_URL, str(Digest.of(lock_bytes(lock)))),
@@ -124,6 +126,20 @@ def _file_component(file: LockedFile) -> Component:
     return _described(component, file.content, [("purpose", file.purpose)])
 
 
+def _ami_component(ami: BakedAmi) -> Component:
+    component = Component(
+        type=ComponentType.OPERATING_SYSTEM,
+        bom_ref=f"ami:{ami.name}:{ami.architecture}",
+        name=ami.name,
+        version=ami.facts.os if ami.facts is not None else None,
+    )
+    facts = [("architecture", ami.architecture), ("source-ami", ami.ami), ("bake-inputs", str(ami.inputs))]
+    if ami.facts is not None:
+        facts += [(key, getattr(ami.facts, key)) for key in ("kernel", "containerd", "runc", "kubelet", "nodeadm")]
+        facts += [(f"preloaded:{image.name}", str(image.digest)) for image in ami.facts.images]
+    return _described(component, ami.index, facts)
+
+
 def _described(component: Component, content: Blob, facts: Iterable[tuple[str, str]]) -> Component:
     component.hashes = [HashType(alg=HashAlgorithm.SHA_256, content=content.digest.hex)]
     component.properties = [Property(name=f"{_PREFIX}:{key}", value=value) for key, value in facts]
@@ -151,6 +167,7 @@ def provenance(lock: Lock, *, definition: Digest, tool_version: str) -> bytes:
                             for tool in lock.tools
                         ),
                         *(_resource(file.name, file.content.digest) for file in lock.files),
+                        *(_resource(f"AMI {ami.name} {ami.architecture}", ami.index.digest) for ami in lock.bake),
                     ],
                 },
                 "runDetails": {"builder": {"id": "urn:eks-bundler", "version": {"eks-bundler": tool_version}}},

@@ -53,6 +53,16 @@ def ami_description(inputs: Digest) -> str:
     return f"eks-bundler bake {inputs}"
 
 
+def key_prefix(run: Digest) -> str:
+    """Return how the name of a run's temporary key pair begins (packer/al2023/template.json)."""
+    return f"bundle-bake-{run}-"
+
+
+def group_name(run: Digest) -> str:
+    """Return the name of a run's security group."""
+    return f"bundle-bake-{run.hex[:AMI_NAME_DIGITS]}"
+
+
 def client_token(*parts: str) -> str:
     """Return 64 hex digits for a ClientToken."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

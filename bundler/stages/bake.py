@@ -60,7 +60,11 @@ class Images(Protocol):
 
 
 class Builders(Protocol):
-    """What a killed bake leaves in AWS: instances, key pairs, security groups."""
+    """What a bake is made on, and what a killed one leaves in AWS: instances, key pairs, security groups."""
+
+    def group(self, run: Digest, subnet: str | None) -> str:
+        """Return the security group of a run, made unless it is there."""
+        ...
 
     def leftovers(self, run: Digest) -> tuple[Leftover, ...]:
         """Return what bears the run's tag or name, instances first."""
@@ -195,7 +199,7 @@ class _Bake:
     def baked(self) -> tuple[FoundImage, NodeFacts]:
         request, images = self.request, self.bakery.images
         with self.bakery.packer.alone(request.inputs):
-            self._clean()
+            self._clean("a build that was cut off left it")
             image = self._adopted() or self._built()
         images.tag([image.id, *_snapshot_ids(image)], {BAKE_TAG: str(request.inputs)})
         return image, request.check(request.facts_file.read_bytes())
@@ -226,10 +230,11 @@ class _Bake:
             there = self._seen(images.copy(wanted))
         return self._available(there)
 
-    def _clean(self) -> None:
-        """Take away what a killed run left; whoever holds the run alone knows that nobody works with it."""
+    def _clean(self, why: str = "") -> None:
+        """Take away what a run has left; whoever holds the run alone knows that nobody works with it."""
         for leftover in self.bakery.builders.leftovers(self.request.inputs):
-            self._say(f"removing {leftover}: a build that was cut off left it")
+            if why:
+                self._say(f"removing {leftover}: {why}")
             self.bakery.builders.remove(leftover)
 
     def _adopted(self) -> FoundImage | None:
@@ -258,12 +263,14 @@ class _Bake:
         name = ami_name(request.ami, request.inputs)
         request.facts_file.parent.mkdir(parents=True, exist_ok=True)
         request.facts_file.unlink(missing_ok=True)
+        group = request.variables.get("security_group_id") or self._group()
         job = PackerJob(
             name=request.subject,
             folder=request.template,
             file="template.json",
             variables={
                 **request.variables,
+                "security_group_id": group,
                 "source_ami": source,
                 "ami_name": name,
                 "ami_description": ami_description(request.inputs),
@@ -272,7 +279,14 @@ class _Bake:
                 "facts_file": str(request.facts_file),
             },
         )
-        return self._available(self._seen(self.bakery.packer.build(job)))
+        try:
+            made = self._seen(self.bakery.packer.build(job))
+        finally:
+            self._clean()
+        return self._available(made)
+
+    def _group(self) -> str:
+        return self.bakery.builders.group(self.request.inputs, self.request.variables.get("subnet_id") or None)
 
     def _team_source(self) -> str:
         """What the team's own template makes: found by its tag, or built now."""

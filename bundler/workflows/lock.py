@@ -8,18 +8,22 @@ from pathlib import Path
 
 from bundler.atomic import publish
 from bundler.cache import Cache
+from bundler.domain.ami import LockedAmi
+from bundler.domain.bake import kept_bakes
 from bundler.domain.chart import FetchedChart
 from bundler.domain.definition import ChartSource, Definition, LocalSource
 from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.image_map import ANY_ECR, check_names
-from bundler.domain.lock import Lock, LockedChart, LockedRelease, lock_bytes, same_content
+from bundler.domain.lock import Lock, LockedChart, LockedImage, LockedRelease, lock_bytes, same_content
 from bundler.errors import DefinitionError, LockChangedError, keeping
 from bundler.ports import ChartRenderer, ImageSource, UrlSource
 from bundler.stages.discover import Discovered, Release, discover, refuse_other_source, releases
 from bundler.stages.obtain import obtain
+from bundler.stages.pin import pin
 from bundler.stages.resolve import ImageOrigin, WantedImage, resolve
 from bundler.transfer import Pace
+from bundler.workflows.bakes import Foundry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,7 @@ class Connected:
         wrap_manifest: a file of Kubernetes manifests as a chart.
         built_in_chart: a chart that comes with this tool.
         renderer: the real `helm template`.
+        foundry: where AMIs come from.
         pace: transfers at a time, and who hears of them.
     """
 
@@ -48,6 +53,7 @@ class Connected:
     wrap_manifest: Callable[[str, str], FetchedChart]
     built_in_chart: Callable[[str], FetchedChart]
     renderer: ChartRenderer
+    foundry: Foundry
     pace: Pace = field(default_factory=Pace)
 
 
@@ -112,6 +118,7 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
     emit(PhaseDone(phase="images", detail=f"{len(images)} pinned by digest"))
     tools, files = obtain(definition, folder=outside.folder, cache=outside.cache, urls=outside.urls)
     emit(PhaseDone(phase="tools", detail=f"{counted(len(tools), 'tool')}, {counted(len(files), 'file')}"))
+    amis = _pinned(definition, images, outside)
     lock = Lock(
         name=definition.name,
         sequence=1 if request.existing is None else request.existing.sequence + 1,
@@ -127,9 +134,20 @@ def make_lock(request: LockRequest, *, outside: Connected) -> LockOutcome:
         releases=tuple(locked_release(release) for release in planned),
         tools=tools,
         files=files,
+        amis=amis,
+        targets=definition.targets,
     )
     check_names(lock, ANY_ECR, source="the lock")
     return compare(lock, existing=request.existing, update=request.update)
+
+
+def _pinned(definition: Definition, images: Sequence[LockedImage], outside: Connected) -> tuple[LockedAmi, ...]:
+    if not definition.amis:
+        return ()
+    outside.pace.emit(PhaseStarted(phase="amis"))
+    amis = pin(definition, images=images, sights=outside.foundry.sights(definition, outside.folder))
+    outside.pace.emit(PhaseDone(phase="amis", detail=f"{counted(len(amis), 'AMI')} pinned"))
+    return amis
 
 
 def gather_releases(definition: Definition, *, outside: Connected) -> tuple[Release, ...]:
@@ -214,9 +232,11 @@ def compare(lock: Lock, *, existing: Lock | None, update: bool) -> LockOutcome:
         return LockOutcome(lock=lock, changed=True, changes=_changes({}, _upstream(lock)))
     if same_content(existing, lock):
         return LockOutcome(lock=existing, changed=False)
+    lock = lock.model_copy(update={"bake": kept_bakes(existing, lock)})
     if not update:
         _refuse_moved("image", _changes(_images(existing), _images(lock)))
         _refuse_moved("chart", _changes(_published(existing), _published(lock)))
+        _refuse_moved_amis(existing, lock)
     return LockOutcome(lock=lock, changed=True, changes=_changes(_upstream(existing), _upstream(lock)))
 
 
@@ -232,6 +252,21 @@ def _refuse_moved(noun: str, changes: Iterable[Change]) -> None:
     listed = [f"- {name}\n  was {was.short}, is {now.short}" for name, was, now in moves if was and now]
     if listed:
         raise LockChangedError(f"{counted(len(listed), noun)} moved upstream", "\n".join(listed))
+
+
+def _refuse_moved_amis(before: Lock, after: Lock) -> None:
+    """AMIs that AWS names are tags of a kind: another one is taken only where somebody agrees to it."""
+    was = {(ami.name, ami.architecture): ami.source for ami in before.amis}
+    moves = [
+        f"- {ami.name} {ami.architecture}\n  was {old.id} ({old.name}), is {ami.source.id} ({ami.source.name})"
+        for ami in after.amis
+        if ami.source is not None
+        and (old := was.get((ami.name, ami.architecture))) is not None
+        and old.parameter == ami.source.parameter != ""
+        and old.id != ami.source.id
+    ]
+    if moves:
+        raise LockChangedError(f"{counted(len(moves), 'AMI')} moved upstream", "\n".join(moves))
 
 
 def _upstream(lock: Lock) -> Mapping[str, Digest]:

@@ -1,0 +1,167 @@
+"""EC2: the instance, key pair and security group of a bake, so that nothing of a run that was cut off is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bundler.adapters.aws.clients import Answer, Service
+from bundler.domain.bake import BAKE_TAG, group_name, key_prefix
+from bundler.domain.digest import Digest
+from bundler.domain.leftover import Leftover
+from bundler.domain.node_template import tag_list
+from bundler.errors import ConflictError, RejectedError
+from bundler.retry import Patience
+
+_SSH = 22
+_PACKERS_OWN = "Temporary group for Packer"
+_GONE = frozenset({"InvalidInstanceID.NotFound", "InvalidKeyPair.NotFound", "InvalidGroup.NotFound"})
+_ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
+
+
+class Ec2Builders:
+    """What Packer builds on, in one account and Region."""
+
+    def __init__(self, service: Service, patience: Patience) -> None:
+        self._service = service
+        self._patience = patience
+
+    def group(self, run: Digest, subnet: str | None) -> str:
+        """Return the security group of a run, made unless it is there: SSH in, with a key that only Packer has.
+
+        Ours and not Packer's, whose name nobody can know beforehand: a run that is killed finds it again.
+
+        Raises:
+            ConflictError: there is no default VPC, and no subnet was named.
+        """
+        name = group_name(run)
+        found = self._groups([{"Name": "group-name", "Values": [name]}])
+        group = found[0][0] if found else self._create(name, run, self._vpc(subnet))
+        self._admit(group)
+        return group
+
+    def leftovers(self, run: Digest) -> tuple[Leftover, ...]:
+        """Return what bears the run's tag or name: instances first, for groups and keys are theirs."""
+        instances = self._instances(run)
+        names = self._service.ask(
+            "DescribeKeyPairs",
+            lambda answer: [str(item["KeyName"]) for item in answer.get("KeyPairs", [])],
+            about=key_prefix(run),
+            Filters=[{"Name": "key-name", "Values": [f"{key_prefix(run)}*"]}],
+        )
+        groups = {group for _, theirs in instances for group in theirs}
+        ours = [group for group, _ in self._groups([{"Name": "group-name", "Values": [group_name(run)]}])]
+        packers = [group for group, what in self._of_instances(groups) if what.startswith(_PACKERS_OWN)]
+        return (
+            *(Leftover(kind="instance", id=name) for name, _ in instances),
+            *(Leftover(kind="key pair", id=name) for name in sorted(names)),
+            *(Leftover(kind="security group", id=name) for name in sorted({*ours, *packers})),
+        )
+
+    def remove(self, leftover: Leftover) -> None:
+        """Take one away, and wait until it is gone.
+
+        Raises:
+            ConflictError: an instance does not end.
+        """
+        if leftover.kind == "instance":
+            self._unless_gone("TerminateInstances", leftover, InstanceIds=[leftover.id])
+            self._await_end(leftover.id)
+        elif leftover.kind == "key pair":
+            self._unless_gone("DeleteKeyPair", leftover, KeyName=leftover.id)
+        else:
+            self._unless_gone("DeleteSecurityGroup", leftover, GroupId=leftover.id)
+
+    def _vpc(self, subnet: str | None) -> str:
+        """The VPC of the subnet, or the account's default one."""
+        if subnet is not None:
+            return self._service.ask(
+                "DescribeSubnets",
+                lambda answer: str(answer["Subnets"][0]["VpcId"]),
+                about=subnet,
+                Filters=[{"Name": "subnet-id", "Values": [subnet]}],
+            )
+        found = self._service.ask(
+            "DescribeVpcs",
+            lambda answer: [str(item["VpcId"]) for item in answer.get("Vpcs", [])],
+            about="default VPC",
+            Filters=[{"Name": "is-default", "Values": ["true"]}],
+        )
+        if not found:
+            cause = "has no default VPC to build in"
+            raise ConflictError(
+                f"the account in {self._service.region}", cause, hint="Name builder.subnet in the definition."
+            )
+        return found[0]
+
+    def _create(self, name: str, run: Digest, vpc: str) -> str:
+        tags = {"Name": name, BAKE_TAG: str(run)}
+        return self._service.ask(
+            "CreateSecurityGroup",
+            lambda answer: str(answer["GroupId"]),
+            about=name,
+            GroupName=name,
+            Description=f"eks-bundler: SSH to the builder of {run}",
+            VpcId=vpc,
+            TagSpecifications=[{"ResourceType": "security-group", "Tags": tag_list(tags)}],
+        )
+
+    def _admit(self, group: str) -> None:
+        everybody = [{"CidrIp": "0.0.0.0/0", "Description": "Packer; only it has the key"}]
+        rule = {"IpProtocol": "tcp", "FromPort": _SSH, "ToPort": _SSH, "IpRanges": everybody}
+        try:
+            self._service.call("AuthorizeSecurityGroupIngress", about=group, GroupId=group, IpPermissions=[rule])
+        except RejectedError as error:
+            if error.code != "InvalidPermission.Duplicate":
+                raise
+
+    def _instances(self, run: Digest) -> list[tuple[str, tuple[str, ...]]]:
+        """The run's instances that still cost something, each with its security groups."""
+        filters = [
+            {"Name": f"tag:{BAKE_TAG}", "Values": [str(run)]},
+            {"Name": "instance-state-name", "Values": _ALIVE},
+        ]
+        pages = self._service.list(
+            "DescribeInstances", "Reservations", _reservation, about=f"{BAKE_TAG}={run}", Filters=filters
+        )
+        return [instance for page in pages for instance in page]
+
+    def _groups(self, filters: list[dict[str, object]]) -> list[tuple[str, str]]:
+        return self._service.list("DescribeSecurityGroups", "SecurityGroups", _group, Filters=filters)
+
+    def _of_instances(self, ids: set[str]) -> list[tuple[str, str]]:
+        return self._groups([{"Name": "group-id", "Values": sorted(ids)}]) if ids else []
+
+    def _await_end(self, instance: str) -> None:
+        started = self._patience.clock()
+        while self._state(instance) not in ("terminated", "gone"):
+            elapsed = self._patience.clock() - started
+            if elapsed > self._patience.deadline_s:
+                raise ConflictError(f"instance {instance}", f"does not end in {elapsed:.0f} s")
+            self._patience.pause(f"instance {instance}", ["terminated"], elapsed_s=elapsed)
+
+    def _state(self, instance: str) -> str:
+        filters = [{"Name": "instance-id", "Values": [instance]}]
+        states = self._service.list("DescribeInstances", "Reservations", _states, about=instance, Filters=filters)
+        return next((state for page in states for state in page), "gone")
+
+    def _unless_gone(self, operation: str, leftover: Leftover, **parameters: object) -> None:
+        try:
+            self._service.call(operation, about=leftover.id, **parameters)
+        except RejectedError as error:
+            if error.code not in _GONE:
+                raise
+
+
+def _reservation(item: Answer) -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        (str(one["InstanceId"]), tuple(str(group["GroupId"]) for group in one.get("SecurityGroups", [])))
+        for one in item["Instances"]
+    ]
+
+
+def _states(item: Answer) -> Iterator[str]:
+    return (str(one["State"]["Name"]) for one in item["Instances"])
+
+
+def _group(item: Answer) -> tuple[str, str]:
+    return str(item["GroupId"]), str(item.get("Description", ""))
