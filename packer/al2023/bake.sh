@@ -40,7 +40,7 @@ find_platform() {
 # A name where containerd keeps its own pause image; it cannot be pulled again, so nothing may take its place.
 is_reserved() {
   case $1 in
-    localhost/*) return 0 ;;
+    localhost/kubernetes/pause*) return 0 ;;
     *) return 1 ;;
   esac
 }
