@@ -1,5 +1,5 @@
 # Each target does all its own set-up on a fresh machine: python3 is enough, apt (as root) brings the real parts.
-.PHONY: setup system demo test check kube clean
+.PHONY: setup system demo test check templates kube clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -8,6 +8,7 @@ help:
 	@echo "make demo    the main job, end to end, on this machine: build, ship, install (about two minutes)"
 	@echo "make test    every test; real docker-registry, skopeo, packer, dockerd, helm, kubectl, kube-apiserver, moto"
 	@echo "make check   format, lint, types, layers"
+	@echo "make templates  packer validate of every template in packer/"
 	@echo "make kube    build the Kubernetes control plane that tests and demo use; prints KUBEBUILDER_ASSETS"
 
 setup: .venv/ready
@@ -34,6 +35,9 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+templates: system
+	@.ci/validate-templates
 
 clean:
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache dist

@@ -20,6 +20,15 @@ from typing import Any
 from bundler.adapters.process import Completed, Ending, run, visible_tail
 from bundler.domain.credentials import Secret
 from bundler.domain.packer_log import PackerLine, built_amis, failure, parse_packer_line
+from bundler.domain.packer_template import (
+    AMAZON_PLUGIN,
+    NO_PACKER,
+    Version,
+    gate,
+    has_amazon_plugin,
+    needs_plugin,
+    newer_needed,
+)
 from bundler.errors import BundleError, DefinitionError, MissingToolError, PackerError
 
 with warnings.catch_warnings():
@@ -32,6 +41,14 @@ CLEAN_UP_S = 900.0
 """How long Packer may take to remove instance, key pair and security group of a build that is called off."""
 _VERSION = re.compile(r"Packer v(\d+)\.(\d+)\.(\d+)")
 _SHORT_S = 120.0
+_GET_PACKER = (
+    "Install Packer 1.6 or newer (developer.hashicorp.com/packer/install; Debian 12: apt install packer), then run the"
+    f" same command again. {NO_PACKER}"
+)
+_GET_PLUGIN = (
+    f"Install it: packer plugins install {AMAZON_PLUGIN}; on a host without internet: packer plugins install --path"
+    f" FILE {AMAZON_PLUGIN}. {NO_PACKER}"
+)
 
 Hear = Callable[[PackerLine], None]
 
@@ -59,7 +76,7 @@ class Packer:
     def __init__(self, settings: PackerSettings) -> None:
         self._settings = settings
 
-    def version(self) -> tuple[int, int, int]:
+    def version(self) -> Version:
         """Return its version.
 
         Raises:
@@ -69,13 +86,35 @@ class Packer:
             said = self._command_lines(template, None, _deaf).packer.version().stdout
         match = _VERSION.match(said)
         if match is None:
-            raise MissingToolError(str(self._settings.binary), f"is no Packer: it says {visible_tail(said.encode())!r}")
+            cause = f"is no Packer: it says {visible_tail(said.encode())!r}"
+            raise MissingToolError(str(self._settings.binary), cause, hint=_GET_PACKER)
         found = int(match[1]), int(match[2]), int(match[3])
         if found[:2] < OLDEST:
-            raise MissingToolError(
-                str(self._settings.binary), f"is Packer {said.strip()}; 1.6 is the oldest that serves"
-            )
+            cause = f"is Packer {_spelled(found)}; 1.6 is the oldest that serves"
+            raise MissingToolError(str(self._settings.binary), cause, hint=_GET_PACKER)
         return found
+
+    def need_amazon(self) -> Version:
+        """Return its version; it can build AMIs.
+
+        Raises:
+            MissingToolError: too old, no Packer, or without the amazon plugin that it needs from 1.10 on.
+        """
+        version = self.version()
+        if needs_plugin(version):
+            with self._template_of_nothing() as template:
+                listed = self._command_lines(template, None, _deaf).packer.plugins.bake("installed")()
+            if listed.exit_code or not has_amazon_plugin(listed.stdout):
+                cause = f"is not installed, which Packer {_spelled(version)} needs to build AMIs"
+                raise MissingToolError(f"Packer's plugin {AMAZON_PLUGIN}", cause, hint=_GET_PLUGIN)
+        return version
+
+    @contextmanager
+    def gated(self, template: Path) -> Iterator[Path]:
+        """Give our template as this Packer takes it, in a file for as long as it is used."""
+        version = self.version()
+        with self._file(gate(json.loads(template.read_bytes()), version), suffix=".json") as path:
+            yield path
 
     def validate(self, template: Path, variables: Mapping[str, str]) -> None:
         """Check a template with its variables.
@@ -91,8 +130,7 @@ class Packer:
                     raise error.__context__ from None
                 raise
         if not found.succeeded:
-            hint = "Correct the template or its variables."
-            raise DefinitionError(str(template), f"packer validate refuses it: {found.why}", hint=hint)
+            raise self._refused(template, found.why)
 
     def build(self, template: Path, variables: Mapping[str, str], *, hear: Hear) -> dict[str, str]:
         """Build a template; return Region -> AMI id.
@@ -108,10 +146,18 @@ class Packer:
             raise PackerError(str(template), done.why)
         return built_amis(done.lines)
 
+    def _refused(self, template: Path, why: str) -> DefinitionError:
+        newer = newer_needed(why)
+        if not newer:
+            hint = "Correct the template or its variables."
+            return DefinitionError(str(template), f"packer validate refuses it: {why}", hint=hint)
+        cause = f"needs a newer Packer than {_spelled(self.version())}: {newer}"
+        return DefinitionError(str(template), cause, hint=f"Take that out of the template, or: {_GET_PACKER}")
+
     def _command_lines(self, template: Path, variables: Path | None, hear: Hear) -> CommandLines:
         binary = self._settings.binary
         if not os.access(binary, os.X_OK):
-            raise MissingToolError("packer", f"is not installed ({binary})")
+            raise MissingToolError("packer", f"is not installed ({binary})", hint=_GET_PACKER)
 
         def execute(argv: list[str]) -> _Result:
             return self._execute(argv, hear)
@@ -158,6 +204,7 @@ class Packer:
             "PACKER_NO_COLOR": "1",
             "PACKER_CONFIG_DIR": str(work),
             "PACKER_CACHE_DIR": str(work / "packer_cache"),
+            "PACKER_PLUGIN_PATH": _plugin_folder(self._settings.environ),  # else they would be looked for in `work`
         }
         return {**self._settings.environ, **own}
 
@@ -170,11 +217,16 @@ class Packer:
         rendered = next((name for name, value in variables.items() if "{{" in value), None)
         if rendered is not None:
             raise DefinitionError(f"variable {rendered}", "holds `{{`, which Packer takes for an expression of its own")
+        with self._file(dict(variables), suffix=".pkrvars.json") as path:
+            yield path
+
+    @contextmanager
+    def _file(self, content: dict[str, Any], *, suffix: str) -> Iterator[Path]:
         self._settings.work.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=self._settings.work, suffix=".pkrvars.json")
+        handle, name = tempfile.mkstemp(dir=self._settings.work, suffix=suffix)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(dict(variables), file)
+                json.dump(content, file)
             yield Path(name)
         finally:
             Path(name).unlink(missing_ok=True)
@@ -232,6 +284,21 @@ class _Result:
     why: str
     succeeded: bool = False
     error: str | None = None
+
+
+def _plugin_folder(environ: Mapping[str, str]) -> str:
+    """Where the user's own Packer keeps plugins (packer-plugin-sdk, pathing/config_file_unix.go)."""
+    if "PACKER_PLUGIN_PATH" in environ:
+        return environ["PACKER_PLUGIN_PATH"]
+    home = Path(environ.get("HOME", "/"))
+    old = Path(environ.get("PACKER_CONFIG_DIR", home)) / ".packer.d"
+    new = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "packer"
+    folder = old if "PACKER_CONFIG_DIR" in environ or old.is_dir() else new
+    return str(folder / "plugins")
+
+
+def _spelled(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 def _deaf(line: PackerLine) -> None:

@@ -173,3 +173,78 @@ def test_ctrl_c_asks_packer_to_stop_and_waits_for_it(program: Path, tmp_path: Pa
     assert list((tmp_path / "work").glob("*.pkrvars.json")) == []
     left = subprocess.run(["pgrep", "-f", str(path)], capture_output=True, text=True, check=False).stdout
     assert left == ""
+
+
+def stub(folder: Path, version: str, *lines: str) -> Packer:
+    """A program that says what a Packer of another version says."""
+    program = folder / "stub-packer"
+    answers = "\n".join(lines)
+    program.write_text(f'#!/bin/sh\n[ "$1" = version ] && echo "Packer v{version}"\n{answers}\nexit 0\n')
+    program.chmod(0o755)
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    return Packer(PackerSettings(binary=program, work=folder / "work", environ=environ))
+
+
+@pytest.mark.parametrize("version", ["1.6.6", "1.7.10", "1.8.7", "1.9.5"])
+def test_before_1_10_packer_brings_the_amazon_builder_and_no_plugin_is_asked_for(version: str, tmp_path: Path) -> None:
+    packer = stub(tmp_path, version, '[ "$1" = plugins ] && exit 1')
+    assert ".".join(map(str, packer.need_amazon())) == version
+
+
+def test_from_1_10_on_the_amazon_plugin_must_be_installed(tmp_path: Path) -> None:
+    listing = (
+        "printf '%s\\n' $PACKER_PLUGIN_PATH/github.com/hashicorp/amazon/packer-plugin-amazon_v1.8.2_x5.0_linux_arm64"
+    )
+    packer = stub(tmp_path, "1.15.1", f'[ "$1 $2" = "plugins installed" ] && {listing}')
+    assert packer.need_amazon() == (1, 15, 1)
+
+
+@pytest.mark.parametrize("answer", ["true", "exit 1"])
+def test_an_amazon_plugin_that_is_not_installed_is_asked_for_with_a_way_round(answer: str, tmp_path: Path) -> None:
+    packer = stub(tmp_path, "1.10.0", f'[ "$1" = plugins ] && {answer}')
+    with pytest.raises(MissingToolError, match=r"Packer 1\.10\.0 needs") as caught:
+        packer.need_amazon()
+    assert "packer plugins install github.com/hashicorp/amazon" in caught.value.hint
+    assert "--path" in caught.value.hint
+    assert "ami: {id: ami-" in caught.value.hint
+
+
+def test_without_packer_the_error_says_how_to_get_it_and_the_way_round(tmp_path: Path) -> None:
+    with pytest.raises(MissingToolError, match="is not installed") as caught:
+        Packer(PackerSettings(binary=tmp_path / "packer", work=tmp_path)).need_amazon()
+    assert "Install Packer" in caught.value.hint
+    assert "ami: {id: ami-" in caught.value.hint
+
+
+def test_plugins_are_looked_for_where_the_user_has_them(tmp_path: Path) -> None:
+    def found(**environ: str) -> str:
+        settings = PackerSettings(binary=tmp_path, work=tmp_path / "w", environ={"HOME": str(tmp_path), **environ})
+        return Packer(settings)._environment()["PACKER_PLUGIN_PATH"]
+
+    assert found() == f"{tmp_path}/.config/packer/plugins"
+    assert found(XDG_CONFIG_HOME="/xdg") == "/xdg/packer/plugins"
+    assert found(PACKER_PLUGIN_PATH="/plugins") == "/plugins"
+    assert found(PACKER_CONFIG_DIR="/packer") == "/packer/.packer.d/plugins"
+    (tmp_path / ".packer.d").mkdir()
+    assert found() == f"{tmp_path}/.packer.d/plugins"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("key.json", '{"builders": [{"type": "amazon-ebs", "metadata_options": {}}]}', "metadata_options, which"),
+        ("version.json", '{"min_packer_version": "9.0.0", "builders": [{"type": "null"}]}', r"Packer 9\.0\.0"),
+        ("block.pkr.hcl", "packer {\n required_plugins {\n }\n}\n", "required_plugins, which"),
+        ("version.pkr.hcl", 'packer { required_version = ">= 9.0.0" }\n', r"Packer >= 9\.0\.0"),
+    ],
+)
+def test_a_teams_template_for_a_newer_packer_is_told_what_it_needs(
+    packer: Packer, tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    if name.startswith(("key", "block")) and packer.version() >= (1, 7, 0):
+        pytest.skip("this Packer knows the key")
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(DefinitionError, match=said) as caught:
+        packer.validate(path, {})
+    assert "needs a newer Packer than" in str(caught.value)
