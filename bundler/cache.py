@@ -110,3 +110,59 @@ class Cache:
         """Forget a blob."""
         with suppress(FileNotFoundError):
             self.path(digest).unlink()
+
+
+class CachePlace:
+    """The place of one blob that comes in pieces; it is there after `commit`, and nothing of it before."""
+
+    def __init__(self, cache: Cache, digest: Digest) -> None:
+        self._path = cache.path(digest)
+        self._digest = digest
+        self._sha256 = hashlib.sha256()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=".new-")  # noqa: SIM115 - commit closes it
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def write(self, chunk: memoryview | bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            LocalResourceError: the disk is full.
+        """
+        self._sha256.update(chunk)
+        try:
+            self._file.write(chunk)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def restart(self) -> None:
+        """Forget what was written."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._sha256 = hashlib.sha256()
+
+    def commit(self) -> None:
+        """Check the digest, then let the blob count.
+
+        Raises:
+            DigestError: the content is not what the digest names; nothing is kept.
+            LocalResourceError: the disk is full.
+        """
+        try:
+            with self._file as file:
+                if self._sha256.hexdigest() != self._digest.hex:
+                    raise DigestError(
+                        str(self._digest), f"the content has the digest sha256:{self._sha256.hexdigest()}"
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+                with suppress(FileExistsError):
+                    os.link(file.name, self._path)
+            sync_folder(self._path.parent)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> LocalResourceError:
+        return LocalResourceError(str(self._path.parent), f"cannot be written: {error.strerror}")

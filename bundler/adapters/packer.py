@@ -30,6 +30,7 @@ from bundler.domain.packer_template import (
     newer_needed,
 )
 from bundler.errors import BundleError, DefinitionError, MissingToolError, PackerError
+from bundler.transfer import check_stopped
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # sh 1.11, which it brings, is of 2015
@@ -68,6 +69,19 @@ class PackerSettings:
     work: Path
     environ: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """How Packer runs a template.
+
+    Attributes:
+        folder: where it runs: relative paths in a template start there; None for here.
+        keep_open: handles that it holds until it ends, whatever becomes of us.
+    """
+
+    folder: Path | None = None
+    keep_open: tuple[int, ...] = ()
 
 
 class Packer:
@@ -116,7 +130,7 @@ class Packer:
         with self._file(gate(json.loads(template.read_bytes()), version), suffix=".json") as path:
             yield path
 
-    def validate(self, template: Path, variables: Mapping[str, str]) -> None:
+    def validate(self, template: Path, variables: Mapping[str, str], *, running: Running = Running()) -> None:
         """Check a template with its variables.
 
         Raises:
@@ -124,7 +138,7 @@ class Packer:
         """
         with self._variables(variables) as file:
             try:
-                found = self._command_lines(template, file, _deaf).validate()
+                found = self._command_lines(template, file, _deaf, running).validate()
             except AttributeError as error:  # python-packer wants a `message` of whatever went wrong
                 if isinstance(error.__context__, BundleError):
                     raise error.__context__ from None
@@ -132,7 +146,9 @@ class Packer:
         if not found.succeeded:
             raise self._refused(template, found.why)
 
-    def build(self, template: Path, variables: Mapping[str, str], *, hear: Hear) -> dict[str, str]:
+    def build(
+        self, template: Path, variables: Mapping[str, str], *, hear: Hear, running: Running = Running()
+    ) -> dict[str, str]:
         """Build a template; return Region -> AMI id.
 
         Called off (Ctrl-C, SIGTERM), Packer is asked to stop and waited for, so that nothing of the build is left.
@@ -141,7 +157,8 @@ class Packer:
             PackerError: with the step that failed and what Packer says of it.
         """
         with self._variables(variables) as file:
-            done: _Result = self._command_lines(template, file, hear).build(parallel=False, machine_readable=True)
+            lines = self._command_lines(template, file, hear, running)
+            done: _Result = lines.build(parallel=False, machine_readable=True)
         if done.exit_code:
             raise PackerError(str(template), done.why)
         return built_amis(done.lines)
@@ -154,17 +171,19 @@ class Packer:
         cause = f"needs a newer Packer than {_spelled(self.version())}: {newer}"
         return DefinitionError(str(template), cause, hint=f"Take that out of the template, or: {_GET_PACKER}")
 
-    def _command_lines(self, template: Path, variables: Path | None, hear: Hear) -> CommandLines:
+    def _command_lines(
+        self, template: Path, variables: Path | None, hear: Hear, running: Running = Running()
+    ) -> CommandLines:
         binary = self._settings.binary
         if not os.access(binary, os.X_OK):
             raise MissingToolError("packer", f"is not installed ({binary})", hint=_GET_PACKER)
 
         def execute(argv: list[str]) -> _Result:
-            return self._execute(argv, hear)
+            return self._execute(argv, hear, running)
 
         return CommandLines(template, binary=binary, execute=execute, variables=variables)
 
-    def _execute(self, argv: list[str], hear: Hear) -> _Result:
+    def _execute(self, argv: list[str], hear: Hear, running: Running) -> _Result:
         lines: list[PackerLine] = []
 
         def on_line(raw: bytes) -> None:
@@ -177,6 +196,9 @@ class Packer:
             argv,
             timeout_s=LIMIT_S if building else _SHORT_S,
             env=self._environment(),
+            cwd=running.folder,
+            keep_open=running.keep_open,
+            tick=lambda _: check_stopped(),
             on_line=on_line,
             ending=Ending(grace_s=CLEAN_UP_S if building else 5.0, leader_only=True),
         )

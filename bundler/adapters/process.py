@@ -77,6 +77,7 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
     tick: Callable[[float], None] | None = None,
     on_line: Callable[[bytes], None] | None = None,
     ending: Ending = Ending(),
+    keep_open: Sequence[int] = (),
 ) -> Completed:
     """Run a program to its end and return what it said, whatever its return code.
 
@@ -95,6 +96,7 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
         tick: told about once a second how many seconds it runs; what it raises stops the program.
         on_line: told each line of stdout when it is whole, without its end; what it raises stops the program.
         ending: how it is asked to stop; while it ends, its output is read on.
+        keep_open: handles that it and its children hold, too: a lock on one of them lasts as long as any of us.
 
     Raises:
         MissingToolError: there is no such program, or it cannot be run here.
@@ -102,7 +104,7 @@ def run(  # noqa: PLR0913 - each is one property of a process; a record for them
         LimitError: it wrote more than allowed.
     """
     with _HeldSignals() as held:
-        process = _start(argv, env, cwd)
+        process = _start(argv, env, cwd, keep_open)
     try:
         with closing(_Conversation(process, input or b"", max_output_bytes, on_line)) as conversation:
             try:
@@ -133,7 +135,9 @@ def visible_tail(output: bytes) -> str:
     return joined if len(joined) <= TAIL_CHARACTERS else "…" + joined[-TAIL_CHARACTERS:]
 
 
-def _start(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None) -> subprocess.Popen[bytes]:
+def _start(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, keep_open: Sequence[int]
+) -> subprocess.Popen[bytes]:
     minimal = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
     try:
         return subprocess.Popen(
@@ -143,6 +147,7 @@ def _start(argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None)
             stderr=subprocess.PIPE,
             env=minimal if env is None else dict(env),
             cwd=cwd,
+            pass_fds=tuple(keep_open),
             start_new_session=True,
         )
     except OSError as error:

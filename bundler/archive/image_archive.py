@@ -26,14 +26,14 @@ def image_archive(preload: Preload, read: Read) -> Iterator[bytes]:
     """
     for path, content in ((OCI_LAYOUT_PATH, OCI_LAYOUT), (INDEX_PATH, _index(preload))):
         yield from _member(path, len(content), [content])
-    for blob in _blobs(preload):
+    for blob in preload.blobs:
         yield from _member(f"blobs/sha256/{blob.digest.hex}", blob.size, _checked(blob, read))
     yield bytes(END_BYTES)
 
 
 def image_archive_size(preload: Preload) -> int:
     """Return how many bytes the archive has."""
-    sizes = [len(OCI_LAYOUT), len(_index(preload)), *(blob.size for blob in _blobs(preload))]
+    sizes = [len(OCI_LAYOUT), len(_index(preload)), *(blob.size for blob in preload.blobs)]
     return sum(len(member_header("", 0)) + padded(size) for size in sizes) + END_BYTES
 
 
@@ -46,11 +46,6 @@ def _index(preload: Preload) -> bytes:
         "size": preload.target.size,
     }
     return canonical_json({"manifests": [entry], "mediaType": OCI_INDEX, "schemaVersion": 2})
-
-
-def _blobs(preload: Preload) -> tuple[Blob, ...]:
-    everything = (preload.target, preload.manifest, *preload.manifest.blobs)
-    return tuple({blob.digest: blob for blob in everything}.values())
 
 
 def _member(path: str, size: int, content: Iterable[bytes]) -> Iterator[bytes]:

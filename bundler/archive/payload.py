@@ -69,7 +69,7 @@ def write_payload(folder: Path, payload: Payload, *, read: Read) -> None:
 
 
 def folder_digest(folder: Path) -> Digest:
-    """Return the digest of paths and contents below `folder`; modes, times and empty folders do not count.
+    """Return the digest of paths and contents below `folder`; modes, times, empty folders and .git do not count.
 
     Raises:
         DefinitionError: it is no folder, or holds a link or a device.
@@ -88,6 +88,8 @@ def _walk(folder: Path, below: str) -> Iterator[str]:
     for entry in _entries(folder):
         path = f"{below}{entry.name}"
         kind = entry.stat(follow_symlinks=False).st_mode
+        if entry.name == ".git":
+            continue
         if stat.S_ISDIR(kind):
             yield from _walk(Path(entry.path), f"{path}/")
         elif stat.S_ISREG(kind) and _is_text(path):

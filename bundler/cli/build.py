@@ -100,6 +100,8 @@ def build(
     build. An interrupted build goes on from what is right already; only a complete archive gets the final name.
     """
     from bundler import wiring
+    from bundler.atomic import publish
+    from bundler.domain.lock import lock_bytes
     from bundler.workflows.build import BuildRequest
     from bundler.workflows.build import build as run
 
@@ -118,6 +120,8 @@ def build(
             trust=chain,
             signer=signer,
             reopen=lambda path: wiring.complete_root(path, surroundings),
+            record=lambda lock: publish(wiring.lock_path(definition), lock_bytes(lock)),
+            rebake=rebake,
         )
         outcome = run(request, outside=wiring.connected(parsed, definition.parent, surroundings))
     if output == "text":

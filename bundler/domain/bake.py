@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from bundler.domain.ami import BakedAmi, LockedAmi
 from bundler.domain.canonical import canonical_json
+from bundler.domain.definition import Template
 from bundler.domain.digest import Digest
 from bundler.domain.lock import Lock
 
@@ -18,6 +19,12 @@ AMI_NAME_DIGITS = 16
 def text_digest(*parts: str) -> Digest:
     """Return the digest of some texts, in order."""
     return Digest.of(canonical_json(list(parts)))
+
+
+def template_digest(template: Template, folder: Digest) -> Digest:
+    """Return the digest of a team's template: all files of its folder, which of them is built, and its variables."""
+    variables = (f"{key}={value}" for key, value in sorted(template.variables.items()))
+    return text_digest(str(folder), template.file, template.builder_user, *variables)
 
 
 def content_inputs(lock: Lock, ami: LockedAmi) -> Digest:

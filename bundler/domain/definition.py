@@ -202,7 +202,9 @@ class Template(Strict):
     """A team's own Packer template: a folder, the file in it, and its variables (never secrets)."""
 
     folder: Line
-    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "template.json"
+    file: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$", max_length=200)
+    ] = "template.json"
     variables: dict[VariableName, Annotated[str, StringConstraints(max_length=2000)]] = Field(default_factory=dict)
     builder_user: Name = Field(default="ec2-user", description="who logs in to what the template makes")
 
@@ -258,8 +260,8 @@ class Ami(Strict):
         carried = self.ami.id is not None or self.ami.bottlerocket is not None
         if carried and (self.preload or self.certificates is not None or self.registry_hosts is not None):
             raise ValueError("preload, certificates and registryHosts go with an AMI that is baked")
-        if self.ami.id is not None and len(self.architectures or ()) != 1:
-            raise ValueError("architectures: an AMI by id has exactly one")
+        if (self.ami.id is not None or self.ami.template is not None) and len(self.architectures or ()) != 1:
+            raise ValueError("architectures: an AMI by id, or of a template of yours, has exactly one")
         return self
 
 

@@ -30,6 +30,12 @@ class Preload:
     manifest: LockedManifest
     names: tuple[str, ...]
 
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """Everything that is carried of it."""
+        everything = (self.target, self.manifest, *self.manifest.blobs)
+        return tuple({blob.digest: blob for blob in everything}.values())
+
 
 def plan_preload(ami: LockedAmi, lock: Lock) -> tuple[Preload, ...]:
     """Return what is preloaded, sorted by digest; images with the same content are one.

@@ -14,6 +14,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import Emit, Noted, silent
 from bundler.domain.leftover import Leftover
 from bundler.domain.machine_image import FoundImage, ImageCopy, attributes_of, require_portable
+from bundler.domain.packer_job import PackerJob
 from bundler.domain.snapshot import FoundSnapshot
 from bundler.errors import ConflictError, NetworkError, PolicyError, TargetError
 from bundler.retry import Patience
@@ -73,25 +74,6 @@ class Builders(Protocol):
     def remove(self, leftover: Leftover) -> None:
         """Take one away, and wait until it is gone."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackerJob:
-    """One run of Packer.
-
-    Attributes:
-        name: what people call it.
-        folder: the template's; Packer runs in a copy of it.
-        file: the template in it.
-        variables: all of them texts; empty ones are not set.
-        tags: on what it builds, where the template leaves room for them.
-    """
-
-    name: str
-    folder: Path
-    file: str
-    variables: Mapping[str, str]
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Packer(Protocol):
@@ -272,6 +254,7 @@ class _Bake:
                 **request.variables,
                 "security_group_id": group,
                 "source_ami": source,
+                "root_device": self._seen(source).root_device,
                 "ami_name": name,
                 "ami_description": ami_description(request.inputs),
                 "run_tag": str(request.inputs),

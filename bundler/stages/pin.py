@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from bundler.domain.ami import AmiSource, LockedAmi
-from bundler.domain.bake import text_digest
-from bundler.domain.definition import Ami, Definition
+from bundler.domain.bake import template_digest
+from bundler.domain.definition import Ami, Definition, Template
 from bundler.domain.digest import Digest
 from bundler.domain.lock import LockedImage
 from bundler.domain.machine_image import FoundImage, require_portable
@@ -104,13 +104,7 @@ class _Pin:
             architecture=machine,
             kind=kind,
             source=None if kind == "template" else self._source(ami, machine),
-            template=None
-            if template is None
-            else text_digest(
-                str(self.sights.digest_of(self.sights.folder / template.folder)),
-                template.file,
-                *(f"{key}={value}" for key, value in sorted(template.variables.items())),
-            ),
+            template=None if template is None else self._template(template),
             preload=tuple(self._preload(ami, machine)) if kind in ("bake", "template") else (),
             certificates=self._file(ami.certificates),
             registry_hosts=None
@@ -180,6 +174,9 @@ class _Pin:
         for image in self.images:
             if any(evidence.by.startswith("core ") for evidence in image.evidence):
                 yield image.reference
+
+    def _template(self, template: Template) -> Digest:
+        return template_digest(template, self.sights.digest_of(self.sights.folder / template.folder))
 
     def _folder(self, name: str | None) -> Digest | None:
         return None if name is None else self.sights.digest_of(self.sights.folder / name)

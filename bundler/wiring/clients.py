@@ -30,8 +30,10 @@ BLOCK_CONNECTIONS = 64
 """As many as export and restore have threads."""
 
 
-def aws_for(surroundings: Surroundings, site: Site | None = None, *, connections: int = 16) -> Aws:
-    """Return AWS as a site (its Region and endpoints) or the environment says.
+def aws_for(
+    surroundings: Surroundings, site: Site | None = None, *, region: str | None = None, connections: int = 16
+) -> Aws:
+    """Return AWS as a site (its Region and endpoints), `region` or the environment says.
 
     AWS_REGION is what the AWS SDKs agree on, and botocore alone does not read it (AWS SDKs and Tools Reference Guide,
     "AWS Region"); after it come AWS_DEFAULT_REGION and the profile.
@@ -41,7 +43,7 @@ def aws_for(surroundings: Surroundings, site: Site | None = None, *, connections
 
     return Aws(
         AwsSettings(
-            region=surroundings.environ.get("AWS_REGION") or None if site is None else site.region,
+            region=region or surroundings.environ.get("AWS_REGION") or None if site is None else site.region,
             endpoints={} if site is None else site_endpoints(site),
             ca_file=surroundings.ca_file,
             environ=surroundings.environ,

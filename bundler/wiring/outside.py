@@ -11,6 +11,7 @@ from bundler.cache import Cache
 from bundler.domain.definition import Definition
 from bundler.errors import UsageError
 from bundler.wiring.clients import registry_client, transport_for
+from bundler.wiring.foundry import foundry
 from bundler.wiring.surroundings import Surroundings, cache_folder, own_platform, retry_policy
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def connected(definition: Definition, folder: Path, surroundings: Surroundings) 
         wrap_manifest=finder.wrap,
         built_in_chart=built_in_chart,
         renderer=_LazyHelm(lambda: _own_helm(definition, folder, cache, urls)),
+        foundry=foundry(definition, cache, surroundings),
         pace=surroundings.pace,
     )
 

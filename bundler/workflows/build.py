@@ -1,4 +1,4 @@
-"""`bundle build`: lock -> closure gate -> lay out -> fetch -> seal. Start reading here."""
+"""`bundle build`: lock -> closure gate, bakes beside it -> lay out -> fetch -> seal. Start reading here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from bundler import __version__
 from bundler.archive.layout import Layout, plan_layout
 from bundler.archive.metadata import closure_report, provenance, sbom
 from bundler.archive.writer import ArchiveWriter, Failpoint, no_failpoint
+from bundler.cache import CachePlace
+from bundler.domain.blob import Blob
 from bundler.domain.definition import Definition
 from bundler.domain.digest import Digest
 from bundler.domain.events import PhaseDone, PhaseStarted, counted
@@ -19,7 +21,9 @@ from bundler.ports import ImageSource
 from bundler.stages.discover import Discovered, Release, discover
 from bundler.stages.fetch import Supply, check_manifests, fetch
 from bundler.stages.obtain import obtain
+from bundler.transfer import parallel_map
 from bundler.trust import Signer
+from bundler.workflows.bakes import BakeRun
 from bundler.workflows.lock import Connected, gather_releases, locked_charts, locked_release
 
 FETCHED = "What was fetched is kept; the same command goes on from there."
@@ -35,6 +39,8 @@ class BuildRequest:
         trust: content of trust.json, carried for sites that know an older version.
         signer: the bundle key.
         reopen: gives the root digest of an archive that is complete in every byte, None for anything else.
+        record: keeps the lock once its bakes are known.
+        rebake: bake again what is baked already.
     """
 
     definition: Definition
@@ -43,6 +49,8 @@ class BuildRequest:
     trust: bytes
     signer: Signer
     reopen: Callable[[Path], Digest | None]
+    record: Callable[[Lock], None]
+    rebake: bool = False
     failpoint: Failpoint = no_failpoint
 
 
@@ -64,17 +72,9 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
         ClosureError: a rendered chart needs an image that the lock does not hold.
         LocalResourceError: not enough disk; said before the first download.
     """
-    lock, emit = request.lock, outside.pace.emit
-    require_current(request.definition, lock)
-    emit(PhaseStarted(phase="closure"))
-    planned = gather_releases(request.definition, outside=outside)
-    found = discover(request.definition, planned, renderer=outside.renderer)
-    gate(lock, found)
-    tools, files = obtain(request.definition, folder=outside.folder, cache=outside.cache, urls=outside.urls)
-    require_same(lock, planned, {*tools, *files})
-    emit(PhaseDone(phase="closure", detail=f"the lock holds all that the charts need: {counted(len(found), 'image')}"))
-
-    layout = lay_out(request)
+    require_current(request.definition, request.lock)
+    lock, emit = _planned(request, outside), outside.pace.emit
+    layout = lay_out(request, lock)
     archive = request.out / f"{lock.name}-{lock.sequence}.tar"
     root = layout.root.digest
     if request.reopen(archive) == root:
@@ -83,11 +83,12 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
     emit(PhaseStarted(phase="fetch", detail=archive.name))
     with keeping(FETCHED), ArchiveWriter(archive, layout, failpoint=request.failpoint) as writer:
         members = {member.digest: member for member in writer.missing(pace=outside.pace)}
+        _mend_packs(request, lock, outside, missing=members.keys())
         fetch(
             lock,
             [(member.digest, member.size) for member in members.values()],
             place=lambda digest: writer.write_at(members[digest]),
-            supply=Supply(cache=outside.cache, source_of=lambda image: _source_of(image, request, outside)),
+            supply=_supply(request, outside),
             pace=outside.pace,
         )
         there = len(layout.blobs) - len(members)
@@ -96,6 +97,60 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
         writer.seal(request.signer)
     emit(PhaseDone(phase="seal", detail=f"{archive.name} is complete and signed"))
     return BuildOutcome(archive=archive, root=root, total_bytes=layout.total_bytes)
+
+
+def _planned(request: BuildRequest, outside: Connected) -> Lock:
+    """Return the lock with its bakes, which are made while the closure is proved; either failing ends the other."""
+    if not request.lock.amis:
+        return _prove_closure(request, outside)
+    runs = (lambda: _prove_closure(request, outside), _bakes(request, request.lock, outside).all)
+    _, lock = parallel_map(lambda run: run(), runs, workers=len(runs))
+    if lock != request.lock:
+        request.record(lock)
+    return lock
+
+
+def _prove_closure(request: BuildRequest, outside: Connected) -> Lock:
+    lock, emit = request.lock, outside.pace.emit
+    emit(PhaseStarted(phase="closure"))
+    planned = gather_releases(request.definition, outside=outside)
+    found = discover(request.definition, planned, renderer=outside.renderer)
+    gate(lock, found)
+    tools, files = obtain(request.definition, folder=outside.folder, cache=outside.cache, urls=outside.urls)
+    require_same(lock, planned, {*tools, *files})
+    emit(PhaseDone(phase="closure", detail=f"the lock holds all that the charts need: {counted(len(found), 'image')}"))
+    return lock
+
+
+def _bakes(request: BuildRequest, lock: Lock, outside: Connected) -> BakeRun:
+    return BakeRun(
+        definition=request.definition,
+        lock=lock,
+        folder=outside.folder,
+        cache=outside.cache,
+        foundry=outside.foundry,
+        fetch=lambda lock, blobs: _fetch_into_cache(lock, blobs, request, outside),
+        again=request.rebake,
+        pace=outside.pace,
+    )
+
+
+def _mend_packs(request: BuildRequest, lock: Lock, outside: Connected, *, missing: Set[Digest]) -> None:
+    """Read the AMIs again whose packs are neither in the archive nor in the cache."""
+    for baked in lock.bake:
+        if any(blob.digest in missing and not outside.cache.has(blob.digest) for blob in baked.blobs):
+            _bakes(request, lock, outside).mend(baked)
+
+
+def _fetch_into_cache(lock: Lock, blobs: Sequence[Blob], request: BuildRequest, outside: Connected) -> None:
+    """Bring what a bake preloads into the cache; the archive takes it from there."""
+    wanted = [(blob.digest, blob.size) for blob in blobs if not outside.cache.has(blob.digest)]
+    supply = _supply(request, outside)
+    fetch(lock, wanted, place=lambda digest: CachePlace(outside.cache, digest), supply=supply, pace=outside.pace)
+
+
+def _supply(request: BuildRequest, outside: Connected) -> Supply:
+    return Supply(cache=outside.cache, source_of=lambda image: _source_of(image, request, outside))
 
 
 def require_current(definition: Definition, lock: Lock) -> None:
@@ -147,9 +202,8 @@ def gate(lock: Lock, found: Iterable[Discovered]) -> None:
         )
 
 
-def lay_out(request: BuildRequest) -> Layout:
+def lay_out(request: BuildRequest, lock: Lock) -> Layout:
     """Return the place of every byte; only the content of blobs is still to come."""
-    lock = request.lock
     generated = {
         "trust.json": request.trust,
         "closure.json": closure_report(lock),

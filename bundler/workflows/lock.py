@@ -145,7 +145,7 @@ def _pinned(definition: Definition, images: Sequence[LockedImage], outside: Conn
     if not definition.amis:
         return ()
     outside.pace.emit(PhaseStarted(phase="amis"))
-    amis = pin(definition, images=images, sights=outside.foundry.sights(definition, outside.folder))
+    amis = pin(definition, images=images, sights=outside.foundry.sights(outside.folder))
     outside.pace.emit(PhaseDone(phase="amis", detail=f"{counted(len(amis), 'AMI')} pinned"))
     return amis
 

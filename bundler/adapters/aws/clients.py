@@ -107,6 +107,14 @@ class Aws:
                 self._services[key] = self._service(name, region)
             return self._services[key]
 
+    def own_endpoint(self, name: str) -> str:
+        """Return the URL of a service where settings or environment override AWS's own, else nothing."""
+        session = self._session()
+        loader = session.get_component("endpoint_resolver")
+        usual = loader.construct_endpoint(name, self._settings.region or session.get_config_variable("region")) or {}
+        url = self.service(name).endpoint
+        return "" if Url.parse(url).host == usual.get("hostname") else url
+
     def credentials(self) -> Any:
         """Return botocore's credentials, refreshed where they must be.
 

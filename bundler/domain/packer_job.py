@@ -1,0 +1,26 @@
+"""One run of Packer, as the bake asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackerJob:
+    """A template and what goes into it.
+
+    Attributes:
+        name: what people call it.
+        folder: the template's.
+        file: the template in it.
+        variables: all of them texts; those that are left out are not set.
+        tags: on all that a team's own template builds; None for our template, which has variables for them.
+    """
+
+    name: str
+    folder: Path
+    file: str
+    variables: Mapping[str, str]
+    tags: Mapping[str, str] | None = field(default=None)

@@ -1,0 +1,125 @@
+"""`foundry`: where AMIs are found, baked and read out."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bundler.cache import Cache
+from bundler.data import data_folder
+from bundler.domain.definition import Definition
+from bundler.wiring.clients import BLOCK_CONNECTIONS, aws_for
+from bundler.wiring.surroundings import Surroundings, retry_policy
+
+if TYPE_CHECKING:
+    from bundler.adapters.aws.clients import Aws
+    from bundler.adapters.packer import PackerSettings
+    from bundler.stages.bake import Bakery
+    from bundler.stages.pin import Sights
+    from bundler.workflows.bakes import Foundry
+
+TEMPLATE = "al2023"
+BAKE_LIMIT_S = 3600.0
+_KEPT = frozenset(
+    ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "PACKER_PLUGIN_PATH", "PACKER_CONFIG_DIR", "XDG_CONFIG_HOME")
+)
+_PROXIES = frozenset(("http_proxy", "https_proxy", "no_proxy"))
+
+
+def foundry(definition: Definition, cache: Cache, surroundings: Surroundings) -> Foundry:
+    """Return the foundry; nothing of AWS or Packer is touched before it is needed."""
+    from bundler.adapters.aws.ebs import EbsDirect
+    from bundler.exports import ExportFolder
+    from bundler.workflows.bakes import Foundry
+
+    region = definition.builder.region or definition.source.region
+    aws = functools.cache(lambda: aws_for(surroundings, region=region, connections=BLOCK_CONNECTIONS))
+    return Foundry(
+        sights=lambda folder: _sights(aws, region, folder),
+        account=functools.cache(lambda: _account(aws())),
+        region=region,
+        bakery=functools.cache(lambda: _bakery(aws(), region, cache, surroundings)),
+        reader=lambda: EbsDirect(service=aws().service("ebs"), policy=retry_policy(surroundings)),
+        place=lambda key: ExportFolder(cache, key=key),
+        template=data_folder("packer") / TEMPLATE,
+    )
+
+
+def _account(aws: Aws) -> str:
+    return aws.service("sts").ask("GetCallerIdentity", lambda answer: str(answer["Account"]), about="caller")
+
+
+def _sights(aws: Callable[[], Aws], region: str, folder: Path) -> Sights:
+    from bundler.adapters.aws.ec2_images import Ec2Images
+    from bundler.adapters.aws.ssm import Parameters
+    from bundler.archive.payload import folder_digest
+    from bundler.stages.pin import Sights
+
+    return Sights(
+        region=region,
+        parameters=lambda: Parameters(aws().service("ssm")),
+        images=lambda: Ec2Images(aws().service("ec2")),
+        folder=folder,
+        digest_of=folder_digest,
+    )
+
+
+def _bakery(aws: Aws, region: str, cache: Cache, surroundings: Surroundings) -> Bakery:
+    from bundler.adapters.aws.ec2_builders import Ec2Builders
+    from bundler.adapters.aws.ec2_images import Ec2Images
+    from bundler.adapters.packer import Packer
+    from bundler.adapters.packer_builds import PackerBuilds
+    from bundler.retry import Patience
+    from bundler.stages.bake import Bakery
+    from bundler.transfer import pause
+
+    ec2 = aws.service("ec2")
+    patience = Patience(deadline_s=BAKE_LIMIT_S, sleep=pause, emit=surroundings.emit)
+    work = cache.folder / "packer"
+    builds = PackerBuilds(
+        Packer(_packer_settings(aws, region, work, surroundings)),
+        work=work,
+        region=region,
+        endpoint=aws.own_endpoint("ec2"),
+        emit=surroundings.emit,
+    )
+    return Bakery(
+        images=Ec2Images(ec2),
+        builders=Ec2Builders(ec2, patience),
+        packer=builds,
+        patience=patience,
+        emit=surroundings.emit,
+    )
+
+
+def _packer_settings(aws: Aws, region: str, work: Path, surroundings: Surroundings) -> PackerSettings:
+    """Packer gets the credentials that boto3 found: it knows fewer ways to them, and an old one none of the new."""
+    from bundler.adapters.packer import PackerSettings
+
+    environ = surroundings.environ
+    found = aws.credentials()
+    own = {
+        "AWS_ACCESS_KEY_ID": found.access_key,
+        "AWS_SECRET_ACCESS_KEY": found.secret_key,
+        **({"AWS_SESSION_TOKEN": found.token} if found.token else {}),
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+    }
+    kept = {key: value for key, value in environ.items() if key in _KEPT or key.lower() in _PROXIES}
+    return PackerSettings(
+        binary=Path(shutil.which("packer", path=environ.get("PATH")) or "packer"),
+        work=work,
+        environ=_believing(kept | own, surroundings, work),
+        secrets=aws.secrets(),
+    )
+
+
+def _believing(environ: Mapping[str, str], surroundings: Surroundings, work: Path) -> dict[str, str]:
+    from bundler.adapters.authorities import believing
+    from bundler.wiring.surroundings import make_private
+
+    make_private(work)
+    return believing(environ, surroundings.ca_file, work=work)

@@ -1,0 +1,267 @@
+"""The AMIs of a build: baked or found, read out block by block, and recorded in the lock, once.
+
+What a bake gave is kept in the cache by the digest of its inputs, so that the same inputs never bake twice; where the
+packs are lost they are read again from the AMI, which is found by the same digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from bundler.archive.payload import Payload, folder_digest, write_payload
+from bundler.atomic import publish
+from bundler.cache import Cache
+from bundler.domain.ami import BakedAmi, LockedAmi, NodeFacts
+from bundler.domain.bake import BAKE_TAG, bake_inputs, template_digest, with_bakes
+from bundler.domain.blob import Blob
+from bundler.domain.definition import Ami, Definition, Template
+from bundler.domain.digest import Digest
+from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
+from bundler.domain.lock import Lock
+from bundler.domain.node_facts import check_facts, parse_node_facts
+from bundler.domain.packer_job import PackerJob
+from bundler.domain.packs import parse_pack_table
+from bundler.domain.partition import partition_of
+from bundler.domain.preload import Preload, expected_names, plan_preload
+from bundler.errors import LockChangedError
+from bundler.stages.bake import TEMPLATE_TAG, Baked, BakeRequest, Bakery, bake
+from bundler.stages.export import Exported, ExportPlace, SnapshotReader, export
+from bundler.stages.pin import Sights
+from bundler.transfer import Pace, parallel_map
+
+INDEX_TYPE = "application/vnd.eks-bundler.ami.index.v1"
+TABLE_TYPE = "application/vnd.eks-bundler.ami.packs.v1"
+PACK_TYPE = "application/vnd.eks-bundler.ami.pack.v1+zstd"
+BAKES = "bakes"
+
+
+class Place(ExportPlace, Protocol):
+    """Where an export keeps its packs."""
+
+    def done(self) -> None:
+        """Forget how far it was: all of it is in packs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foundry:
+    """Where AMIs are found, baked and read out; each part is made when it is first needed.
+
+    Attributes:
+        sights: where AMIs are looked for when they are pinned, given the folder of the definition.
+        account: 12 digits, of the credentials.
+        region: where bakes are made.
+        bakery: EC2 and Packer.
+        reader: EBS direct.
+        place: of an export, by a key.
+        template: folder of our own template.
+    """
+
+    sights: Callable[[Path], Sights]
+    account: Callable[[], str]
+    region: str
+    bakery: Callable[[], Bakery]
+    reader: Callable[[], SnapshotReader]
+    place: Callable[[str], Place]
+    template: Path
+
+
+FetchBlobs = Callable[[Lock, tuple[Blob, ...]], None]
+"""Brings blobs of the lock's images into the cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BakeRun:
+    """The bakes of one build.
+
+    Attributes:
+        folder: relative paths of the definition start here.
+        fetch: brings what is preloaded into the cache.
+        again: bake although everything is there (--rebake).
+    """
+
+    definition: Definition
+    lock: Lock
+    folder: Path
+    cache: Cache
+    foundry: Foundry
+    fetch: FetchBlobs
+    again: bool = False
+    pace: Pace = field(default_factory=Pace)
+
+    def all(self) -> Lock:
+        """Return the lock with every bake recorded; those that it holds already are left alone."""
+        wanted = [ami for ami in self.lock.amis if self.again or self.lock.baked(ami.name, ami.architecture) is None]
+        if not wanted:
+            return self.lock
+        self.pace.emit(PhaseStarted(phase="bake", detail=", ".join(f"{a.name} {a.architecture}" for a in wanted)))
+        made = parallel_map(self.one, wanted, workers=len(wanted))
+        self.pace.emit(PhaseDone(phase="bake", detail=f"{counted(len(made), 'AMI')} baked and read out"))
+        return with_bakes(self.lock, made)
+
+    def one(self, ami: LockedAmi) -> BakedAmi:
+        """Return what became of an AMI: from the cache, else baked or found, and read out."""
+        inputs = self.inputs(ami)
+        kept = None if self.again else self._kept(inputs)
+        if kept is not None:
+            self._say(ami, "was baked and read out before; its packs are in the cache")
+            return kept.model_copy(update={"name": ami.name})
+        return self._read_out(ami, inputs, again=self.again)
+
+    def mend(self, baked: BakedAmi) -> None:
+        """Bring the packs of a recorded bake back into the cache, from the AMI that it made.
+
+        Raises:
+            LockChangedError: they come out as other packs, or the AMI holds something else now.
+        """
+        ami = next(one for one in self.lock.amis if (one.name, one.architecture) == (baked.name, baked.architecture))
+        self._say(ami, "its packs are lost: reading them from the AMI again")
+        found = self._read_out(ami, baked.inputs, again=False)
+        if found.index.digest != baked.index.digest:
+            raise LockChangedError(
+                f"AMI {baked.name} {baked.architecture}",
+                f"{found.ami} holds other blocks than those of {baked.ami} that the lock records",
+                hint="Record it as it is now: bundle build --rebake",
+            )
+        if found.table.digest != baked.table.digest:
+            raise LockChangedError(
+                f"AMI {baked.name} {baked.architecture}",
+                f"its packs are lost; they were made with {self._made_with(baked)}, and this host's"
+                f" {self._made_with(found)} makes others of the same blocks",
+                hint="Build where that zstandard is installed, or record the new packs: bundle build --rebake",
+            )
+
+    def inputs(self, ami: LockedAmi) -> Digest:
+        """Return the digest of everything that a bake depends on."""
+        return bake_inputs(self.lock, ami, template=folder_digest(self.foundry.template) if ami.is_baked else None)
+
+    def _read_out(self, ami: LockedAmi, inputs: Digest, *, again: bool) -> BakedAmi:
+        baked = bake(self._request(ami, inputs, again=again), bakery=self.foundry.bakery())
+        self._say(ami, f"reading {baked.image.subject}")
+        place = self.foundry.place(f"{inputs.hex}-{baked.image.id}")
+        read = export(baked.image.snapshots, reader=self.foundry.reader(), place=place, pace=self.pace)
+        record = self._record(ami, inputs, baked, read)
+        publish(self._file(inputs), record.model_dump_json(by_alias=True, exclude_none=True).encode())
+        place.done()
+        return record
+
+    def _record(self, ami: LockedAmi, inputs: Digest, baked: Baked, read: Exported) -> BakedAmi:
+        return BakedAmi(
+            name=ami.name,
+            architecture=ami.architecture,
+            inputs=inputs,
+            ami=baked.image.id,
+            account=self.foundry.account(),
+            region=self.foundry.region,
+            partition=partition_of(self.foundry.region),
+            attributes=baked.attributes,
+            facts=baked.facts,
+            index=self._keep(INDEX_TYPE, read.index.raw),
+            blocks=sum(map(len, read.index.volumes)),
+            table=self._keep(TABLE_TYPE, read.table.raw),
+            packs=tuple(self._pack(pack) for pack in read.table.packs),
+        )
+
+    def _keep(self, media_type: str, content: bytes) -> Blob:
+        return Blob(media_type=media_type, digest=self.cache.put(content), size=len(content))
+
+    def _pack(self, digest: Digest) -> Blob:
+        return Blob(media_type=PACK_TYPE, digest=digest, size=self.cache.path(digest).stat().st_size)
+
+    def _kept(self, inputs: Digest) -> BakedAmi | None:
+        """What an earlier build made of these inputs, where all of it is still in the cache."""
+        try:
+            found = BakedAmi.model_validate_json(self._file(inputs).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        whole = found.inputs == inputs and all(self.cache.has(blob.digest) for blob in found.blobs)
+        return found if whole else None
+
+    def _file(self, inputs: Digest) -> Path:
+        return self._work(inputs) / "baked.json"
+
+    def _work(self, inputs: Digest) -> Path:
+        folder = self.cache.folder / BAKES / inputs.hex
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def _request(self, ami: LockedAmi, inputs: Digest, *, again: bool) -> BakeRequest:
+        preloads = plan_preload(ami, self.lock)
+        expected = expected_names(preloads)
+        wanted = next(one for one in self.definition.amis if one.name == ami.name)
+
+        def check(raw: bytes) -> NodeFacts:
+            facts = parse_node_facts(raw, subject=f"facts of the AMI {ami.name} {ami.architecture}")
+            check_facts(facts, ami=ami, kubernetes_version=self.lock.kubernetes_version, expected=expected)
+            return facts
+
+        return BakeRequest(
+            ami=ami,
+            inputs=inputs,
+            account=self.foundry.account(),
+            region=self.foundry.region,
+            template=self.foundry.template,
+            variables=self._variables(ami, wanted),
+            team=None if wanted.ami.template is None else self._team(ami, wanted.ami.template),
+            payload=lambda: self._payload(ami, wanted, inputs, preloads),
+            facts_file=self._work(inputs) / "facts",
+            check=check,
+            again=again,
+        )
+
+    def _variables(self, ami: LockedAmi, wanted: Ami) -> dict[str, str]:
+        builder, template = self.definition.builder, wanted.ami.template
+        given = {
+            "region": self.foundry.region,
+            "instance_type": builder.instance_types.get(ami.architecture, ""),
+            "subnet_id": builder.subnet,
+            "security_group_id": builder.security_group,
+            "iam_instance_profile": builder.instance_profile,
+            "kms_key_id": builder.kms_key,
+            "encrypt_boot": "true" if builder.kms_key is not None else "",
+            "volume_size": str(builder.volume_size_gib),
+            "ssh_interface": builder.ssh_interface,
+            "ssh_username": "ec2-user" if template is None else template.builder_user,
+        }
+        return {key: value for key, value in given.items() if value}
+
+    def _team(self, ami: LockedAmi, template: Template) -> PackerJob:
+        folder = self.folder / template.folder
+        digest = template_digest(template, folder_digest(folder))
+        if digest != ami.template:
+            raise LockChangedError(str(folder), "is another template than the lock pins, or has other variables")
+        return PackerJob(
+            name=f"{ami.name} {ami.architecture}, your template",
+            folder=folder,
+            file=template.file,
+            variables=template.variables,
+            tags={TEMPLATE_TAG: str(digest), BAKE_TAG: str(self.inputs(ami))},
+        )
+
+    def _payload(self, ami: LockedAmi, wanted: Ami, inputs: Digest, preloads: tuple[Preload, ...]) -> Path:
+        """Make the folder that the builder is sent: what is preloaded comes into the cache for it."""
+        self.fetch(self.lock, tuple(blob for preload in preloads for blob in preload.blobs))
+        folder = self._work(inputs) / "payload"
+        payload = Payload(
+            ami=ami,
+            preloads=preloads,
+            scripts=self.foundry.template,
+            certificates=None if wanted.certificates is None else self.folder / wanted.certificates,
+            hosts=None if wanted.registry_hosts is None else self.folder / wanted.registry_hosts,
+        )
+        write_payload(folder, payload, read=self.cache.read)
+        return folder
+
+    def _made_with(self, baked: BakedAmi) -> str:
+        raw = self.cache.get(baked.table.digest)
+        return (
+            "another zstandard" if raw is None else f"zstandard {parse_pack_table(raw, subject='pack table').made_with}"
+        )
+
+    def _say(self, ami: LockedAmi, text: str) -> None:
+        self.pace.emit(Noted(text=f"{ami.name} {ami.architecture}: {text}"))
