@@ -79,6 +79,7 @@ def lock(
 @click.option("--locked", is_flag=True, help="Refuse when there is no lock, or it is not of this definition.")
 @click.option("--key", type=FILE, default="bundle.key", show_default=True, help="The signing key.")
 @click.option("--trust-root", type=FILE, show_default="beside the key", help="The trust.json to carry.")
+@click.option("--rebake", is_flag=True, help="Bake AMIs again, though the same inputs were baked before.")
 @ca_file_option
 @jobs_option
 @progress_option
@@ -89,6 +90,7 @@ def build(
     locked: bool,
     key: Path,
     trust_root: Path | None,
+    rebake: bool,
     ca_file: Path | None,
     jobs: int,
     progress: str,

@@ -259,9 +259,8 @@ class BakeRun:
 
     def _made_with(self, baked: BakedAmi) -> str:
         raw = self.cache.get(baked.table.digest)
-        return (
-            "another zstandard" if raw is None else f"zstandard {parse_pack_table(raw, subject='pack table').made_with}"
-        )
+        table = None if raw is None else parse_pack_table(raw, subject="pack table")
+        return "another zstandard" if table is None else f"zstandard {table.made_with}"
 
     def _say(self, ami: LockedAmi, text: str) -> None:
         self.pace.emit(Noted(text=f"{ami.name} {ami.architecture}: {text}"))

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from bundler.adapters.authorities import joined
 from bundler.adapters.aws.failures import Asked, translate
@@ -113,7 +114,7 @@ class Aws:
         loader = session.get_component("endpoint_resolver")
         usual = loader.construct_endpoint(name, self._settings.region or session.get_config_variable("region")) or {}
         url = self.service(name).endpoint
-        return "" if Url.parse(url).host == usual.get("hostname") else url
+        return "" if urlsplit(url).hostname == usual.get("hostname") else url
 
     def credentials(self) -> Any:
         """Return botocore's credentials, refreshed where they must be.
