@@ -156,6 +156,22 @@ def test_an_archive_that_is_damaged_fails_with_the_step(bake: Bake) -> None:
     assert f"bake: failed at: importing {path.name}" in done.stderr
 
 
+def test_containerd_2_is_told_to_import_by_itself(bake: Bake) -> None:
+    """Its `ctr` would hand the archive to the transfer service, which knows no --platform."""
+    bake.node.program(
+        "ctr",
+        """case "$*" in *"import --help"*) echo "   --local  run import locally"; exit ;; esac
+for word; do
+  shift
+  if [ "$word" = --local ]; then echo local >>"$HERE/local"; else set -- "$@" "$word"; fi
+done
+exec /usr/bin/ctr "$@\"""",
+    )
+    done = bake.run(BAKE)
+    assert done.returncode == 0, done.stderr
+    assert (bake.folder / "local").read_text() == "local\n" * len(bake.preloads)
+
+
 def test_nothing_takes_the_name_of_the_pause_image(bake: Bake) -> None:
     listing = bake.folder / "payload" / "images.list"
     listing.write_text(listing.read_text().replace("\n", f"\t{PAUSE}\n"))
