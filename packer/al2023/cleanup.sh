@@ -8,7 +8,7 @@ facts=$2
 
 # Blocks of zeros are not carried; those of a file that is merely removed would be.
 forget_payload() {
-  find "$payload" -type f -name '*.tar' -exec shred -n 0 -z {} +
+  [ ! -d "$payload" ] || find "$payload" -type f -name '*.tar' -exec shred -n 0 -z {} +
   rm -rf "$payload" "$facts"
 }
 

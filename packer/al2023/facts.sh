@@ -47,8 +47,9 @@ sandbox_image() {
   echo "${found:-$own_pause}"
 }
 
+# sha256:… are the ids that containerd itself adds, sooner or later.
 images() {
-  ctr --namespace k8s.io images ls | awk 'NR > 1 {
+  ctr --namespace k8s.io images ls | awk 'NR > 1 && $1 !~ /^sha256:/ {
     pinned = $NF ~ /(^|,)io\.cri-containerd\.pinned=pinned(,|$)/ ? "pinned" : "unpinned"
     printf "image\t%s\t%s\t%s\n", $1, $3, pinned
   }'
