@@ -216,6 +216,14 @@ def _login_environment() -> dict[str, str]:
     return {**found, "HOME": _HOME, "USER": USER, "LOGNAME": USER, "SHELL": "/bin/bash"}
 
 
+class Files(asyncssh.SFTPServer):
+    """SFTP on the disk; tells the client how it went, as sftp-server does."""
+
+    def exit(self) -> None:
+        """End well."""
+        self.channel.exit(0)
+
+
 async def _listen(options: Options, processes: Processes) -> asyncssh.SSHAcceptor:
     wanted = asyncssh.import_public_key(options.key)
 
@@ -236,7 +244,7 @@ async def _listen(options: Options, processes: Processes) -> asyncssh.SSHAccepto
         server_factory=Door,
         server_host_keys=[asyncssh.read_private_key(str(options.root / _HOST_KEY))],
         process_factory=processes.run,
-        sftp_factory=asyncssh.SFTPServer,
+        sftp_factory=Files,
         allow_scp=False,  # scp is a program of the disk, as on a real machine
         encoding=None,
     )

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundler.domain.blocks import BLOCK_BYTES
 from bundler.errors import AccessError, LocalResourceError, TargetError
 from bundler.lab.machine import SSH_PORT
 from bundler.lab.node_disk import grow, truncate, written_blocks
@@ -51,8 +52,9 @@ class Network:
         """The range of its first subnet."""
         return f"127.{self._number}.0.0/20"
 
+    @property
     def strays(self) -> Iterator[str]:
-        """Yield addresses outside the subnet, for instances that were put into another VPC."""
+        """Addresses outside the subnet, for instances that were put into another VPC."""
         return (f"127.{self._number}.240.{last}" for last in range(4, 255))
 
     def close(self) -> None:
@@ -98,24 +100,21 @@ class Machines:
         self._folder = folder
         self._programs = programs
         self._lock = threading.RLock()
+        self._known: dict[str, Machine] = {}
         self._running: set[str] = set()
 
-    def create(self, instance_id: str, blocks: Iterable[tuple[int, bytes]], *, gib: int, block_bytes: int) -> None:
+    def create(self, instance_id: str, blocks: Iterable[tuple[int, bytes]], *, gib: int) -> None:
         """Write the disk of a new instance."""
         (self._folder / instance_id / "root").mkdir(parents=True)
         with self._disk(instance_id).open("wb") as file:
             for number, content in blocks:
-                file.seek(number * block_bytes)
+                file.seek(number * BLOCK_BYTES)
                 file.write(content)
         truncate(self._disk(instance_id), gib)
 
     def has(self, instance_id: str) -> bool:
         """Whether an instance has a disk here."""
         return self._disk(instance_id).exists()
-
-    def runs(self, instance_id: str) -> bool:
-        """Whether it has been started and not stopped."""
-        return instance_id in self._running
 
     def grow(self, instance_id: str, gib: int) -> None:
         """Enlarge disk and file system of one that does not run."""
@@ -138,6 +137,7 @@ class Machines:
             "--host-name": machine.host_name,
             "--key": machine.key,
         }
+        self._known[machine.id] = machine
         words = [word for pair in inside.items() for word in pair]
         argv = [str(program("unshare")), *_SPACES, sys.executable, "-m", "bundler.lab.machine", *words]
         with self._lock:
@@ -151,23 +151,30 @@ class Machines:
                 self._programs.end(machine.id, within_s=0.0)
                 raise
 
-    def stop(self, instance_id: str) -> None:
-        """End everything in an instance; its disk is unmounted and complete.
+    def restart(self, instance_id: str) -> None:
+        """Start one that was stopped, with the same address and key; nothing where it has never been started."""
+        if instance_id in self._known and instance_id not in self._running:
+            self.start(self._known[instance_id])
+
+    def stop(self, instance_id: str) -> bool:
+        """End everything in an instance; its disk is unmounted and complete. Return whether it ran.
 
         Raises:
             TargetError: it did not come to an end by itself.
         """
         with self._lock:
             if instance_id not in self._running:
-                return
+                return False
             self._running.discard(instance_id)
             code = self._programs.end(instance_id, within_s=_STOP_S)
         if code != 0:
             raise TargetError(instance_id, f"ended with {code}\n{self._programs.log_tail(instance_id)}")
+        return True
 
     def remove(self, instance_id: str) -> None:
         """End an instance, if it runs, and remove its disk."""
         with self._lock:
+            self._known.pop(instance_id, None)
             if instance_id in self._running:
                 self._running.discard(instance_id)
                 self._programs.end(instance_id, within_s=0.0)
