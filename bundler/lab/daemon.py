@@ -230,7 +230,8 @@ class Lab:
         for name in _FRESH:
             shutil.rmtree(self._state / name, ignore_errors=True)
         (self._state / REQUESTS_FILE).unlink(missing_ok=True)
-        self._stack.callback(shutil.rmtree, self._state / "tmp", ignore_errors=True)
+        for name in ("tmp", "snapshots"):
+            self._stack.callback(shutil.rmtree, self._state / name, ignore_errors=True)
 
     def _serve(self, server: Server) -> Server:
         threading.Thread(target=server.serve_forever, daemon=True).start()  # ends with the process

@@ -14,7 +14,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -251,4 +250,4 @@ async def _listen(options: Options, processes: Processes) -> asyncssh.SSHAccepto
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -51,7 +51,8 @@ class LabAmi(Ami):
         backend.snapshots.pop(self.ebs_snapshot.id)  # moto makes an empty one for every image
         self.asked = {name: asked[name] for name in _TRAITS if asked.get(name) is not None}
         self.mappings: list[DeviceMapping] = copy.deepcopy(asked.get("BlockDeviceMappings", []))
-        self.boot_mode = asked.get("BootMode")
+        boot_mode: Any = asked.get("BootMode")
+        self.boot_mode = boot_mode
         self.ena_support = bool(asked.get("EnaSupport", False))
         self.imds_support = asked.get("ImdsSupport")
         self.tpm_support = asked.get("TpmSupport")
@@ -62,6 +63,7 @@ class LabAmi(Ami):
         self.platform_details = "Linux/UNIX"
         self.hypervisor = "xen"
         self.image_location = f"{self.owner_id}/{name}"
+        self.image_owner_alias: str | None = None
         self.source_image_id: str | None = None
         self.source_image_region: str | None = None
 
@@ -74,13 +76,6 @@ class LabAmi(Ami):
     def public(self) -> bool:
         """Whether everybody may launch it."""
         return bool(self.is_public)
-
-    def snapshot_of(self, device: str) -> str | None:
-        """Return the snapshot of a device."""
-        found = (
-            mapping.get("Ebs", {}).get("SnapshotId") for mapping in self.mappings if mapping["DeviceName"] == device
-        )
-        return next(found, None)
 
     def get_filter_value(self, filter_name: str, method_name: str | None = None) -> Any:
         """Know the filters that moto does not."""
@@ -227,9 +222,8 @@ class ImageResponses(SnapshotCopies, EC2Response):
 
     def _free_name(self) -> str:
         name, account = str(self._get_param("Name")), self.current_account
-        taken = next(
-            (ami for ami in self.ec2_backend.amis.values() if (ami.name, ami.owner_id) == (name, account)), None
-        )
+        images = self.ec2_backend.amis.values()
+        taken = next((image for image in images if (image.name, image.owner_id) == (name, account)), None)
         if taken is not None:
             raise Refused("InvalidAMIName.Duplicate", f"AMI name {name} is already in use by AMI {taken.id}")
         return name

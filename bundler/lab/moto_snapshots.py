@@ -94,7 +94,7 @@ class SnapshotCopies(EC2Response):
             return self._default_key()
         if ":key/" in key:
             return key
-        from moto.kms import kms_backends
+        from moto.kms.models import kms_backends
 
         return str(kms_backends[self.current_account][self.region].describe_key(key).arn)
 

@@ -1,4 +1,4 @@
-"""What a node disk has in the place of AL2023's own programs and settings: small shell scripts that say what they are."""
+"""What a node disk has in the place of AL2023's own programs and settings: scripts that say what they are."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ ID_LIKE="fedora"
 VERSION_ID="2023"
 PLATFORM_ID="platform:al2023"
 PRETTY_NAME="Amazon Linux 2023 (lab stand-in)"
+"""
+
+_USERS = """\
+root:x:0:0:root:/root:/bin/bash
+ec2-user:x:1000:1000:EC2 Default User:/home/ec2-user:/bin/bash
 """
 
 _CONTAINERD = f"""\
@@ -145,7 +150,7 @@ def settings() -> dict[str, str]:
         "etc/os-release": _OS_RELEASE,
         "etc/system-release": "Amazon Linux release 2023 (lab stand-in)\n",
         "etc/environment": _ENVIRONMENT,
-        "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nec2-user:x:1000:1000:EC2 Default User:/home/ec2-user:/bin/bash\n",
+        "etc/passwd": _USERS,
         "etc/group": "root:x:0:\ntty:x:5:\nec2-user:x:1000:\n",
         "etc/hosts": "127.0.0.1 localhost\n",
         "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",

@@ -43,8 +43,8 @@ _WISHED = (
 _FOLDERS = (
     "boot", "dev", "etc/containerd/certs.d", "etc/cni/net.d", "etc/eks", "etc/kubernetes/kubelet", "etc/ssh",
     "etc/pki/ca-trust/source/anchors", "etc/pki/ca-trust/extracted/pem", "etc/pki/tls/certs", "home/ec2-user",
-    "opt/cni/bin", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/local/bin",
-    "usr/sbin", "usr/share", "var/lib", "var/log", "var/tmp",
+    "opt/cni/bin", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr/bin", "usr/lib", "usr/lib64",
+    "usr/local/bin", "usr/sbin", "usr/share", "var/lib", "var/log", "var/tmp",
 )  # fmt: skip
 _LINKS = {
     "bin": "usr/bin",

@@ -33,7 +33,7 @@ _UEFI_DATA = base64.b64encode(b"AMZNUEFI of the eks-bundler lab").decode()
 
 
 def seed_public_images(place: Place, store: SnapshotStore, *, minor: str, folder: Path) -> None:
-    """Put the AMIs and the parameters there; the node disk is made where the cache does not hold it, and kept in `folder`.
+    """Put the AMIs and the parameters there; the node disk, out of the cache or new, is kept in `folder`.
 
     Raises:
         MissingToolError: a program that the node disk is made of is not installed.
@@ -127,7 +127,7 @@ def _eks_parameters(image: LabAmi, minor: str, architecture: str) -> dict[str, s
     values = {
         "schema_version": "2",
         "image_id": image.id,
-        "image_name": image.name,
+        "image_name": str(image.name),
         "release_version": f"{minor}.{KUBELET_PATCH}-{RELEASE_DATE}",
     }
     head = f"/aws/service/eks/optimized-ami/{minor}/amazon-linux-2023/{architecture}/standard"
@@ -157,11 +157,12 @@ def publish_parameters(place: Place, parameters: dict[str, str]) -> None:
             found: dict[str, Any] = super().response_object(decrypt, region)
             return found | {"ARN": f"arn:{place.partition}:ssm:{place.region}::parameter{self.name}"}
 
+    make: Any = PublicParameter
     known = ssm_backends[place.account][place.region]._parameters
     for name, value in parameters.items():
         is_image = name.endswith("/image_id")
         known[name].append(
-            PublicParameter(
+            make(
                 account_id="", name=name, value=value, parameter_type="String", description=None, allowed_pattern=None,
                 keyid=None, last_modified_date=utcnow(), version=1, data_type="aws:ec2:image" if is_image else "text",
             )
