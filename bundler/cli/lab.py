@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,14 +49,15 @@ def lab() -> None:
     show_default="where KUBEBUILDER_ASSETS is set",
     help="Start a real Kubernetes API.",
 )
+@click.option("--machines", is_flag=True, help="Make EC2 instances real processes, for baking AMIs (root).")
 @output_option
-def up(state: Path, kubernetes: bool | None, output: str) -> None:
+def up(state: Path, kubernetes: bool | None, machines: bool, output: str) -> None:
     """Start the stand-ins in the background."""
     from bundler.lab.lab import lab_up
 
     if kubernetes is None:
         kubernetes = bool(os.environ.get("KUBEBUILDER_ASSETS"))
-    _show(lab_up(state, kubernetes=kubernetes), output)
+    _show(lab_up(state, kubernetes=kubernetes, machines=machines), output)
 
 
 @lab.command()
@@ -90,6 +92,7 @@ def _show(facts: LabFacts, output: str) -> None:
         "registryAddress": facts.ecr_address,
         "source": facts.source_url,
         "kubernetes": None if facts.kubernetes is None else facts.kubernetes.endpoint,
+        "machines": None if facts.machines is None else asdict(facts.machines),
         "site": str(facts.site_file),
         "bucket": facts.bucket,
         "environment": environment,
@@ -104,6 +107,8 @@ def _show(facts: LabFacts, output: str) -> None:
         click.echo("kubernetes       none (set KUBEBUILDER_ASSETS; make kube builds it)")
     else:
         click.echo("                 nodes and pods there are stand-ins: status only, no containers")
+    if facts.machines is not None:
+        click.echo(f"machines         {facts.machines.subnet} in {facts.machines.vpc}, {facts.machines.security_group}")
     click.echo("\nTo use it in this shell:")
     for name, value in environment.items():
         click.echo(f"  export {name}={value}")

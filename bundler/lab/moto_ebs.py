@@ -13,8 +13,8 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from moto.ebs.responses import EBSResponse
 
 from bundler.domain.blocks import BLOCK_BYTES, BLOCKS_PER_GIB
 from bundler.lab.moto_patch import Refused, route_all
+from bundler.lab.node_disk import RawDisk
 
 _TOKEN_LIFE_S = 7 * 24 * 3600
 _DEFAULT_TIMEOUT_MIN = 60
@@ -39,6 +40,11 @@ class StoredBlock:
     offset: int
     sha256: bytes
     token: str
+
+    def read(self) -> bytes:
+        """Return the bytes."""
+        with self.path.open("rb") as file:
+            return os.pread(file.fileno(), BLOCK_BYTES, self.offset)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,9 +85,47 @@ class SnapshotStore:
         """Return a snapshot that is there."""
         with self._lock:
             found = self._snapshots.get(_key(backend, snapshot_id))
-        if found is None or snapshot_id not in backend.ec2_backend.snapshots:
+        ec2 = backend.ec2_backend.snapshots.get(snapshot_id)
+        if found is None or ec2 is None:
             raise Refused("ResourceNotFoundException", f"The snapshot '{snapshot_id}' does not exist.")
+        if not _is_open(ec2, backend.account_id):
+            raise Refused("ValidationException", f"The snapshot '{snapshot_id}' is public: this is not supported.")
         return found
+
+    def has(self, backend: EBSBackend, snapshot_id: str) -> bool:
+        """Whether the blocks of a snapshot are known."""
+        with self._lock:
+            return _key(backend, snapshot_id) in self._snapshots
+
+    def read(self, backend: EBSBackend, snapshot_id: str) -> Iterator[tuple[int, bytes]]:
+        """Yield the blocks of a snapshot, whoever owns it: what EC2 itself does when it makes a volume of it."""
+        with self._lock:
+            blocks = dict(self._snapshots[_key(backend, snapshot_id)].blocks)
+        for number, block in sorted(blocks.items()):
+            yield number, block.read()
+
+    def copy(self, source: tuple[EBSBackend, str], target: tuple[EBSBackend, str], *, gib: int) -> None:
+        """Give a snapshot the blocks of another, under tokens of its own; they are not stored twice."""
+        with self._lock:
+            found = self._snapshots.get(_key(*source))
+            blocks = {} if found is None else found.blocks
+            self._snapshots[_key(*target)] = LabSnapshot(
+                id=target[1],
+                gib=gib,
+                file=self._folder / f"{target[1]}.blocks",
+                blocks={number: replace(block, token=uuid.uuid4().hex) for number, block in blocks.items()},
+                status="completed",
+            )
+
+    def link(self, backend: EBSBackend, snapshot_id: str, disk: RawDisk) -> None:
+        """Give a snapshot the blocks of an image that nobody changes, where they are."""
+        blocks = {
+            number: StoredBlock(disk.path, number * BLOCK_BYTES, sha256, uuid.uuid4().hex)
+            for number, sha256 in disk.blocks.items()
+        }
+        made = LabSnapshot(id=snapshot_id, gib=disk.gib, file=disk.path, blocks=blocks, status="completed")
+        with self._lock:
+            self._snapshots[_key(backend, snapshot_id)] = made
 
     def start(self, backend: EBSBackend, asked: Mapping[str, Any]) -> LabSnapshot:
         """Start a snapshot, or return the one that the client token started."""
@@ -153,6 +197,11 @@ class SnapshotStore:
 
 def _key(backend: EBSBackend, name: str) -> tuple[str, str, str]:
     return backend.account_id, backend.region_name, name
+
+
+def _is_open(snapshot: Any, account: str) -> bool:
+    """Whether EBS direct reads it for an account: its own and those shared with it by number, not public ones."""
+    return account in {snapshot.owner_id, *snapshot.create_volume_permission_userids}
 
 
 def _identity(asked: Mapping[str, Any]) -> tuple[object, ...]:
@@ -236,12 +285,10 @@ class LabEbsResponse(EBSResponse):
             raise Refused("ResourceNotFoundException", "The snapshot has no such block.")
         if self._get_param("BlockToken") != block.token:
             raise Refused("ValidationException", "The block token is not valid.")
-        with block.path.open("rb") as file:
-            content = os.pread(file.fileno(), BLOCK_BYTES, block.offset)
         return ActionResult(
             {
                 "DataLength": BLOCK_BYTES,
-                "BlockData": content,
+                "BlockData": block.read(),
                 "Checksum": _base64(block.sha256),
                 "ChecksumAlgorithm": "SHA256",
             }

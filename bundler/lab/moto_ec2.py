@@ -1,4 +1,4 @@
-"""moto's EC2 corrected: an AMI is what was registered, a launch template reads back as it was written."""
+"""moto's EC2 corrected: a launch template reads back as it was written; the rest is in moto_images.py and others."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import Any
 
 from moto.core.responses import ActionResult
 from moto.ec2 import urls
-from moto.ec2.models.amis import Ami
 from moto.ec2.models.launch_templates import LaunchTemplate, LaunchTemplateVersion
-from moto.ec2.responses import EC2Response
-from moto.ec2.utils import parse_user_data, random_ami_id
+from moto.ec2.utils import parse_user_data
 
-from bundler.lab.moto_patch import Refused, put_in_place, route_all
+from bundler.lab.machines import Machines, Network
+from bundler.lab.moto_ebs import SnapshotStore
+from bundler.lab.moto_images import ImageResponses
+from bundler.lab.moto_instances import InstanceResponses
+from bundler.lab.moto_patch import put_in_place, route_all
+from bundler.lab.moto_snapshots import SnapshotResponses
 
 _MAX_VERSIONS = 200
 
 
-def correct_ec2() -> None:
+def correct_ec2(store: SnapshotStore, machines: Machines | None, network: Network | None) -> None:
     """Put the corrected responses and the corrected template in moto's place."""
-    route_all(urls.url_paths, LabEc2Response.dispatch)
+    parts: dict[str, Any] = {"store": store, "machines": machines, "network": network, "started": {}}
+    responses: Any = type("LabEc2", (LabEc2Response,), parts)
+    route_all(urls.url_paths, responses.dispatch)
     put_in_place(LaunchTemplate, "create_version", _create_version)
 
 
@@ -33,64 +38,8 @@ def _create_version(self: LaunchTemplate, data: dict[str, Any], description: str
     return version
 
 
-class LabAmi(Ami):
-    """An AMI with everything that RegisterImage was told."""
-
-    def __init__(self, backend: Any, name: str, asked: dict[str, Any]) -> None:
-        super().__init__(
-            backend, random_ami_id(), name=name, description=asked.get("Description"),
-            architecture=asked.get("Architecture", "i386"), virtualization_type=asked.get("VirtualizationType", "hvm"),
-            root_device_name=asked.get("RootDeviceName", "/dev/sda1"), root_device_type="ebs",
-            region_name=f"{backend.region_name}a", boot_mode=asked.get("BootMode", "uefi"),
-        )  # fmt: skip
-        self.mappings = copy.deepcopy(asked.get("BlockDeviceMappings", []))
-        self.ena_support = bool(asked.get("EnaSupport", False))
-        self.imds_support = asked.get("ImdsSupport")
-        self.tpm_support = asked.get("TpmSupport")
-        self.sriov_net_support = asked.get("SriovNetSupport")
-        self.platform_details = "Linux/UNIX"
-
-    @property
-    def block_device_mappings(self) -> list[dict[str, Any]]:
-        """The mappings as registered, with what AWS fills in from the snapshot."""
-        return [self._filled(mapping) for mapping in self.mappings]
-
-    def _filled(self, mapping: dict[str, Any]) -> dict[str, Any]:
-        if "Ebs" not in mapping:
-            return mapping
-        ebs = mapping["Ebs"]
-        snapshot = self.ec2_backend.snapshots.get(ebs.get("SnapshotId"))
-        defaults = {"DeleteOnTermination": True, "VolumeType": "gp2", "Encrypted": False}
-        if snapshot is not None:
-            defaults.update(VolumeSize=snapshot.volume.size, Encrypted=snapshot.encrypted)
-        return {**mapping, "Ebs": {**defaults, **ebs}}
-
-
-class LabEc2Response(EC2Response):
-    """Images and launch templates."""
-
-    def register_image(self) -> ActionResult:
-        """Keep block devices, root device, architecture and the rest; a name is taken once."""
-        self.error_on_dryrun()
-        name = self._get_param("Name")
-        if any(ami.name == name and ami.owner_id == self.current_account for ami in self.ec2_backend.amis.values()):
-            message = f"AMI name {name} is already in use by AMI"
-            raise Refused("InvalidAMIName.Duplicate", message)
-        for mapping in self._get_param("BlockDeviceMappings", []):
-            self._need_snapshot(mapping.get("Ebs", {}).get("SnapshotId"))
-        image = LabAmi(self.ec2_backend, name, self.params)
-        image.add_tags(self._parse_tag_specification().get("image", {}))
-        self.ec2_backend.amis[image.id] = image
-        return ActionResult({"ImageId": image.id})
-
-    def _need_snapshot(self, snapshot: str | None) -> None:
-        if snapshot is None:
-            return
-        found = self.ec2_backend.snapshots.get(snapshot)
-        if found is None:
-            raise Refused("InvalidSnapshot.NotFound", f"The snapshot '{snapshot}' does not exist.")
-        if found.status != "completed":
-            raise Refused("IncorrectState", f"The snapshot '{snapshot}' is {found.status}.")
+class LabEc2Response(ImageResponses, SnapshotResponses, InstanceResponses):
+    """Images, snapshots, instances, and here: launch templates."""
 
     def create_launch_template(self) -> ActionResult:
         """Keep the data as it came: tags of the template itself are not part of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -69,6 +70,18 @@ class Programs:
             lines = log.read().decode("utf-8", "replace").splitlines()
             return "\n".join(lines[-_TAIL_LINES:])
         return ""
+
+    def end(self, name: str, *, within_s: float) -> int:
+        """Ask one program to stop, kill it and its session when it does not in time, and return what it ended with."""
+        process = self._running.pop(name)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM if within_s > 0 else signal.SIGKILL)
+        try:
+            return process.wait(within_s or None)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
 
     def stop(self) -> None:
         """Kill every program, and whatever each has started; none of them has anything worth a slow farewell."""

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bundler.lab.machines import Network
 from bundler.lab.moto_eks import ClusterFacts
 from bundler.lab.place import AccessKey, Place
 
 NODE_ROLE = "lab-node"
 CLUSTER_ROLE = "lab-cluster"
 PREFIX = "closed"
+BUILDER = "lab-builder"
 ROOT_DEVICE = "/dev/xvda"
 _ROOT_GIB = 8
 _VPC_CIDR = "10.80.0.0/16"
@@ -21,6 +23,15 @@ _EC2_TRUST = (
     '"Action":"sts:AssumeRole"}]}'
 )
 _EKS_TRUST = _EC2_TRUST.replace("ec2.amazonaws.com", "eks.amazonaws.com")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """Where AMIs are baked: a VPC whose addresses are this host's, tagged `Name = lab-builder` like what is in it."""
+
+    vpc: str
+    subnet: str
+    security_group: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +64,7 @@ def seed(place: Place, key: AccessKey, *, aws_url: str, cluster: str, version: s
     clients = {name: session.client(name, endpoint_url=aws_url) for name in ("ec2", "iam", "s3", "kms", "eks")}
     vpc, subnets, group = _network(clients["ec2"], place)
     bucket = f"bundle-carry-{place.account}"
-    clients["s3"].create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": place.region})
+    clients["s3"].create_bucket(Bucket=bucket, **_located(place))
     role, profile = _roles(clients["iam"])
     clients["eks"].create_cluster(
         name=cluster,
@@ -74,6 +85,38 @@ def seed(place: Place, key: AccessKey, *, aws_url: str, cluster: str, version: s
         profile=profile,
         ami=_image(clients["ec2"], place),
     )
+
+
+def _located(place: Place) -> dict[str, Any]:
+    """us-east-1 is where buckets are that name no Region."""
+    return {} if place.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": place.region}}
+
+
+def seed_builder(place: Place, key: AccessKey, *, aws_url: str, network: Network) -> Builder:
+    """Make the VPC where instances can be reached; its security group lets SSH in from inside."""
+    import boto3
+
+    ec2 = boto3.Session(key.id, key.secret, region_name=place.region).client("ec2", endpoint_url=aws_url)
+
+    def tags(kind: str) -> list[dict[str, Any]]:
+        return [{"ResourceType": kind, "Tags": [{"Key": "Name", "Value": BUILDER}]}]
+
+    vpc = ec2.create_vpc(CidrBlock=network.cidr, TagSpecifications=tags("vpc"))["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(
+        VpcId=vpc,
+        CidrBlock=network.subnet,
+        AvailabilityZone=f"{place.region}a",
+        TagSpecifications=tags("subnet"),
+    )["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(
+        GroupName=BUILDER,
+        Description="builders of the lab",
+        VpcId=vpc,
+        TagSpecifications=tags("security-group"),
+    )["GroupId"]
+    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "127.0.0.0/8"}]}
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh])
+    return Builder(vpc=vpc, subnet=subnet, security_group=group)
 
 
 def _network(ec2: Any, place: Place) -> tuple[str, tuple[str, ...], str]:
