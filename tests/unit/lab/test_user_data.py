@@ -8,7 +8,8 @@ import pytest
 
 from bundler.errors import FormatError, LimitError
 from bundler.lab.kubelet_flags import Taint, parse_flags
-from bundler.lab.user_data import MAX_USER_DATA_BYTES, parse_node_config
+from bundler.lab.node_facts import MAX_USER_DATA_BYTES
+from bundler.lab.user_data import parse_user_data
 
 CA = b"-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"
 
@@ -29,28 +30,28 @@ def mime(*parts: str, kind: str = "application/node.eks.aws", extra: str = "", e
 
 
 def test_node_config_in_a_mime_part_is_read() -> None:
-    config = parse_node_config(mime(node_config()))
+    config = parse_user_data(mime(node_config()))
     assert (config.name, config.endpoint, config.cidr) == ("c1", "https://127.0.0.1:6443", "10.100.0.0/16")
     assert config.authority_pem == CA
 
 
 def test_user_data_that_is_not_mime_is_taken_for_one_node_config() -> None:
-    assert parse_node_config(node_config().encode()).name == "c1"
+    assert parse_user_data(node_config().encode()).name == "c1"
 
 
 def test_carriage_returns_of_mime_do_no_harm() -> None:
-    assert parse_node_config(mime(node_config()).replace(b"\n", b"\r\n")).cidr == "10.100.0.0/16"
+    assert parse_user_data(mime(node_config()).replace(b"\n", b"\r\n")).cidr == "10.100.0.0/16"
 
 
 @pytest.mark.parametrize("pack", [base64.b64encode, lambda data: gzip.compress(data, mtime=0)])
 def test_packed_user_data_is_unpacked_as_nodeadm_does(pack: Callable[[bytes], bytes]) -> None:
-    assert parse_node_config(pack(mime(node_config()))).name == "c1"
+    assert parse_user_data(pack(mime(node_config()))).name == "c1"
 
 
 def test_later_parts_override_fields_and_add_flags() -> None:
     first = node_config(rest="  kubelet:\n    flags: [--node-labels=a=1]\n    config: {maxPods: 20}\n")
     second = node_config("\n    cidr: 10.200.0.0/16", "  kubelet:\n    flags: [--v=2]\n")
-    config = parse_node_config(mime(first, second))
+    config = parse_user_data(mime(first, second))
     assert (config.cidr, config.flags, config.max_pods) == ("10.200.0.0/16", ("--node-labels=a=1", "--v=2"), 20)
 
 
@@ -66,7 +67,7 @@ def test_later_parts_override_fields_and_add_flags() -> None:
 def test_each_missing_field_is_refused_in_nodeadms_words(field: str, words: str) -> None:
     kept = [line for line in node_config().splitlines() if not line.strip().startswith(f"{field}:")]
     with pytest.raises(FormatError, match=words):
-        parse_node_config("\n".join(kept).encode())
+        parse_user_data("\n".join(kept).encode())
 
 
 @pytest.mark.parametrize(
@@ -94,19 +95,19 @@ def test_each_missing_field_is_refused_in_nodeadms_words(field: str, words: str)
 )
 def test_user_data_that_no_node_could_use_is_refused(hostile: bytes) -> None:
     with pytest.raises(FormatError):
-        parse_node_config(hostile)
+        parse_user_data(hostile)
 
 
 def test_user_data_larger_than_ec2_takes_is_refused() -> None:
     with pytest.raises(LimitError):
-        parse_node_config(b"#" * (MAX_USER_DATA_BYTES + 1))
+        parse_user_data(b"#" * (MAX_USER_DATA_BYTES + 1))
 
 
 def test_a_gzip_bomb_is_refused_before_it_is_unpacked() -> None:
     bomb = gzip.compress(b"a" * (8 << 20), mtime=0)
     assert len(bomb) < MAX_USER_DATA_BYTES
     with pytest.raises(LimitError):
-        parse_node_config(bomb)
+        parse_user_data(bomb)
 
 
 def test_labels_and_taints_are_taken_from_the_kubelets_flags() -> None:
