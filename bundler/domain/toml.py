@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 Table = Mapping[str, object]
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -41,7 +41,7 @@ def _value(value: object) -> str:
         return str(value)
     if isinstance(value, str):
         return _text(value)
-    if isinstance(value, Sequence):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     raise TypeError(f"TOML has no {type(value).__name__} here")
 
