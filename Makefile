@@ -28,7 +28,9 @@ demo: setup
 
 test: setup system
 	@assets=$$($(BIN)/python tests/kube/build.py) || echo "the tests that need a Kubernetes API will fail: see above" >&2; \
-	eval "$$assets"; KUBEBUILDER_ASSETS="$$KUBEBUILDER_ASSETS" $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q $(PYTEST)
+	nodeadm=$$($(BIN)/python tests/kube/nodeadm.py) || echo "the tests that need the real nodeadm are left out: see above" >&2; \
+	eval "$$assets"; eval "$$nodeadm"; \
+	KUBEBUILDER_ASSETS="$$KUBEBUILDER_ASSETS" NODEADM="$$NODEADM" $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q $(PYTEST)
 
 check: setup
 	@$(BIN)/ruff format --check .

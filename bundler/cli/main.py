@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "push": ("bundler.cli.push:push", "Push an archive's images and charts to any OCI registry."),
     "install": ("bundler.cli.install:install", "Install an archive into a closed VPC."),
     "status": ("bundler.cli.status:status", "Show what runs at a site."),
+    "nodes": ("bundler.cli.nodes:nodes", "Show what the nodes of a site are told."),
     "kubeconfig": ("bundler.cli.access:kubeconfig", "Write a kubeconfig that needs no AWS CLI."),
     "token": ("bundler.cli.access:token", "Print an EKS token (kubectl's exec plugin calls this)."),
     "schema": ("bundler.cli.define:schema", "Print the JSON Schema of definition, site or lock."),
@@ -36,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 SECTIONS = (
     ("Connected side", ("init", "lock", "build", "ship")),
-    ("Closed side", ("install", "status", "kubeconfig", "token")),
+    ("Closed side", ("install", "status", "nodes", "kubeconfig", "token")),
     ("Both sides", ("trust", "inspect", "verify", "push")),
     ("Further", ("schema", "lab")),
 )
@@ -94,7 +95,7 @@ def name_variables(command: click.Command, prefix: str) -> None:
     """Give every option a variable of its own name: `bundle install --site` is BUNDLE_INSTALL_SITE."""
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
-            name_variables(inner, f"{prefix}_{name.upper()}")
+            name_variables(inner, f"{prefix}_{name.upper().replace('-', '_')}")
     for option in command.params:
         if isinstance(option, click.Option):
             variable = f"{prefix}_{max(option.opts, key=len).lstrip('-').replace('-', '_').upper()}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NODE_TYPE = "EC2_LINUX"
+NODE_BY_ID_TYPE = "EC2"
+"""The user name behind it is the session's, which for an instance is its id (nodeadm, InstanceIdNodeName)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

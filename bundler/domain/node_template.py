@@ -16,10 +16,12 @@ from bundler.domain.names import (
     owner_tags,
 )
 from bundler.domain.site import NodeGroup, Site
-from bundler.domain.user_data import node_config
+from bundler.domain.user_data import user_data
 
 _DESCRIPTION = "eks-bundler sha256:"
 _AUTOSCALER = "k8s.io/cluster-autoscaler"
+BOTTLEROCKET_DATA = "/dev/xvdb"
+"""The device that every Bottlerocket AMI maps its data volume to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +156,8 @@ def node_template(site: Site, group: NodeGroup, image: MachineImage) -> NodeTemp
             "HttpTokens": "required",
             "HttpPutResponseHopLimit": group.hop_limit,
         },
-        "BlockDeviceMappings": [{"DeviceName": image.root_device, "Ebs": _root_volume(group)}],
-        "UserData": base64.b64encode(node_config(site.cluster, group)).decode(),
+        "BlockDeviceMappings": _volumes(group, image),
+        "UserData": base64.b64encode(user_data(site, group)).decode(),
         "TagSpecifications": [
             {"ResourceType": kind, "Tags": tag_list(instance_tags)} for kind in ("instance", "volume")
         ],
@@ -165,13 +167,20 @@ def node_template(site: Site, group: NodeGroup, image: MachineImage) -> NodeTemp
     return NodeTemplate(name=group_name(site, group), data=data, tags=tags)
 
 
-def _root_volume(group: NodeGroup) -> dict[str, object]:
-    volume: dict[str, object] = {
-        "VolumeType": "gp3",
-        "VolumeSize": group.volume.size_gib,
-        "Encrypted": True,
-        "DeleteOnTermination": True,
-    }
+def _volumes(group: NodeGroup, image: MachineImage) -> list[dict[str, object]]:
+    """Return the volumes: on Bottlerocket images and pods have one of their own, and the system keeps its size."""
+    if group.os != "bottlerocket":
+        return [{"DeviceName": image.root_device, "Ebs": _volume(group, size_gib=group.volume.size_gib)}]
+    return [
+        {"DeviceName": image.root_device, "Ebs": _volume(group)},
+        {"DeviceName": BOTTLEROCKET_DATA, "Ebs": _volume(group, size_gib=group.volume.size_gib)},
+    ]
+
+
+def _volume(group: NodeGroup, *, size_gib: int | None = None) -> dict[str, object]:
+    volume: dict[str, object] = {"VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True}
+    if size_gib is not None:
+        volume["VolumeSize"] = size_gib
     if group.volume.kms_key is not None:
         volume["KmsKeyId"] = group.volume.kms_key
     return volume

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from bundler.domain.document import Document, validate
 from bundler.domain.partition import DNS_SUFFIXES, refuse_other_partition
+from bundler.domain.proxy import Proxy, is_plain_host
 from bundler.domain.schema import (
     Account,
     AmiId,
@@ -53,6 +54,8 @@ def _endpoint(url: str) -> str:
         raise ValueError("must be https://HOST[:PORT] and nothing more")
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not hold a user name or password")
+    if not is_plain_host(parts.hostname):
+        raise ValueError("must name its host with letters, digits, dots and hyphens alone")
     if parts.port == 0:  # reading it also refuses what is no port
         raise ValueError("must have a port from 1 to 65535")
     if _is_link_local(parts.hostname):
@@ -123,6 +126,11 @@ class Cluster(Strict):
         """The certificate authority as PEM."""
         return base64.b64decode(self.certificate_authority)
 
+    @property
+    def dns_address(self) -> str:
+        """The address of cluster DNS."""
+        return str(ipaddress.ip_network(self.service_cidr)[DNS_ADDRESS])
+
 
 class RegistrySettings(Strict):
     """Private ECR: everything is pushed below `prefix`."""
@@ -135,10 +143,13 @@ class RegistrySettings(Strict):
 
 
 class Volume(Strict):
-    """Root volume of a node: gp3, encrypted."""
+    """Volume of a node, for its images and pods: gp3, encrypted."""
 
     size_gib: int = Field(default=40, ge=8, le=16384, alias="sizeGiB")
     kms_key: Arn | None = None
+
+
+NodeOs = Literal["al2023", "bottlerocket", "al2"]
 
 
 class Taint(Strict):
@@ -153,6 +164,7 @@ class NodeGroup(Strict):
     """One Auto Scaling group and its launch template."""
 
     name: Name
+    os: NodeOs = Field(default="al2023", description="of the AMI; decides what user data looks like")
     architecture: Literal["amd64", "arm64"] = "amd64"
     ami: AmiId | Name = Field(description="an AMI of the account by id, or one of the bundle by its name")
     instance_type: InstanceType
@@ -169,11 +181,20 @@ class NodeGroup(Strict):
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     max_pods: int | None = Field(default=None, ge=4, le=1000)
+    instance_id_node_name: Flag = Field(
+        default=False, description="nodes are called by their instance id; the role gets an access entry of type EC2"
+    )
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         if not self.min_size <= self.desired_size <= self.max_size:
             raise ValueError("minSize <= desiredSize <= maxSize does not hold")
+        return self
+
+    @model_validator(mode="after")
+    def _naming(self) -> Self:
+        if self.os == "al2" and self.instance_id_node_name:
+            raise ValueError("instanceIdNodeName: bootstrap.sh of Amazon Linux 2 names nodes by their private DNS name")
         return self
 
     @model_validator(mode="after")
@@ -248,6 +269,7 @@ class Site(Strict):
     )
     state: StateSettings | None = None
     restore: Restore = Restore()
+    proxy: Proxy | None = Field(default=None, description="the network profile proxy; without it the VPC is closed")
     node_groups: tuple[NodeGroup, ...] = ()
 
     @model_validator(mode="after")
@@ -258,6 +280,29 @@ class Site(Strict):
         names = [group.name for group in self.node_groups]
         if len(names) != len(set(names)):
             raise ValueError("nodeGroups: a name stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _legacy(self) -> Self:
+        """Refuse for Amazon Linux 2 what only a shell script of our own could do there: it is legacy."""
+        old = [group.name for group in self.node_groups if group.os == "al2"]
+        if old and self.proxy is not None:
+            cause = "bootstrap.sh takes no proxy, only a shell script of our own could set one"
+            raise ValueError(f"nodeGroups: {', '.join(old)}: os al2 and proxy exclude each other: {cause}")
+        if old and ipaddress.ip_network(self.cluster.service_cidr).version == 6:
+            raise ValueError(f"nodeGroups: {', '.join(old)}: os al2 is for Services with IPv4 addresses only")
+        return self
+
+    @model_validator(mode="after")
+    def _entries(self) -> Self:
+        """A role has one access entry, and its type decides what its nodes may be called."""
+        by_id = {group.role for group in self.node_groups if group.instance_id_node_name}
+        by_name = {group.role for group in self.node_groups if not group.instance_id_node_name}
+        if by_id & by_name:
+            raise ValueError(
+                f"nodeGroups: {', '.join(sorted(by_id & by_name))}: groups with and without instanceIdNodeName need "
+                "roles of their own, because the type of the role's access entry decides how its nodes are called"
+            )
         return self
 
     @property

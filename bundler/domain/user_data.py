@@ -1,74 +1,46 @@
-"""User data of an AL2023 node: one NodeConfig in MIME, written by a JSON emitter and never by a text template.
+"""User data: what the instances of a node group are told, each operating system in its own words.
 
-With name, endpoint, CA and service CIDR given, no node asks the EKS API (amazon-eks-ami, nodeadm: all four are
-required). JSON is YAML, and escapes what could end a line or a MIME part.
+Always with the endpoint, the authority and the Services of the cluster: no node asks eks:DescribeCluster.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping
 
-from bundler.domain.site import Cluster, NodeGroup, Taint
+from bundler.domain.al2_bootstrap import END_OF_SUPPORT, bootstrap_script
+from bundler.domain.bottlerocket import bottlerocket_settings
+from bundler.domain.node_config import node_config
+from bundler.domain.node_settings import NodeSettings, node_settings
+from bundler.domain.site import NodeGroup, NodeOs, Site
 from bundler.errors import DefinitionError
 
 MAX_USER_DATA_BYTES = 16 << 10  # EC2 takes no more, counted before base64
-API_VERSION = "node.eks.aws/v1alpha1"
-MEDIA_TYPE = "application/node.eks.aws"
-GROUP_LABEL = "bundle.node-group"
-_BOUNDARY = "BUNDLE"
+_WRITERS: Mapping[NodeOs, Callable[[NodeSettings], bytes]] = {
+    "al2023": node_config,
+    "bottlerocket": bottlerocket_settings,
+    "al2": bootstrap_script,
+}
 
 
-def node_config(cluster: Cluster, group: NodeGroup) -> bytes:
-    """Return the user data of the nodes of a group, as the instance sees it (not base64).
+def user_data(site: Site, group: NodeGroup) -> bytes:
+    """Return the user data of a group's instances, as an instance sees it (not base64).
 
     Raises:
-        DefinitionError: a fact of the cluster is missing, or labels and taints make it more than 16 KiB.
+        DefinitionError: a fact is missing or not plain, or labels, taints and proxy make it more than 16 KiB.
     """
-    document = {
-        "apiVersion": API_VERSION,
-        "kind": "NodeConfig",
-        "spec": {"cluster": _cluster(cluster), "kubelet": _kubelet(group)},
-    }
-    config = json.dumps(document, indent=2)
-    text = (
-        "MIME-Version: 1.0\n"
-        f'Content-Type: multipart/mixed; boundary="{_BOUNDARY}"\n\n'
-        f"--{_BOUNDARY}\nContent-Type: {MEDIA_TYPE}\n\n{config}\n--{_BOUNDARY}--\n"
-    )
-    raw = text.encode("ascii")
+    raw = _WRITERS[group.os](node_settings(site, group))
     if len(raw) > MAX_USER_DATA_BYTES:
         cause = f"its user data has {len(raw)} bytes, EC2 takes {MAX_USER_DATA_BYTES}"
-        raise DefinitionError(f"node group {group.name}", cause, hint="Give it fewer labels and taints.")
+        raise DefinitionError(
+            f"node group {group.name}", cause, hint="Give it fewer labels, taints and noProxy entries."
+        )
     return raw
 
 
-def _cluster(cluster: Cluster) -> dict[str, str]:
-    facts = {
-        "name": cluster.name,
-        "apiServerEndpoint": cluster.endpoint.rstrip("/"),
-        "certificateAuthority": cluster.certificate_authority,
-        "cidr": cluster.service_cidr,
-    }
-    missing = [name for name, value in facts.items() if not value]
-    if missing:
-        raise DefinitionError(
-            "site: cluster",
-            f"lacks {', '.join(missing)}; without it a node would ask the EKS API, or never start",
-            hint=f"Take it from: aws eks describe-cluster --name {cluster.name}",
-        )
-    return facts
-
-
-def _kubelet(group: NodeGroup) -> dict[str, object]:
-    labels = {**group.labels, GROUP_LABEL: group.name}
-    flags = ["--node-labels=" + ",".join(f"{key}={value}" for key, value in sorted(labels.items()))]
-    if group.taints:
-        flags.append("--register-with-taints=" + ",".join(_taint(taint) for taint in group.taints))
-    kubelet: dict[str, object] = {"flags": flags}
-    if group.max_pods is not None:
-        kubelet["config"] = {"maxPods": group.max_pods}
-    return kubelet
-
-
-def _taint(taint: Taint) -> str:
-    return f"{taint.key}={taint.value}:{taint.effect}"
+def user_data_warnings(site: Site, group: NodeGroup) -> tuple[str, ...]:
+    """Return what people should know of a group's user data, one line each."""
+    if group.os == "al2":
+        return (f"node group {group.name}: {END_OF_SUPPORT}",)
+    if group.os == "bottlerocket" and site.proxy is not None and site.proxy.http_proxy is not None:
+        return (f"node group {group.name}: Bottlerocket knows no proxy for plain HTTP; proxy.httpProxy is left out",)
+    return ()

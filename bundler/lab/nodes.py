@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import ipaddress
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bundler.domain.site import DNS_ADDRESS
 from bundler.errors import AccessError, BundleError, FormatError
 from bundler.lab.eks_tokens import AccessEntry, find_entry
 from bundler.lab.instances import Instance
 from bundler.lab.kube_api import KubeAnswerError
 from bundler.lab.kubelet_flags import Taint, parse_flags
 from bundler.lab.kubernetes import NETWORK_CONDITION, PULLED_CONDITION, STAND_IN, KubernetesFacts
-from bundler.lab.user_data import NodeConfig, parse_node_config
+from bundler.lab.node_facts import NodeFacts
+from bundler.lab.user_data import parse_user_data
 
 POLL_S = 0.5
-NODE_ENTRY = "EC2_LINUX"
+NODE_ENTRY, NODE_BY_ID_ENTRY = "EC2_LINUX", "EC2"
 STAND_IN_NOTE = ("lab.eks-bundler.io/stand-in", "status only, no containers")
 NETWORK_PLUGIN = "aws-node"
 _NODES = "/api/v1/nodes"
@@ -169,41 +172,45 @@ def plan_node(
         FormatError: its user data is none that a node could use, or not this cluster's.
         AccessError: the cluster would not let it in.
     """
-    config = parse_node_config(instance.user_data)
+    config = parse_user_data(instance.user_data)
     _check_cluster(config, facts)
     _check_access(instance, config, cluster_name=cluster_name, entries=entries)
     return _node(instance, config, facts.version)
 
 
-def _check_cluster(config: NodeConfig, facts: KubernetesFacts) -> None:
+def _check_cluster(config: NodeFacts, facts: KubernetesFacts) -> None:
     if config.endpoint.rstrip("/") != facts.endpoint:
         raise FormatError(
             "user data", f"endpoint {config.endpoint[:200]!r} is not this cluster's: dial tcp: i/o timeout"
         )
     if _der(config.authority_pem) != _der(facts.ca_file.read_bytes()):
         raise FormatError("user data", "certificateAuthority: x509: certificate signed by unknown authority")
-    if config.cidr != facts.service_cidr:
+    if config.cidr is not None and config.cidr != facts.service_cidr:
         raise FormatError("user data", f"cidr {config.cidr[:50]!r} is not this cluster's {facts.service_cidr}")
+    dns_address = str(ipaddress.ip_network(facts.service_cidr)[DNS_ADDRESS])
+    if config.dns_address is not None and config.dns_address != dns_address:
+        raise FormatError("user data", f"cluster DNS {config.dns_address[:50]!r} is not this cluster's {dns_address}")
 
 
-def _check_access(instance: Instance, config: NodeConfig, *, cluster_name: str, entries: Iterable[AccessEntry]) -> None:
+def _check_access(instance: Instance, config: NodeFacts, *, cluster_name: str, entries: Iterable[AccessEntry]) -> None:
     if config.name != cluster_name:
         raise AccessError("kubelet", f"Unauthorized: token is signed for cluster {config.name[:100]!r}")
     if instance.role_arn is None:
         raise AccessError("kubelet", "no credentials: the instance has no instance profile with a role")
     entry = find_entry(instance.role_arn, entries)
-    if entry is None or entry.type != NODE_ENTRY:
-        raise AccessError("kubelet", f"Unauthorized: no access entry of type {NODE_ENTRY} for {instance.role_arn}")
+    wanted = NODE_BY_ID_ENTRY if config.named_by_id else NODE_ENTRY
+    if entry is None or entry.type != wanted:
+        raise AccessError("kubelet", f"Unauthorized: no access entry of type {wanted} for {instance.role_arn}")
 
 
-def _node(instance: Instance, config: NodeConfig, version: str) -> dict[str, Any]:
+def _node(instance: Instance, config: NodeFacts, version: str) -> dict[str, Any]:
     registration = parse_flags(config.flags)
     key, _, value = STAND_IN.partition("=")
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {
-            "name": instance.private_dns_name,
+            "name": instance.id if config.named_by_id else instance.private_dns_name,
             "labels": {**registration.labels, **_labels(instance)},
             "annotations": {key: value, STAND_IN_NOTE[0]: STAND_IN_NOTE[1]},
         },
@@ -230,7 +237,7 @@ def _taint(taint: Taint) -> dict[str, str]:
     return {"key": taint.key, "value": taint.value, "effect": taint.effect}
 
 
-def _status(instance: Instance, config: NodeConfig, version: str) -> dict[str, Any]:
+def _status(instance: Instance, config: NodeFacts, version: str) -> dict[str, Any]:
     resources = {
         "cpu": str(instance.cpus),
         "memory": f"{instance.memory_mib}Mi",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from bundler.domain.access import NODE_TYPE, AccessEntry, ClusterFacts
+from bundler.domain.access import NODE_BY_ID_TYPE, NODE_TYPE, AccessEntry, ClusterFacts
 from bundler.domain.digest import Digest
 from bundler.domain.names import owner_tags, step_key
 from bundler.domain.plan import Action, Plan
@@ -53,11 +53,12 @@ class IdentityPlan:
         )
 
 
-def node_roles(site: Site) -> tuple[str, ...]:
-    """Return the roles of the site's node groups, each once; none where their entries are made elsewhere."""
+def node_entries(site: Site) -> tuple[AccessEntry, ...]:
+    """Return the entries that the roles of the site's node groups need; none where they are made elsewhere."""
     if site.access_entries == "existing":
         return ()
-    return tuple(sorted({group.role for group in site.node_groups}))
+    types = {group.role: NODE_BY_ID_TYPE if group.instance_id_node_name else NODE_TYPE for group in site.node_groups}
+    return tuple(AccessEntry(principal=role, type=kind) for role, kind in sorted(types.items()))
 
 
 def observe_identity(site: Site, *, access: Access) -> IdentityPlan:
@@ -67,10 +68,13 @@ def observe_identity(site: Site, *, access: Access) -> IdentityPlan:
         ConflictError: no such cluster, one that knows no access entries, or an entry of another type.
         NetworkError: the EKS API does not answer.
     """
-    roles = node_roles(site)
-    if not roles:
+    wanted = node_entries(site)
+    if not wanted:
         return IdentityPlan()
-    return plan_identity(site, facts=access.facts(), entries={role: access.entry(role) for role in roles})
+    facts = access.facts()
+    return plan_identity(
+        site, facts=facts, entries={entry.principal: access.entry(entry.principal) for entry in wanted}
+    )
 
 
 def plan_identity(site: Site, *, facts: ClusterFacts | None, entries: Mapping[str, AccessEntry | None]) -> IdentityPlan:
@@ -80,16 +84,22 @@ def plan_identity(site: Site, *, facts: ClusterFacts | None, entries: Mapping[st
         ConflictError: as `observe_identity`.
     """
     _refuse_unable(site, facts)
-    for entry in entries.values():
-        if entry is not None and entry.type != NODE_TYPE:
-            raise ConflictError(
-                f"access entry {entry.principal}",
-                f"is of type {entry.type}; nodes need {NODE_TYPE}, and the type of an entry cannot be changed",
-                hint="Use a role of its own for the nodes, or have that entry deleted by whoever made it.",
-            )
+    wanted = node_entries(site)
+    for entry in wanted:
+        _refuse_other_type(entry, entries[entry.principal])
     return IdentityPlan(
-        missing=tuple(AccessEntry(principal=role, type=NODE_TYPE) for role, entry in entries.items() if entry is None),
-        present=tuple(entry for entry in entries.values() if entry is not None),
+        missing=tuple(entry for entry in wanted if entries[entry.principal] is None),
+        present=tuple(entry for entry in wanted if entries[entry.principal] is not None),
+    )
+
+
+def _refuse_other_type(wanted: AccessEntry, there: AccessEntry | None) -> None:
+    if there is None or there.type == wanted.type:
+        return
+    raise ConflictError(
+        f"access entry {there.principal}",
+        f"is of type {there.type}; nodes need {wanted.type}, and the type of an entry cannot be changed",
+        hint="Use a role of its own for the nodes, or have that entry deleted by whoever made it.",
     )
 
 

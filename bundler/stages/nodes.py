@@ -20,6 +20,7 @@ from bundler.domain.node_template import (
 )
 from bundler.domain.plan import Action, Plan
 from bundler.domain.site import NodeGroup, Site
+from bundler.domain.user_data import user_data_warnings
 from bundler.errors import ConflictError
 
 PHASE = "nodes"
@@ -80,7 +81,7 @@ class GroupPlan:
         wanted: the group; its template id and version are filled in when they are known.
         change: what happens to the group.
         tags: tags to add to it.
-        notes: what differs and is left alone.
+        notes: what differs and is left alone, and what is legacy.
     """
 
     template: NodeTemplate
@@ -165,6 +166,7 @@ def _plan_group(site: Site, group: NodeGroup, image: MachineImage, found: Found)
             wanted=wanted,
             change="create",
             tags={},
+            notes=user_data_warnings(site, group),
         )
     _refuse_foreign("Auto Scaling group", found.group.name, found.group.tags, site)
     return GroupPlan(
@@ -174,7 +176,7 @@ def _plan_group(site: Site, group: NodeGroup, image: MachineImage, found: Found)
         wanted=wanted,
         change="update" if _differs(wanted, found.group) else None,
         tags={key: value for key, value in wanted.tags.items() if found.group.tags.get(key) != value},
-        notes=_notes(wanted, found.group),
+        notes=(*user_data_warnings(site, group), *_notes(wanted, found.group)),
     )
 
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from bundler.adapters.helm import Helm, HelmSettings
 from bundler.adapters.kubernetes import Kubectl, KubectlSettings
-from bundler.domain.site import Cluster, NodeGroup
-from bundler.domain.user_data import node_config
+from bundler.domain.user_data import user_data
 from bundler.lab.instances import Instance
 from bundler.lab.kube_api import KubeApi
 from bundler.lab.kubernetes import ControlPlane, KubernetesFacts
 from bundler.lab.nodes import NodeAgent, Surroundings
 from bundler.lab.tools import Tools
 from bundler.retry import RetryPolicy
+from tests.fakes.sites import group_document, make_site
 
 ROLE = "arn:aws:iam::111122223333:role/node"
 ONE_TRY = RetryPolicy(tries=1)
@@ -117,27 +117,13 @@ def eventually(what: Callable[[], bool], *, limit_s: float = 60) -> None:
 
 
 def _instance(facts: KubernetesFacts) -> Instance:
-    cluster = Cluster.model_validate(
-        {
-            "name": "c1",
-            "endpoint": facts.endpoint,
-            "certificateAuthority": facts.certificate_authority,
-            "serviceCidr": facts.service_cidr,
-        }
-    )
-    group = NodeGroup.model_validate(
-        {
-            "name": "main",
-            "ami": "ami-00000001",
-            "instanceType": "m6i.large",
-            "minSize": 1,
-            "maxSize": 1,
-            "desiredSize": 1,
-            "securityGroups": ["sg-00000001"],
-            "role": ROLE,
-            "instanceProfile": "arn:aws:iam::111122223333:instance-profile/node",
-        }
-    )
+    cluster = {
+        "name": "c1",
+        "endpoint": facts.endpoint,
+        "certificateAuthority": facts.certificate_authority,
+        "serviceCidr": facts.service_cidr,
+    }
+    site = make_site(cluster=cluster, nodeGroups=[group_document(role=ROLE)])
     return Instance(
         id="i-00000001",
         zone="eu-central-1a",
@@ -146,7 +132,7 @@ def _instance(facts: KubernetesFacts) -> Instance:
         private_address="10.0.0.1",
         type="m6i.large",
         architecture="amd64",
-        user_data=node_config(cluster, group),
+        user_data=user_data(site, site.node_groups[0]),
         role_arn=ROLE,
         cpus=2,
         memory_mib=8192,

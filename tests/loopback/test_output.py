@@ -23,7 +23,7 @@ from tests.terminal import Printed, faults, home, keep, normal, on_a_terminal, w
 pytestmark = pytest.mark.loopback
 BUILD = ("build", "--key", "keys/bundle.key")
 ARCHIVE = "closed-minimal-1.tar"
-GROUPS = {"trust": ("init", "accept"), "lab": ("up", "status", "down")}
+GROUPS = {"trust": ("init", "accept"), "lab": ("up", "status", "down"), "nodes": ("user-data",)}
 
 
 @pytest.fixture(scope="module")

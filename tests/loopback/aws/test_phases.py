@@ -23,7 +23,7 @@ from bundler.domain.infrastructure import Infrastructure
 from bundler.domain.plan import Plan
 from bundler.domain.site import Site
 from bundler.errors import AccessError, ConflictError, FindingsError, NetworkError
-from bundler.lab.user_data import parse_node_config
+from bundler.lab.user_data import parse_user_data
 from bundler.retry import Patience
 from bundler.stages.check_nodes import check_nodes
 from bundler.stages.identity import identity, observe_identity
@@ -107,7 +107,7 @@ def test_instances_start_with_what_a_node_needs(closed: Closed) -> None:
     assert [instance.state for instance in group.instances] == ["InService", "InService"]
     ec2 = closed.aws.service("ec2")
     attribute = ec2.call("DescribeInstanceAttribute", InstanceId=group.instances[0].id, Attribute="userData")
-    config = parse_node_config(base64.b64decode(attribute["UserData"]["Value"]))
+    config = parse_user_data(base64.b64decode(attribute["UserData"]["Value"]))
     assert (config.name, config.endpoint, config.cidr) == (
         site.cluster.name,
         site.cluster.endpoint,

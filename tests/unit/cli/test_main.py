@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -236,6 +237,8 @@ def test_help_names_every_command_once_with_the_words_of_the_command() -> None:
     [
         (("bundle", "b"), "plain,build"),
         (("bundle", "trust", "a"), "plain,accept"),
+        (("bundle", "nodes", "u"), "plain,user-data"),
+        (("bundle", "nodes", "user-data", "--g"), "plain,--group"),
         (("bundle", "install", "--br"), "plain,--break-lock"),
         (("bundle", "schema", "d"), "plain,definition"),
         (("bundle", "build", "--progress", "p"), "plain,plain"),
@@ -270,7 +273,9 @@ def test_every_option_can_be_given_by_a_variable_of_its_own_name() -> None:
         "BUNDLE_INSTALL_TRUST",
         "BUNDLE_TRUST_INIT_OUT",
         "BUNDLE_LAB_UP_KUBERNETES",
+        "BUNDLE_NODES_USER_DATA_GROUP",
     } <= names
+    assert all(re.fullmatch(r"[A-Z_]+", name) for name in names)
 
 
 def test_an_option_is_taken_from_its_variable(tmp_path: Path) -> None:

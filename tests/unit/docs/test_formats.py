@@ -40,6 +40,7 @@ MODELS = {
     ("Site", "`registry`:"): "RegistrySettings",
     ("Site", "`endpoints`:"): "Endpoints",
     ("Site", "`state`:"): "StateSettings",
+    ("Site", "`proxy`:"): "Proxy",
     ("Site", "`nodeGroups[]`:"): "NodeGroup",
     ("Site", "`nodeGroups[].volume`:"): "Volume",
     ("Site", "`nodeGroups[].taints[]`:"): "Taint",

@@ -48,7 +48,7 @@ def test_what_the_example_of_a_site_comments_out_are_the_defaults_where_there_ar
     assert (full.partition, full.core, full.access_entries) == (plain.partition, plain.core, plain.access_entries)
     for model, other, names in (
         (full.registry, plain.registry, ("create_repositories", "immutable", "scan_on_push")),
-        (full.node_groups[0], plain.node_groups[0], ("architecture", "hop_limit")),
+        (full.node_groups[0], plain.node_groups[0], ("os", "architecture", "hop_limit", "instance_id_node_name")),
         (full.node_groups[0].volume, plain.node_groups[0].volume, ("size_gib",)),
     ):
         assert [getattr(model, name) for name in names] == [getattr(other, name) for name in names]

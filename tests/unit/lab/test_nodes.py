@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,37 @@ def test_slash_at_the_endpoints_end_and_other_line_ends_of_the_authority_do_no_h
     same = base64.b64encode(CA.replace(b"\n", b"\r\n")).decode()
     machine = instance(apiServerEndpoint="https://127.0.0.1:6443/", certificateAuthority=same)
     plan_node(machine, cluster_name="c1", facts=facts, entries=[Entry()])
+
+
+def told(text: str) -> Instance:
+    return replace(instance(), user_data=text.encode())
+
+
+def settings(*, dns: str = "10.100.0.10", more: str = "") -> str:
+    return (
+        '[settings.kubernetes]\ncluster-name = "c1"\napi-server = "https://127.0.0.1:6443"\n'
+        f'cluster-certificate = "{base64.b64encode(CA).decode()}"\ncluster-dns-ip = "{dns}"\n{more}'
+    )
+
+
+def test_bottlerocket_settings_make_a_node_too(facts: KubernetesFacts) -> None:
+    machine = told(settings(more='max-pods = 20\nnode-labels.a = "b"\n'))
+    node = plan_node(machine, cluster_name="c1", facts=facts, entries=[Entry()])
+    assert node["metadata"]["labels"]["a"] == "b"
+    assert node["status"]["allocatable"]["pods"] == "20"
+
+
+def test_another_address_of_cluster_dns_is_refused(facts: KubernetesFacts) -> None:
+    with pytest.raises(BundleError, match=r"cluster DNS '10.100.0.2' is not this cluster's 10.100.0.10"):
+        plan_node(told(settings(dns="10.100.0.2")), cluster_name="c1", facts=facts, entries=[Entry()])
+
+
+def test_a_node_that_is_called_by_its_id_needs_an_entry_of_type_ec2(facts: KubernetesFacts) -> None:
+    machine = told(settings(more='hostname-override-source = "instance-id"\n'))
+    node = plan_node(machine, cluster_name="c1", facts=facts, entries=[Entry(kind="EC2")])
+    assert node["metadata"]["name"] == "i-0123"
+    with pytest.raises(BundleError, match="no access entry of type EC2 for"):
+        plan_node(machine, cluster_name="c1", facts=facts, entries=[Entry()])
 
 
 OTHER = base64.b64encode(CA.replace(b"QUJD", b"QUJE")).decode()

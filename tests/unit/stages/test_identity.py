@@ -109,3 +109,17 @@ def test_a_second_call_carries_the_token_of_the_first() -> None:
         identity(plan, make_site(), bundle=BUNDLE, access=access, sleep=lambda _: None)
         tokens.add(access.made[0][2])
     assert len(tokens) == 1
+
+
+def test_a_role_whose_nodes_are_called_by_their_id_gets_an_entry_that_names_them_so() -> None:
+    site = make_site(nodeGroups=[group_document(instanceIdNodeName="true"), group_document(name="b", role=f"{ROLE}-b")])
+    assert observe_identity(site, access=Access()).missing == (
+        AccessEntry(principal=ROLE, type="EC2"),
+        AccessEntry(principal=f"{ROLE}-b", type="EC2_LINUX"),
+    )
+
+
+def test_an_entry_for_names_of_the_other_kind_is_a_conflict() -> None:
+    site = make_site(nodeGroups=[group_document(instanceIdNodeName="true")])
+    with pytest.raises(ConflictError, match="is of type EC2_LINUX; nodes need EC2,"):
+        observe_identity(site, access=Access(entries={ROLE: AccessEntry(principal=ROLE, type="EC2_LINUX")}))

@@ -230,3 +230,35 @@ def test_a_plan_made_after_its_application_is_empty(history: list[dict[str, Any]
     for changes in history:
         apply(site_of(**changes), cloud)
         assert planned(site_of(**changes), cloud).plan.empty
+
+
+def mappings(**changes: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = data_of(site_of(**changes))["BlockDeviceMappings"]
+    return found
+
+
+def test_the_volume_of_a_group_is_the_root_volume_and_on_bottlerocket_the_data_volume() -> None:
+    encrypted = {"VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True}
+    sized = {"DeviceName": "/dev/xvda", "Ebs": {**encrypted, "VolumeSize": 80}}
+    for os in ("al2023", "al2"):
+        assert mappings(os=os, volume={"sizeGiB": 80}) == [sized]
+    assert mappings(os="bottlerocket", volume={"sizeGiB": 80}) == [
+        {"DeviceName": "/dev/xvda", "Ebs": encrypted},
+        {**sized, "DeviceName": "/dev/xvdb"},
+    ]
+
+
+def test_both_volumes_of_bottlerocket_have_the_key() -> None:
+    key = "arn:aws:kms:ap-northeast-1:111122223333:key/1"
+    found = mappings(os="bottlerocket", volume={"kmsKey": key})
+    assert [mapping["Ebs"]["KmsKeyId"] for mapping in found] == [key, key]
+
+
+def test_a_group_with_a_legacy_system_is_warned_of_at_every_install() -> None:
+    cloud, site = NodeCloud(), site_of(os="al2")
+    for _ in range(2):
+        said: list[Event] = []
+        nodes(planned(site, cloud), templates=cloud, groups=cloud, emit=said.append)
+        [note] = [event for event in said if isinstance(event, Noted)]
+        assert note.warning
+        assert "2025-11-26" in note.text
