@@ -188,7 +188,7 @@ def site_document(
         },
         "registry": {"prefix": PREFIX, "createRepositories": True, "immutable": True, "scanOnPush": False},
         "endpoints": {
-            **dict.fromkeys(("ec2", "sts", "s3", "eks", "iam", "autoscaling", "ecr.api"), url),
+            **dict.fromkeys(("ec2", "ebs", "sts", "s3", "eks", "iam", "autoscaling", "ecr.api"), url),
             "ecr.dkr": addresses.ecr,
         },
         "core": "adopt",
