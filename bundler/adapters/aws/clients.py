@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bundler.adapters.authorities import joined
+from bundler.adapters.aws.direct import Direct, Plain
 from bundler.adapters.aws.failures import Asked, translate
 from bundler.adapters.aws.patience import TRIES, Patience, be_patient
 from bundler.adapters.aws.watched import watch
@@ -233,6 +234,8 @@ class Service:
     ) -> None:
         self.name = asked.service
         self._client = client
+        self._direct: Direct | None = None
+        self._once = Once()
         self._asked_here = asked
         self._secrets = secrets
         self._now = now
@@ -259,6 +262,42 @@ class Service:
         with _translated(self._asked(operation, about), self._secrets, self._now):
             answer: Answer = method(**parameters)
         return answer
+
+    def call_plainly(
+        self,
+        plain: Plain,
+        parse: Callable[[Mapping[str, str], Any], Answer],
+        /,
+        *,
+        about: str = "*",
+        **parameters: Any,
+    ) -> Answer:
+        """Do what `call` does, with less effort: `plain` is the request that operation and parameters come to.
+
+        Args:
+            plain: the request.
+            parse: makes, of headers and unread body of a success, the answer that `call` would give.
+            about: the object, for messages.
+            parameters: as for `call`, which takes over where the request is no success.
+
+        Raises:
+            BundleError: as `call`.
+        """
+        direct = self._direct or self._directly()
+        outcome = direct.send(plain)
+        if getattr(outcome, "status_code", 599) < 300:
+            with self._readable(plain.operation):
+                return parse(outcome.headers, outcome.raw)
+        with direct.handing(outcome):
+            return self.call(plain.operation, about=about, **parameters)
+
+    def _directly(self) -> Direct:
+        with self._once:
+            if self._direct is None:
+                made = Direct(self._client)
+                made.watch()
+                self._direct = made
+            return self._direct
 
     def ask(
         self, operation: str, parse: Callable[[Answer], Parsed], /, *, about: str = "*", **parameters: Any

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
 
 from bundler.adapters.aws.clients import MAX_PAGES, Answer, Service
+from bundler.adapters.aws.direct import Plain
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.snapshot import ListedBlock, NewSnapshot, SnapshotBlocks
 from bundler.errors import ConflictError, NetworkError, RejectedError, TransientError
@@ -19,6 +22,7 @@ LONGEST_PAUSE_MIN = 4320
 """How long a snapshot may wait for its next block: the most that StartSnapshot takes."""
 _BEGIN_AGAIN = "Run the same command again: it finds what is there, and begins a new snapshot where it must."
 _ABSENT = "ResourceNotFoundException"
+_ALGORITHM = "SHA256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +116,34 @@ class EbsDirect:
                 SnapshotId=snapshot,
                 ChangedBlocksCount=blocks,
                 Checksum=base64.b64encode(aggregate).decode(),
-                ChecksumAlgorithm="SHA256",
+                ChecksumAlgorithm=_ALGORITHM,
                 ChecksumAggregationMethod="LINEAR",
             )
 
     def _put(self, snapshot: str, number: int, content: bytes, sha256: bytes, about: str) -> None:
+        checksum = base64.b64encode(sha256).decode()
+        plain = Plain(
+            operation="PutSnapshotBlock",
+            method="PUT",
+            target=f"/snapshots/{quote(snapshot, safe='')}/blocks/{number}",
+            headers={
+                "x-amz-Data-Length": str(len(content)),
+                "x-amz-Checksum": checksum,
+                "x-amz-Checksum-Algorithm": _ALGORITHM,
+            },
+            body=memoryview(content),
+        )
         with _conflicts(about, hint=_BEGIN_AGAIN):
-            self.service.call(
-                "PutSnapshotBlock",
+            self.service.call_plainly(
+                plain,
+                lambda _headers, _body: {},
                 about=about,
                 SnapshotId=snapshot,
                 BlockIndex=number,
                 BlockData=content,
                 DataLength=len(content),
-                Checksum=base64.b64encode(sha256).decode(),
-                ChecksumAlgorithm="SHA256",
+                Checksum=checksum,
+                ChecksumAlgorithm=_ALGORITHM,
             )
 
     def _page(self, snapshot: str, token: str | None) -> Answer:
@@ -138,14 +155,16 @@ class EbsDirect:
             )
 
     def _read(self, snapshot: str, block: ListedBlock, about: str) -> tuple[bytes, bytes]:
-        answer = self.service.call(
-            "GetSnapshotBlock", about=about, SnapshotId=snapshot, BlockIndex=block.number, BlockToken=block.token
+        where = f"/snapshots/{quote(snapshot, safe='')}/blocks/{block.number}"
+        plain = Plain(operation="GetSnapshotBlock", method="GET", target=f"{where}?blockToken={_quoted(block.token)}")
+        answer = self.service.call_plainly(
+            plain, _block, about=about, SnapshotId=snapshot, BlockIndex=block.number, BlockToken=block.token
         )
         with self.service.reading("GetSnapshotBlock", about):
             content = answer["BlockData"].read()
             stated = (answer["ChecksumAlgorithm"], answer["Checksum"])
         sha256 = hashlib.sha256(content).digest()
-        if len(content) != BLOCK_BYTES or stated != ("SHA256", base64.b64encode(sha256).decode()):
+        if len(content) != BLOCK_BYTES or stated != (_ALGORITHM, base64.b64encode(sha256).decode()):
             raise TransientError(about, f"came damaged: {len(content)} bytes that are not what their checksum says")
         return content, sha256
 
@@ -158,6 +177,18 @@ def _conflicts(subject: str, *, hint: str) -> Iterator[None]:
     except RejectedError as error:
         cause = "does not exist in this account and Region" if error.code == _ABSENT else error.cause
         raise ConflictError(subject, cause, hint=hint) from error
+
+
+def _quoted(token: str) -> str:
+    return quote(token, safe="-._~")
+
+
+def _block(headers: Mapping[str, str], body: Any) -> Answer:
+    return {
+        "BlockData": body,
+        "Checksum": headers["x-amz-checksum"],
+        "ChecksumAlgorithm": headers["x-amz-checksum-algorithm"],
+    }
 
 
 def _checked_page(page: Answer) -> Answer:
