@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bundler.archive.packs import PackedFrame, PackWriter, compress
+from bundler.archive.packs import NewPack, PackedFrame, PackWriter, compress
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, TransferPlanned
@@ -20,6 +20,8 @@ READERS = 64
 """Threads that read: a service of 50 to 100 ms is busy with them, and more gain nothing (reference: ami.md §3.2)."""
 _AHEAD = 2 * READERS
 _PACKERS = 2
+_UNWRITTEN = 8
+"""Compressed frames that may wait for the disk: 40 MiB as a rule."""
 ZERO_SHA256 = bytes.fromhex(Digest.of(bytes(BLOCK_BYTES)).hex)
 
 
@@ -42,8 +44,8 @@ class ExportPlace(Protocol):
         """Whether a pack is there."""
         ...
 
-    def keep(self, pieces: Iterable[bytes]) -> Digest:
-        """Keep a pack; return its digest."""
+    def begin(self) -> NewPack:
+        """Begin a pack."""
         ...
 
     def load(self) -> ExportProgress | None:
@@ -134,7 +136,7 @@ class _Export:
         self._emit = pace.emit
         self._count = 0
         self._progress = self._kept()
-        self._writer = PackWriter(keep=place.keep, table=self._progress.table)
+        self._writer = PackWriter.into(place.begin, table=self._progress.table)
         self._known = {*base, ZERO_SHA256, *self._progress.table.all_digests()}
         self._records = [bytearray(records) for records in self._progress.records]
 
@@ -149,12 +151,24 @@ class _Export:
                 present_bytes=(total - left) * BLOCK_BYTES,
             )
         )
-        for before, frame in ordered_map(_pack, self._batches(), workers=_PACKERS, ahead=_PACKERS + 1):
-            if self._writer.add(frame):
-                self._save(before)
-        table = self._writer.finish()
+        try:
+            table = self._packed()
+        finally:
+            self._writer.close()
         index = BlockIndex(volumes=tuple(self._volume(number) for number in range(len(self._sources))))
         return Exported(index=index, table=table)
+
+    def _packed(self) -> PackTable:
+        """Read, compress and write, each while the others go on: a disk that is slow for a second stops nobody."""
+        frames = ordered_map(_pack, self._batches(), workers=_PACKERS, ahead=_PACKERS + 1)
+        for _ in ordered_map(self._write, frames, workers=1, ahead=_UNWRITTEN):
+            pass
+        return self._writer.finish()
+
+    def _write(self, packed: tuple[ExportProgress, PackedFrame]) -> None:
+        before, frame = packed
+        if self._writer.add(frame):
+            self._save(before)
 
     def _kept(self) -> ExportProgress:
         """How far an earlier run came with the same snapshots and packs that are still there."""

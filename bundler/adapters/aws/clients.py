@@ -24,7 +24,6 @@ from bundler.adapters.aws.watched import watch
 from bundler.adapters.proxies import Proxies
 from bundler.domain.credentials import Secret
 from bundler.domain.events import Emit, silent
-from bundler.domain.site import Site
 from bundler.domain.url import Url
 from bundler.errors import AccessError, NetworkError
 from bundler.transfer import Once, pause
@@ -32,6 +31,8 @@ from bundler.transfer import Once, pause
 if TYPE_CHECKING:
     import boto3
     import botocore.session
+
+    from bundler.domain.site import Site  # pydantic: a quarter of a second
 
 Parsed = TypeVar("Parsed")
 Answer = Mapping[str, Any]
