@@ -265,21 +265,14 @@ class Service:
         return answer
 
     def call_plainly(
-        self,
-        plain: Plain,
-        parse: Callable[[Mapping[str, str], Any], Answer],
-        /,
-        *,
-        about: str = "*",
-        **parameters: Any,
+        self, plain: Plain, parse: Callable[[Mapping[str, str], Any], Answer], call: Callable[[], Answer]
     ) -> Answer:
-        """Do what `call` does, with less effort: `plain` is the request that operation and parameters come to.
+        """Do what `call` does, with less effort.
 
         Args:
-            plain: the request.
-            parse: makes, of headers and unread body of a success, the answer that `call` would give.
-            about: the object, for messages.
-            parameters: as for `call`, which takes over where the request is no success.
+            plain: the request that it comes to.
+            parse: makes, of headers and unread body of a success, the answer that it would give.
+            call: calls this service; it takes over where the request is no success.
 
         Raises:
             BundleError: as `call`.
@@ -290,7 +283,7 @@ class Service:
             with self._readable(plain.operation):
                 return parse(outcome.headers, outcome.raw)
         with direct.handing(outcome):
-            return self.call(plain.operation, about=about, **parameters)
+            return call()
 
     def _directly(self) -> Direct:
         with self._once:

@@ -68,7 +68,7 @@ class EbsDirect:
         Raises:
             NetworkError: it comes damaged however often it is asked for.
         """
-        about = f"block {block.number} of {snapshot}"
+        about = _about(snapshot, block.number)
         return retry(lambda: self._read(snapshot, block, about), subject=about, policy=self.policy, progress=progress)
 
     def start(self, wanted: NewSnapshot) -> str:
@@ -94,14 +94,14 @@ class EbsDirect:
             **more,
         )
 
-    def put(self, snapshot: str, number: int, content: bytes, sha256: bytes) -> None:
+    def put(self, snapshot: str, number: int, content: bytes | memoryview, sha256: bytes) -> None:
         """Write a block; any put may be repeated.
 
         Raises:
             ConflictError: the snapshot does not take blocks (any more).
         """
-        about = f"block {number} of {snapshot}"
-        retry(lambda: self._put(snapshot, number, content, sha256, about), subject=about, policy=self.policy)
+        about = _about(snapshot, number)
+        retry(lambda: self._put(snapshot, number, content, sha256), subject=about, policy=self.policy)
 
     def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
         """Seal a snapshot: AWS compares the number of blocks and the LINEAR aggregate of their SHA-256s.
@@ -120,12 +120,12 @@ class EbsDirect:
                 ChecksumAggregationMethod="LINEAR",
             )
 
-    def _put(self, snapshot: str, number: int, content: bytes, sha256: bytes, about: str) -> None:
-        checksum = base64.b64encode(sha256).decode()
+    def _put(self, snapshot: str, number: int, content: bytes | memoryview, sha256: bytes) -> None:
+        about, checksum = _about(snapshot, number), base64.b64encode(sha256).decode()
         plain = Plain(
             operation="PutSnapshotBlock",
             method="PUT",
-            target=f"/snapshots/{quote(snapshot, safe='')}/blocks/{number}",
+            target=_target(snapshot, number),
             headers={
                 "x-amz-Data-Length": str(len(content)),
                 "x-amz-Checksum": checksum,
@@ -133,18 +133,21 @@ class EbsDirect:
             },
             body=memoryview(content),
         )
-        with _conflicts(about, hint=_BEGIN_AGAIN):
-            self.service.call_plainly(
-                plain,
-                lambda _headers, _body: {},
+
+        def call() -> Answer:
+            return self.service.call(
+                "PutSnapshotBlock",
                 about=about,
                 SnapshotId=snapshot,
                 BlockIndex=number,
-                BlockData=content,
+                BlockData=bytes(content),
                 DataLength=len(content),
                 Checksum=checksum,
                 ChecksumAlgorithm=_ALGORITHM,
             )
+
+        with _conflicts(about, hint=_BEGIN_AGAIN):
+            self.service.call_plainly(plain, lambda _headers, _body: {}, call)
 
     def _page(self, snapshot: str, token: str | None) -> Answer:
         more = {} if token is None else {"NextToken": token}
@@ -155,11 +158,18 @@ class EbsDirect:
             )
 
     def _read(self, snapshot: str, block: ListedBlock, about: str) -> tuple[bytes, bytes]:
-        where = f"/snapshots/{quote(snapshot, safe='')}/blocks/{block.number}"
-        plain = Plain(operation="GetSnapshotBlock", method="GET", target=f"{where}?blockToken={_quoted(block.token)}")
-        answer = self.service.call_plainly(
-            plain, _block, about=about, SnapshotId=snapshot, BlockIndex=block.number, BlockToken=block.token
+        plain = Plain(
+            operation="GetSnapshotBlock",
+            method="GET",
+            target=f"{_target(snapshot, block.number)}?blockToken={_quoted(block.token)}",
         )
+
+        def call() -> Answer:
+            return self.service.call(
+                "GetSnapshotBlock", about=about, SnapshotId=snapshot, BlockIndex=block.number, BlockToken=block.token
+            )
+
+        answer = self.service.call_plainly(plain, _block, call)
         with self.service.reading("GetSnapshotBlock", about):
             content = answer["BlockData"].read()
             stated = (answer["ChecksumAlgorithm"], answer["Checksum"])
@@ -179,8 +189,17 @@ def _conflicts(subject: str, *, hint: str) -> Iterator[None]:
         raise ConflictError(subject, cause, hint=hint) from error
 
 
-def _quoted(token: str) -> str:
-    return quote(token, safe="-._~")
+def _about(snapshot: str, number: int) -> str:
+    return f"block {number} of {snapshot}"
+
+
+def _target(snapshot: str, number: int) -> str:
+    return f"/snapshots/{_quoted(snapshot)}/blocks/{number}"
+
+
+def _quoted(text: str) -> str:
+    """Return text quoted as botocore does it, and as it is signed."""
+    return quote(text, safe="-._~")
 
 
 def _block(headers: Mapping[str, str], body: Any) -> Answer:
