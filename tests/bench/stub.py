@@ -40,6 +40,7 @@ class Snapshot:
 
     gib: int
     blocks: dict[int, bytes] = field(default_factory=dict)
+    completed: bool = False
 
     @property
     def digests(self) -> bytes:
@@ -82,7 +83,8 @@ class Ebs:
             return self._complete(self._snapshots[found[1]], header)
         if found := _PUT.match(target):
             put = self._snapshots[found[1]]
-            return _json(b"200 OK", {"count": len(put.blocks), "sha256": hashlib.sha256(put.digests).hexdigest()})
+            sha256 = hashlib.sha256(put.digests).hexdigest()
+            return _json(b"200 OK", {"count": len(put.blocks), "sha256": sha256, "completed": put.completed})
         return self._start(json.loads(bytes(body or b"{}")))
 
     def _page(self, target: bytes) -> dict[str, object]:
@@ -118,6 +120,7 @@ class Ebs:
         count = int(_value(header, b"x-amz-changedblockscount"))
         if count != len(snapshot.blocks) or _value(header, b"x-amz-checksum") not in (aggregate, b""):
             return _json(b"400 Bad Request", {"Message": "count or aggregate differ", "Reason": ""})
+        snapshot.completed = True
         return _json(b"202 Accepted", {"Status": "completed"})
 
 
