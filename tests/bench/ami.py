@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundler.archive.packs import unpack
 from bundler.cache import Cache
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume, parse_block_index
 from bundler.domain.packs import PackTable, parse_pack_table
-from bundler.archive.packs import unpack
 from tests.bench.archive import lay_out
 from tests.bench.measure import Command, Peer, Place, Scenario, run, stub
 from tests.bench.sides import INDEX, PACKS, RAW, TABLE
@@ -51,15 +51,33 @@ def prepared(size: Size, folder: Path) -> Iterator[Place]:
     """Start the stub, and prepare what restore begins with: an exported AMI, and the same blocks as they are."""
     with stub(*size.options) as facts:
         place = Place(stub=facts, prepared=folder, folder=folder)
-        for side in ("ours-export", "boto3-export"):
-            run(side_command(side)(place), place, lambda _place, _said: True)
-        table = parse_pack_table((folder / TABLE).read_bytes(), subject=TABLE)
-        cache = Cache(folder)
-        lay_out([cache.path(pack) for pack in table.packs], folder / PACKS)
-        shutil.rmtree(folder / "blobs")
+        for side, verify in (("ours-export", packs_are_right), ("boto3-export", raw_is_right)):
+            assert run(side_command(side)(place), place, verify).verified
+        _as_an_archive(folder)
         numbers = [number for number, _ in expected(facts).volumes[0]]
         (folder / "numbers.json").write_text(json.dumps({"gib": size.gib, "blocks": numbers}))
         yield place
+
+
+def _as_an_archive(folder: Path) -> None:
+    """Put the packs that were exported into one file."""
+    table = parse_pack_table((folder / TABLE).read_bytes(), subject=TABLE)
+    cache = Cache(folder)
+    lay_out([cache.path(pack) for pack in table.packs], folder / PACKS)
+    shutil.rmtree(folder / "blobs")
+
+
+def ours_and_peaks(size: Size, folder: Path) -> Mapping[str, float]:
+    """Export and restore; both must be right. Return the most memory that each had, in MiB."""
+    folder.mkdir(parents=True)
+    with stub(*size.options) as facts:
+        place = Place(stub=facts, prepared=folder, folder=folder)
+        export = run(side_command("ours-export")(place), place, packs_are_right)
+        _as_an_archive(folder)
+        restore = run(side_command("ours-restore")(place), place, snapshot_is_right)
+    assert export.verified
+    assert restore.verified
+    return {"export": export.peak_mib, "restore": restore.peak_mib}
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from bundler.adapters.aws.clients import MAX_PAGES, Answer, Service
 from bundler.adapters.aws.direct import Plain
-from bundler.domain.blocks import BLOCK_BYTES
-from bundler.domain.snapshot import ListedBlock, NewSnapshot, SnapshotBlocks
+from bundler.domain.blocks import BLOCK_BYTES, BLOCKS_PER_GIB, MAX_VOLUME_GIB
+from bundler.domain.snapshot import BlockList, ListedBlock, NewSnapshot, SnapshotBlocks
 from bundler.errors import ConflictError, NetworkError, RejectedError, TransientError
 from bundler.retry import RetryPolicy, retry
 
@@ -44,17 +44,17 @@ class EbsDirect:
             ConflictError: the snapshot does not exist, or is not complete.
             NetworkError: also for a list that is out of order or without end.
         """
-        found: list[ListedBlock] = []
-        gib, token = 0, None
+        found, last, token = BlockList(), -1, None
         for _ in range(MAX_PAGES):
             page = self._page(snapshot, token)
-            gib = int(page["VolumeSize"])
-            found += [
-                ListedBlock(number=int(item["BlockIndex"]), token=str(item["BlockToken"])) for item in page["Blocks"]
-            ]
+            for block in page["Blocks"]:
+                if block.number <= last:
+                    raise NetworkError(f"snapshot {snapshot}", "its list of blocks is out of order")
+                found.add(block)
+                last = block.number
             token = page.get("NextToken")
             if token is None:  # a page may be empty and not the last
-                return SnapshotBlocks(snapshot=snapshot, gib=gib, blocks=_ascending(found, snapshot))
+                return SnapshotBlocks(snapshot=snapshot, gib=page["VolumeSize"], blocks=found)
         raise NetworkError(f"snapshot {snapshot}", f"its list of blocks has more than {MAX_PAGES} pages")
 
     def read(self, snapshot: str, block: ListedBlock, *, progress: Callable[[], int]) -> tuple[bytes, bytes]:
@@ -213,18 +213,17 @@ def _block(headers: Mapping[str, str], body: Any) -> Answer:
 def _checked_page(page: Answer) -> Answer:
     if page["BlockSize"] != BLOCK_BYTES:
         raise ValueError(f"BlockSize {page['BlockSize']}")
-    return {"VolumeSize": int(page["VolumeSize"]), "Blocks": list(page.get("Blocks", [])), **_next(page)}
+    blocks = [_listed(item) for item in page.get("Blocks", [])]
+    return {"VolumeSize": int(page["VolumeSize"]), "Blocks": blocks, **_next(page)}
+
+
+def _listed(item: Answer) -> ListedBlock:
+    number, token = int(item["BlockIndex"]), str(item["BlockToken"])
+    if not 0 <= number < MAX_VOLUME_GIB * BLOCKS_PER_GIB:
+        raise ValueError(f"BlockIndex {number}")
+    return ListedBlock(number, token)
 
 
 def _next(page: Answer) -> dict[str, str]:
     token = page.get("NextToken")
     return {} if not token else {"NextToken": str(token)}
-
-
-def _ascending(blocks: list[ListedBlock], snapshot: str) -> tuple[ListedBlock, ...]:
-    def numbers() -> Iterator[int]:
-        return (block.number for block in blocks)
-
-    if any(later <= earlier for earlier, later in zip(numbers(), list(numbers())[1:], strict=False)):
-        raise NetworkError(f"snapshot {snapshot}", "its list of blocks is out of order")
-    return tuple(blocks)
