@@ -67,12 +67,12 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A block on its way; `position` counts blocks of all devices."""
+    """A block on its way; `position` counts blocks of all devices, `content` is None where it was seen before."""
 
     position: int
     device: int
     number: int
-    content: bytes
+    content: bytes | None
     sha256: bytes
 
 
@@ -182,7 +182,7 @@ class _Export:
         """Yield the blocks to carry, a frame at a time; every block of the snapshots is noted in the index."""
         batch = _Batch(self._seen(self._progress.seen))
         for read in self._reads():
-            if read.sha256 not in self._known:
+            if read.content is not None and read.sha256 not in self._known:
                 self._known.add(read.sha256)
                 if not batch.blocks:
                     batch.before = self._seen(read.position)
@@ -215,7 +215,8 @@ class _Export:
         content, sha256 = self._reader.read(source.listed.snapshot, block, progress=lambda: self._count)
         self._count += 1  # only ever a hint that something moves
         self._emit(BytesMoved(phase=PHASE, item=source.device, count=BLOCK_BYTES))
-        return _Read(position, device, block.number, content, sha256)
+        wanted_content = None if sha256 in self._known else content  # what nobody carries need not wait for its turn
+        return _Read(position, device, block.number, wanted_content, sha256)
 
     def _seen(self, position: int) -> ExportProgress:
         """What is known before the block at `position`: lengths now, contents when they are saved."""

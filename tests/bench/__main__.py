@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from bundler.domain.blocks import BLOCKS_PER_GIB
 from tests.bench.ami import Size, export_place, prepared, scenarios
 from tests.bench.measure import Place, Row, measure, table
 
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not wanted:
         parser.error(f"there is no scenario {asked.only}")
     rows: list[Row] = []
-    size = Size(listed=asked.blocks, distinct=asked.blocks, latency_ms=asked.latency_ms)
+    gib = -(-asked.blocks // BLOCKS_PER_GIB)
+    size = Size(listed=asked.blocks, distinct=asked.blocks, gib=gib, latency_ms=asked.latency_ms)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, prepared(size, Path(folder)) as begun:
 
         def place() -> Iterator[Place]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -35,7 +34,7 @@ class Size:
 
     listed: int = 2048
     distinct: int = 2048
-    gib: int = 8
+    gib: int = 1  # no holes: who uploads a file reads all of it
     latency_ms: float = 100
 
     @property
@@ -99,7 +98,7 @@ def side_command(side: str) -> Command:
 
 def scenarios() -> Sequence[Scenario]:
     """Both directions, each against the bare loop and coldsnap."""
-    coldsnap = shutil.which("coldsnap") or (str(COLDSNAP) if COLDSNAP.is_file() else None)
+    coldsnap = str(COLDSNAP) if COLDSNAP.is_file() else shutil.which("coldsnap")
     return (
         Scenario(
             name="ami-export",
@@ -145,10 +144,10 @@ def _coldsnap(program: str | None, direction: str) -> Peer:
 
 
 def _version(program: str | None) -> str:
-    if program is None:
-        return ""
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
-    return said.strip().rpartition(" ")[2]
+    """What cargo noted: the program does not tell."""
+    notes = COLDSNAP.parent.parent / ".crates.toml"
+    found = re.search(r"coldsnap (\d[^ ]*) ", notes.read_text()) if notes.is_file() else None
+    return found[1] if program == str(COLDSNAP) and found is not None else ""
 
 
 def expected(facts: Mapping[str, object]) -> BlockIndex:
