@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
 
 from bundler.atomic import sync_folder
 from bundler.domain.digest import Digest
 from bundler.errors import DigestError, LocalResourceError
 
 CHUNK_BYTES = 1 << 20
+SYNC_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,30 +85,24 @@ class Cache:
             DigestError: it is not `expect`; nothing is kept.
             LocalResourceError: the disk is full or not writable.
         """
+        with self.begin() as blob:
+            for chunk in chunks:
+                blob.write(chunk)
+            return blob.finish(expect=expect)
+
+    def begin(self) -> NewBlob:
+        """Begin a blob that comes in pieces; leaving its `with` before it is finished leaves nothing.
+
+        Raises:
+            LocalResourceError: the folder is not writable.
+        """
         folder = self.path(Digest("sha256:" + "0" * 64)).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=folder, prefix=".new-")
         except OSError as error:
-            raise LocalResourceError(str(folder), f"cannot be written: {error.strerror}") from error
-        temporary, sha256, size = Path(name), hashlib.sha256(), 0
-        try:
-            with os.fdopen(handle, "wb") as file:
-                for chunk in chunks:
-                    sha256.update(chunk)
-                    size += file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-            digest = Digest("sha256:" + sha256.hexdigest())
-            if expect is not None and digest != expect:
-                raise DigestError(str(expect), f"the content received has the digest {digest}")
-            temporary.replace(self.path(digest))
-            sync_folder(folder)
-        except OSError as error:
-            raise LocalResourceError(str(folder), f"cannot be written: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        return digest, size
+            raise _unwritable(folder, error) from error
+        return NewBlob(self, Path(name), os.fdopen(handle, "wb"))
 
     def drop(self, digest: Digest) -> None:
         """Forget a blob."""
@@ -112,18 +110,83 @@ class Cache:
             self.path(digest).unlink()
 
 
+class NewBlob:
+    """A blob on its way into a cache, hashed as it comes."""
+
+    def __init__(self, cache: Cache, temporary: Path, file: BinaryIO) -> None:
+        self._cache = cache
+        self._temporary = temporary
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+        self._unsynced = 0
+
+    def __enter__(self) -> NewBlob:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """Leave nothing of it, unless it is finished."""
+        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what a full disk did not take is not wanted any more
+            self._file.close()
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Add to it; what is large goes to the disk on the way, so that the end is no long wait.
+
+        Raises:
+            LocalResourceError: the disk is full.
+        """
+        self._sha256.update(chunk)
+        try:
+            self._size += self._file.write(chunk)
+            self._unsynced += len(chunk)
+            if self._unsynced >= SYNC_BYTES:
+                self._file.flush()
+                os.fdatasync(self._file.fileno())
+                self._unsynced = 0
+        except OSError as error:
+            raise _unwritable(self._temporary.parent, error) from error
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._sha256, self._size = hashlib.sha256(), 0
+
+    def finish(self, *, expect: Digest | None = None) -> tuple[Digest, int]:
+        """Keep it under its digest; return digest and size in bytes.
+
+        Raises:
+            DigestError: it is not `expect`; nothing is kept.
+            LocalResourceError: the disk is full.
+        """
+        digest = Digest("sha256:" + self._sha256.hexdigest())
+        if expect is not None and digest != expect:
+            raise DigestError(str(expect), f"the content received has the digest {digest}")
+        folder = self._temporary.parent
+        try:
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            self._temporary.replace(self._cache.path(digest))
+            sync_folder(folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        return digest, self._size
+
+
 class CachePlace:
-    """The place of one blob that comes in pieces; it is there after `commit`, and nothing of it before."""
+    """The place of one blob whose digest is known; it is there after `commit`, and nothing of it before."""
 
     def __init__(self, cache: Cache, digest: Digest) -> None:
-        self._path = cache.path(digest)
+        self._blob = cache.begin()
         self._digest = digest
-        self._sha256 = hashlib.sha256()
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=".new-")  # noqa: SIM115 - commit closes it
-        except OSError as error:
-            raise self._unwritable(error) from error
+        weakref.finalize(self, self._blob.drop)
 
     def write(self, chunk: memoryview | bytes) -> None:
         """Take the next bytes.
@@ -131,17 +194,11 @@ class CachePlace:
         Raises:
             LocalResourceError: the disk is full.
         """
-        self._sha256.update(chunk)
-        try:
-            self._file.write(chunk)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self._blob.write(chunk)
 
     def restart(self) -> None:
         """Forget what was written."""
-        self._file.seek(0)
-        self._file.truncate()
-        self._sha256 = hashlib.sha256()
+        self._blob.restart()
 
     def commit(self) -> None:
         """Check the digest, then let the blob count.
@@ -150,19 +207,8 @@ class CachePlace:
             DigestError: the content is not what the digest names; nothing is kept.
             LocalResourceError: the disk is full.
         """
-        try:
-            with self._file as file:
-                if self._sha256.hexdigest() != self._digest.hex:
-                    raise DigestError(
-                        str(self._digest), f"the content has the digest sha256:{self._sha256.hexdigest()}"
-                    )
-                file.flush()
-                os.fsync(file.fileno())
-                with suppress(FileExistsError):
-                    os.link(file.name, self._path)
-            sync_folder(self._path.parent)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self._blob.finish(expect=self._digest)
 
-    def _unwritable(self, error: OSError) -> LocalResourceError:
-        return LocalResourceError(str(self._path.parent), f"cannot be written: {error.strerror}")
+
+def _unwritable(folder: Path, error: OSError) -> LocalResourceError:
+    return LocalResourceError(str(folder), f"cannot be written: {error.strerror}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from bundler.atomic import publish
-from bundler.cache import Cache
+from bundler.cache import Cache, NewBlob
 from bundler.domain.digest import Digest
 from bundler.domain.export import ExportProgress, parse_progress
 from bundler.errors import BundleError, LocalResourceError
@@ -22,13 +20,13 @@ class ExportFolder:
         """Whether a pack is in the cache; reading tells whether it is right."""
         return self._cache.has(pack)
 
-    def keep(self, pieces: Iterable[bytes]) -> Digest:
-        """Keep a pack; return its digest.
+    def begin(self) -> NewBlob:
+        """Begin a pack.
 
         Raises:
-            LocalResourceError: the disk is full.
+            LocalResourceError: the folder is not writable.
         """
-        return self._cache.add(pieces)[0]
+        return self._cache.begin()
 
     def load(self) -> ExportProgress | None:
         """Return how far it is; a file that cannot be used is as good as none."""

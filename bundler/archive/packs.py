@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import zstandard
 
@@ -34,20 +35,43 @@ def compress(blocks: list[bytes], digests: tuple[bytes, ...], *, level: int = LE
     return PackedFrame(content=packer.compress(b"".join(blocks)), digests=digests)
 
 
+class NewPack(Protocol):
+    """A pack that grows."""
+
+    def write(self, piece: bytes, /) -> None:
+        """Add to it."""
+        ...
+
+    def finish(self) -> tuple[Digest, int]:
+        """Keep it; return its digest and its size in bytes."""
+        ...
+
+    def drop(self) -> None:
+        """Forget it; a pack that is finished stays."""
+        ...
+
+
 class PackWriter:
     """Puts frames one after another into packs, and keeps the table of them.
 
-    `keep` is handed each finished pack, as its pieces in order, and gives its digest.
+    `keep` is handed each finished pack, as its pieces in order, and gives its digest; `into` writes packs as they grow.
     """
 
     def __init__(self, *, keep: Callable[[list[bytes]], Digest], table: PackTable | None = None) -> None:
-        self._keep = keep
+        self._begin: Callable[[], NewPack] = lambda: _Gathered(keep)
         self._packs = [] if table is None else list(table.packs)
         self._frames = [] if table is None else list(table.frames)
         self._digests = [] if table is None else [table.blocks]
-        self._open: list[bytes] = []
+        self._open: NewPack | None = None
         self._offset = 0
         self._first = 0 if table is None else len(table)
+
+    @classmethod
+    def into(cls, begin: Callable[[], NewPack], *, table: PackTable | None = None) -> PackWriter:
+        """Return a writer that holds no pack in memory."""
+        made = cls(keep=lambda _: Digest.of(b""), table=table)
+        made._begin = begin
+        return made
 
     @property
     def finished(self) -> PackTable:
@@ -62,6 +86,8 @@ class PackWriter:
         finished = self._offset + len(frame.content) > MAX_PACK_BYTES
         if finished:
             self._finish()
+        if self._open is None:
+            self._open = self._begin()
         place = Frame(
             pack=len(self._packs),
             offset=self._offset,
@@ -71,20 +97,43 @@ class PackWriter:
         )
         self._frames.append(place)
         self._digests.append(b"".join(frame.digests))
-        self._open.append(frame.content)
+        self._open.write(frame.content)
         self._offset += len(frame.content)
         self._first += len(frame.digests)
         return finished
 
     def finish(self) -> PackTable:
         """Finish the last pack and return the table of all."""
-        if self._open:
-            self._finish()
+        self._finish()
         return self.finished
 
+    def close(self) -> None:
+        """Forget a pack that is not finished."""
+        if self._open is not None:
+            self._open.drop()
+            self._open = None
+
     def _finish(self) -> None:
-        self._packs.append(self._keep(self._open))
-        self._open, self._offset = [], 0
+        if self._open is not None:
+            self._packs.append(self._open.finish()[0])
+            self._open, self._offset = None, 0
+
+
+class _Gathered:
+    """A pack in memory, handed over whole."""
+
+    def __init__(self, keep: Callable[[list[bytes]], Digest]) -> None:
+        self._keep = keep
+        self._pieces: list[bytes] = []
+
+    def write(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+
+    def finish(self) -> tuple[Digest, int]:
+        return self._keep(self._pieces), sum(map(len, self._pieces))
+
+    def drop(self) -> None:
+        self._pieces = []
 
 
 def unpack(content: bytes, frame: Frame, *, table: PackTable, subject: str) -> Iterator[tuple[bytes, memoryview]]:

@@ -57,6 +57,10 @@ class Volume:
         """Yield number and raw SHA-256 of each block."""
         return _RECORD.iter_unpack(self.records)
 
+    def number(self, place: int) -> int:
+        """Return the number of the block at a place among the written ones."""
+        return int.from_bytes(self.records[place * _RECORD.size : place * _RECORD.size + 4], "big")
+
     @property
     def aggregate(self) -> bytes:
         """SHA-256 of the blocks' raw SHA-256s, in order: what CompleteSnapshot calls the LINEAR aggregate."""

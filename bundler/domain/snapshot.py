@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +16,44 @@ class ListedBlock:
     token: str
 
 
+class BlockList(Sequence[ListedBlock]):
+    """Listed blocks, packed: a snapshot of 1 TiB lists two million of them, with tokens of up to 256 characters."""
+
+    def __init__(self) -> None:
+        self._numbers = array("I")
+        self._tokens = bytearray()
+        self._ends = array("Q")
+
+    def add(self, block: ListedBlock) -> None:
+        """Add a block at the end."""
+        self._numbers.append(block.number)
+        self._tokens += block.token.encode()
+        self._ends.append(len(self._tokens))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> ListedBlock: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[ListedBlock]: ...
+
+    def __getitem__(self, place: int | slice) -> ListedBlock | Sequence[ListedBlock]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        begin = self._ends[place - 1] if place else 0
+        return ListedBlock(self._numbers[place], self._tokens[begin : self._ends[place]].decode())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotBlocks:
     """The written blocks of a snapshot, numbers ascending; `gib` is the size of its volume."""
 
     snapshot: str
     gib: int
-    blocks: tuple[ListedBlock, ...]
+    blocks: Sequence[ListedBlock]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bundler.archive.packs import PackedFrame, PackWriter, compress
+from bundler.archive.packs import NewPack, PackedFrame, PackWriter, compress
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, TransferPlanned
@@ -20,6 +20,8 @@ READERS = 64
 """Threads that read: a service of 50 to 100 ms is busy with them, and more gain nothing (reference: ami.md §3.2)."""
 _AHEAD = 2 * READERS
 _PACKERS = 2
+_UNWRITTEN = 8
+"""Compressed frames that may wait for the disk: 40 MiB as a rule."""
 ZERO_SHA256 = bytes.fromhex(Digest.of(bytes(BLOCK_BYTES)).hex)
 
 
@@ -42,8 +44,8 @@ class ExportPlace(Protocol):
         """Whether a pack is there."""
         ...
 
-    def keep(self, pieces: Iterable[bytes]) -> Digest:
-        """Keep a pack; return its digest."""
+    def begin(self) -> NewPack:
+        """Begin a pack."""
         ...
 
     def load(self) -> ExportProgress | None:
@@ -65,12 +67,12 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A block on its way; `position` counts blocks of all devices."""
+    """A block on its way; `position` counts blocks of all devices, `content` is None where it was seen before."""
 
     position: int
     device: int
     number: int
-    content: bytes
+    content: bytes | None
     sha256: bytes
 
 
@@ -134,7 +136,7 @@ class _Export:
         self._emit = pace.emit
         self._count = 0
         self._progress = self._kept()
-        self._writer = PackWriter(keep=place.keep, table=self._progress.table)
+        self._writer = PackWriter.into(place.begin, table=self._progress.table)
         self._known = {*base, ZERO_SHA256, *self._progress.table.all_digests()}
         self._records = [bytearray(records) for records in self._progress.records]
 
@@ -149,12 +151,24 @@ class _Export:
                 present_bytes=(total - left) * BLOCK_BYTES,
             )
         )
-        for before, frame in ordered_map(_pack, self._batches(), workers=_PACKERS, ahead=_PACKERS + 1):
-            if self._writer.add(frame):
-                self._save(before)
-        table = self._writer.finish()
+        try:
+            table = self._packed()
+        finally:
+            self._writer.close()
         index = BlockIndex(volumes=tuple(self._volume(number) for number in range(len(self._sources))))
         return Exported(index=index, table=table)
+
+    def _packed(self) -> PackTable:
+        """Read, compress and write, each while the others go on: a disk that is slow for a second stops nobody."""
+        frames = ordered_map(_pack, self._batches(), workers=_PACKERS, ahead=_PACKERS + 1)
+        for _ in ordered_map(self._write, frames, workers=1, ahead=_UNWRITTEN):
+            pass
+        return self._writer.finish()
+
+    def _write(self, packed: tuple[ExportProgress, PackedFrame]) -> None:
+        before, frame = packed
+        if self._writer.add(frame):
+            self._save(before)
 
     def _kept(self) -> ExportProgress:
         """How far an earlier run came with the same snapshots and packs that are still there."""
@@ -168,7 +182,7 @@ class _Export:
         """Yield the blocks to carry, a frame at a time; every block of the snapshots is noted in the index."""
         batch = _Batch(self._seen(self._progress.seen))
         for read in self._reads():
-            if read.sha256 not in self._known:
+            if read.content is not None and read.sha256 not in self._known:
                 self._known.add(read.sha256)
                 if not batch.blocks:
                     batch.before = self._seen(read.position)
@@ -201,7 +215,8 @@ class _Export:
         content, sha256 = self._reader.read(source.listed.snapshot, block, progress=lambda: self._count)
         self._count += 1  # only ever a hint that something moves
         self._emit(BytesMoved(phase=PHASE, item=source.device, count=BLOCK_BYTES))
-        return _Read(position, device, block.number, content, sha256)
+        wanted_content = None if sha256 in self._known else content  # what nobody carries need not wait for its turn
+        return _Read(position, device, block.number, wanted_content, sha256)
 
     def _seen(self, position: int) -> ExportProgress:
         """What is known before the block at `position`: lengths now, contents when they are saved."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import Protocol
 
 from bundler.archive.packs import unpack
@@ -19,8 +22,13 @@ from bundler.transfer import Pace, ordered_map
 PHASE = "restore"
 WRITERS = 64
 _AHEAD = 2 * WRITERS
+_AHEAD_FRAMES = 2
+"""Frames that are made ready, by one thread: which damaged one is named does not depend on luck."""
+Block = bytes | memoryview
+"""A block, or a view of one in the frame that it came with: none is copied."""
 INDEX_TAG = "bundle:ami-index"
 DEVICE_TAG = "bundle:ami-device"
+_NONE = (1 << 32) - 1
 
 
 class SnapshotWriter(Protocol):
@@ -30,7 +38,7 @@ class SnapshotWriter(Protocol):
         """Start a snapshot or find the one that this request started; return its id."""
         ...
 
-    def put(self, snapshot: str, number: int, content: bytes, sha256: bytes) -> None:
+    def put(self, snapshot: str, number: int, content: Block, sha256: bytes) -> None:
         """Write a block."""
         ...
 
@@ -171,7 +179,7 @@ class _Put:
 
     device: str
     number: int
-    content: bytes
+    content: Block
     sha256: bytes
     frames: int | None = None
 
@@ -190,14 +198,14 @@ class _Restore:
         self._snapshots = snapshots
         self._packs = packs
         self._writer = writer
-        self._places = _places(self.volumes)
+        self._places = _Places(self.volumes)
         self._require_all()
 
     def put(self, progress: RestoreProgress, pace: Pace) -> None:
         """Put every block of every frame that is not noted as put."""
         done = min(progress.frames(self._snapshots), len(self._table.frames))
         total = sum(map(len, self.volumes))
-        left = sum(len(self._places.get(digest, ())) for digest in self._digests(done))
+        left = sum(self._places.count(digest) for digest in self._digests(done))
         pace.emit(
             TransferPlanned(
                 phase=PHASE,
@@ -227,24 +235,29 @@ class _Restore:
             yield from self._table.digests(frame)
 
     def _blocks(self, first: int) -> Iterator[_Put]:
-        for number in range(first, len(self._table.frames)):
-            puts = [one for digest, content in self._frame(number) for one in self._at(digest, content)]
-            yield from puts[:-1]
-            if puts:
-                last = puts[-1]
-                yield _Put(last.device, last.number, last.content, last.sha256, frames=number + 1)
+        """Yield what is to be put, one behind: only then is it known which is the last of its frame."""
+        numbers = range(first, len(self._table.frames))
+        for number, frame in ordered_map(self._frame, numbers, workers=1, ahead=_AHEAD_FRAMES):
+            last: _Put | None = None
+            for one in self._puts(frame):
+                if last is not None:
+                    yield last
+                last = one
+            if last is not None:
+                yield replace(last, frames=number + 1)
 
-    def _frame(self, number: int) -> list[tuple[bytes, bytes]]:
+    def _frame(self, number: int) -> tuple[int, Sequence[tuple[bytes, Block]]]:
         """The blocks of a frame, all of them verified before the first is put."""
         frame: Frame = self._table.frames[number]
         pack = self._table.packs[frame.pack]
         content = self._packs.read_at(pack, frame.offset, frame.length)
         subject = f"pack {pack.short}, frame {number}"
-        return [(digest, bytes(raw)) for digest, raw in unpack(content, frame, table=self._table, subject=subject)]
+        return number, list(unpack(content, frame, table=self._table, subject=subject))
 
-    def _at(self, digest: bytes, content: bytes) -> Iterator[_Put]:
-        for device, number in self._places.get(digest, ()):
-            yield _Put(self.volumes[device].device, number, content, digest)
+    def _puts(self, frame: Sequence[tuple[bytes, Block]]) -> Iterator[_Put]:
+        for digest, content in frame:
+            for device, number in self._places.of(digest):
+                yield _Put(self.volumes[device].device, number, content, digest)
 
     def _require_all(self) -> None:
         carried = set(self._table.all_digests())
@@ -253,10 +266,33 @@ class _Restore:
             raise ConflictError("the block index", f"names {missing} blocks that no pack of this bundle carries")
 
 
-def _places(volumes: Sequence[Volume]) -> dict[bytes, list[tuple[int, int]]]:
-    """Where each different block stands: positions of devices, and block numbers."""
-    found: dict[bytes, list[tuple[int, int]]] = {}
-    for device, volume in enumerate(volumes):
-        for number, digest in volume:
-            found.setdefault(digest, []).append((device, number))
-    return found
+class _Places:
+    """Where each different block stands; four bytes for each place, however many there are of one block."""
+
+    def __init__(self, volumes: Sequence[Volume]) -> None:
+        self._begins = [0, *accumulate(map(len, volumes))]
+        self._volumes = volumes
+        self._last: dict[bytes, int] = {}
+        self._before = array("I", bytes(4 * self._begins[-1]))
+        for position, (_, digest) in enumerate(chain.from_iterable(volumes)):
+            self._before[position] = self._last.get(digest, _NONE)
+            self._last[digest] = position
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._last)
+
+    def count(self, digest: bytes) -> int:
+        """In how many places a block stands."""
+        return sum(1 for _ in self._positions(digest))
+
+    def of(self, digest: bytes) -> Iterator[tuple[int, int]]:
+        """Yield position of the device, and number, of each place of a block."""
+        for position in self._positions(digest):
+            device = bisect_right(self._begins, position) - 1
+            yield device, self._volumes[device].number(position - self._begins[device])
+
+    def _positions(self, digest: bytes) -> Iterator[int]:
+        position = self._last.get(digest, _NONE)
+        while position != _NONE:
+            yield position
+            position = self._before[position]

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from bundler.adapters.authorities import joined
+from bundler.adapters.aws.direct import Direct, Plain
 from bundler.adapters.aws.failures import Asked, translate
 from bundler.adapters.aws.patience import TRIES, Patience, be_patient
 from bundler.adapters.aws.watched import watch
 from bundler.adapters.proxies import Proxies
 from bundler.domain.credentials import Secret
 from bundler.domain.events import Emit, silent
-from bundler.domain.site import Site
 from bundler.domain.url import Url
 from bundler.errors import AccessError, NetworkError
 from bundler.transfer import Once, pause
@@ -32,6 +32,8 @@ from bundler.transfer import Once, pause
 if TYPE_CHECKING:
     import boto3
     import botocore.session
+
+    from bundler.domain.site import Site  # pydantic: a quarter of a second
 
 Parsed = TypeVar("Parsed")
 Answer = Mapping[str, Any]
@@ -242,6 +244,8 @@ class Service:
     ) -> None:
         self.name = asked.service
         self._client = client
+        self._direct: Direct | None = None
+        self._once = Once()
         self._asked_here = asked
         self._secrets = secrets
         self._now = now
@@ -268,6 +272,35 @@ class Service:
         with _translated(self._asked(operation, about), self._secrets, self._now):
             answer: Answer = method(**parameters)
         return answer
+
+    def call_plainly(
+        self, plain: Plain, parse: Callable[[Mapping[str, str], Any], Answer], call: Callable[[], Answer]
+    ) -> Answer:
+        """Do what `call` does, with less effort.
+
+        Args:
+            plain: the request that it comes to.
+            parse: makes, of headers and unread body of a success, the answer that it would give.
+            call: calls this service; it takes over where the request is no success.
+
+        Raises:
+            BundleError: as `call`.
+        """
+        direct = self._direct or self._directly()
+        outcome = direct.send(plain)
+        if getattr(outcome, "status_code", 599) < 300:
+            with self._readable(plain.operation):
+                return parse(outcome.headers, outcome.raw)
+        with direct.handing(outcome):
+            return call()
+
+    def _directly(self) -> Direct:
+        with self._once:
+            if self._direct is None:
+                made = Direct(self._client)
+                made.watch()
+                self._direct = made
+            return self._direct
 
     def ask(
         self, operation: str, parse: Callable[[Answer], Parsed], /, *, about: str = "*", **parameters: Any

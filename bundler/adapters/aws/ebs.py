@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
 
 from bundler.adapters.aws.clients import MAX_PAGES, Answer, Service
-from bundler.domain.blocks import BLOCK_BYTES
-from bundler.domain.snapshot import ListedBlock, NewSnapshot, SnapshotBlocks
+from bundler.adapters.aws.direct import Plain
+from bundler.domain.blocks import BLOCK_BYTES, BLOCKS_PER_GIB, MAX_VOLUME_GIB
+from bundler.domain.snapshot import BlockList, ListedBlock, NewSnapshot, SnapshotBlocks
 from bundler.errors import ConflictError, NetworkError, RejectedError, TransientError
 from bundler.retry import RetryPolicy, retry
 
@@ -19,6 +22,7 @@ LONGEST_PAUSE_MIN = 4320
 """How long a snapshot may wait for its next block: the most that StartSnapshot takes."""
 _BEGIN_AGAIN = "Run the same command again: it finds what is there, and begins a new snapshot where it must."
 _ABSENT = "ResourceNotFoundException"
+_ALGORITHM = "SHA256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +44,17 @@ class EbsDirect:
             ConflictError: the snapshot does not exist, or is not complete.
             NetworkError: also for a list that is out of order or without end.
         """
-        found: list[ListedBlock] = []
-        gib, token = 0, None
+        found, last, token = BlockList(), -1, None
         for _ in range(MAX_PAGES):
             page = self._page(snapshot, token)
-            gib = int(page["VolumeSize"])
-            found += [
-                ListedBlock(number=int(item["BlockIndex"]), token=str(item["BlockToken"])) for item in page["Blocks"]
-            ]
+            for block in page["Blocks"]:
+                if block.number <= last:
+                    raise NetworkError(f"snapshot {snapshot}", "its list of blocks is out of order")
+                found.add(block)
+                last = block.number
             token = page.get("NextToken")
             if token is None:  # a page may be empty and not the last
-                return SnapshotBlocks(snapshot=snapshot, gib=gib, blocks=_ascending(found, snapshot))
+                return SnapshotBlocks(snapshot=snapshot, gib=page["VolumeSize"], blocks=found)
         raise NetworkError(f"snapshot {snapshot}", f"its list of blocks has more than {MAX_PAGES} pages")
 
     def read(self, snapshot: str, block: ListedBlock, *, progress: Callable[[], int]) -> tuple[bytes, bytes]:
@@ -64,7 +68,7 @@ class EbsDirect:
         Raises:
             NetworkError: it comes damaged however often it is asked for.
         """
-        about = f"block {block.number} of {snapshot}"
+        about = _about(snapshot, block.number)
         return retry(lambda: self._read(snapshot, block, about), subject=about, policy=self.policy, progress=progress)
 
     def start(self, wanted: NewSnapshot) -> str:
@@ -90,14 +94,14 @@ class EbsDirect:
             **more,
         )
 
-    def put(self, snapshot: str, number: int, content: bytes, sha256: bytes) -> None:
+    def put(self, snapshot: str, number: int, content: bytes | memoryview, sha256: bytes) -> None:
         """Write a block; any put may be repeated.
 
         Raises:
             ConflictError: the snapshot does not take blocks (any more).
         """
-        about = f"block {number} of {snapshot}"
-        retry(lambda: self._put(snapshot, number, content, sha256, about), subject=about, policy=self.policy)
+        about = _about(snapshot, number)
+        retry(lambda: self._put(snapshot, number, content, sha256), subject=about, policy=self.policy)
 
     def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
         """Seal a snapshot: AWS compares the number of blocks and the LINEAR aggregate of their SHA-256s.
@@ -112,22 +116,38 @@ class EbsDirect:
                 SnapshotId=snapshot,
                 ChangedBlocksCount=blocks,
                 Checksum=base64.b64encode(aggregate).decode(),
-                ChecksumAlgorithm="SHA256",
+                ChecksumAlgorithm=_ALGORITHM,
                 ChecksumAggregationMethod="LINEAR",
             )
 
-    def _put(self, snapshot: str, number: int, content: bytes, sha256: bytes, about: str) -> None:
-        with _conflicts(about, hint=_BEGIN_AGAIN):
-            self.service.call(
+    def _put(self, snapshot: str, number: int, content: bytes | memoryview, sha256: bytes) -> None:
+        about, checksum = _about(snapshot, number), base64.b64encode(sha256).decode()
+        plain = Plain(
+            operation="PutSnapshotBlock",
+            method="PUT",
+            target=_target(snapshot, number),
+            headers={
+                "x-amz-Data-Length": str(len(content)),
+                "x-amz-Checksum": checksum,
+                "x-amz-Checksum-Algorithm": _ALGORITHM,
+            },
+            body=memoryview(content),
+        )
+
+        def call() -> Answer:
+            return self.service.call(
                 "PutSnapshotBlock",
                 about=about,
                 SnapshotId=snapshot,
                 BlockIndex=number,
-                BlockData=content,
+                BlockData=bytes(content),
                 DataLength=len(content),
-                Checksum=base64.b64encode(sha256).decode(),
-                ChecksumAlgorithm="SHA256",
+                Checksum=checksum,
+                ChecksumAlgorithm=_ALGORITHM,
             )
+
+        with _conflicts(about, hint=_BEGIN_AGAIN):
+            self.service.call_plainly(plain, lambda _headers, _body: {}, call)
 
     def _page(self, snapshot: str, token: str | None) -> Answer:
         more = {} if token is None else {"NextToken": token}
@@ -138,14 +158,23 @@ class EbsDirect:
             )
 
     def _read(self, snapshot: str, block: ListedBlock, about: str) -> tuple[bytes, bytes]:
-        answer = self.service.call(
-            "GetSnapshotBlock", about=about, SnapshotId=snapshot, BlockIndex=block.number, BlockToken=block.token
+        plain = Plain(
+            operation="GetSnapshotBlock",
+            method="GET",
+            target=f"{_target(snapshot, block.number)}?blockToken={_quoted(block.token)}",
         )
+
+        def call() -> Answer:
+            return self.service.call(
+                "GetSnapshotBlock", about=about, SnapshotId=snapshot, BlockIndex=block.number, BlockToken=block.token
+            )
+
+        answer = self.service.call_plainly(plain, _block, call)
         with self.service.reading("GetSnapshotBlock", about):
             content = answer["BlockData"].read()
             stated = (answer["ChecksumAlgorithm"], answer["Checksum"])
         sha256 = hashlib.sha256(content).digest()
-        if len(content) != BLOCK_BYTES or stated != ("SHA256", base64.b64encode(sha256).decode()):
+        if len(content) != BLOCK_BYTES or stated != (_ALGORITHM, base64.b64encode(sha256).decode()):
             raise TransientError(about, f"came damaged: {len(content)} bytes that are not what their checksum says")
         return content, sha256
 
@@ -160,21 +189,41 @@ def _conflicts(subject: str, *, hint: str) -> Iterator[None]:
         raise ConflictError(subject, cause, hint=hint) from error
 
 
+def _about(snapshot: str, number: int) -> str:
+    return f"block {number} of {snapshot}"
+
+
+def _target(snapshot: str, number: int) -> str:
+    return f"/snapshots/{_quoted(snapshot)}/blocks/{number}"
+
+
+def _quoted(text: str) -> str:
+    """Return text quoted as botocore does it, and as it is signed."""
+    return quote(text, safe="-._~")
+
+
+def _block(headers: Mapping[str, str], body: Any) -> Answer:
+    return {
+        "BlockData": body,
+        "Checksum": headers["x-amz-checksum"],
+        "ChecksumAlgorithm": headers["x-amz-checksum-algorithm"],
+    }
+
+
 def _checked_page(page: Answer) -> Answer:
     if page["BlockSize"] != BLOCK_BYTES:
         raise ValueError(f"BlockSize {page['BlockSize']}")
-    return {"VolumeSize": int(page["VolumeSize"]), "Blocks": list(page.get("Blocks", [])), **_next(page)}
+    blocks = [_listed(item) for item in page.get("Blocks", [])]
+    return {"VolumeSize": int(page["VolumeSize"]), "Blocks": blocks, **_next(page)}
+
+
+def _listed(item: Answer) -> ListedBlock:
+    number, token = int(item["BlockIndex"]), str(item["BlockToken"])
+    if not 0 <= number < MAX_VOLUME_GIB * BLOCKS_PER_GIB:
+        raise ValueError(f"BlockIndex {number}")
+    return ListedBlock(number, token)
 
 
 def _next(page: Answer) -> dict[str, str]:
     token = page.get("NextToken")
     return {} if not token else {"NextToken": str(token)}
-
-
-def _ascending(blocks: list[ListedBlock], snapshot: str) -> tuple[ListedBlock, ...]:
-    def numbers() -> Iterator[int]:
-        return (block.number for block in blocks)
-
-    if any(later <= earlier for earlier, later in zip(numbers(), list(numbers())[1:], strict=False)):
-        raise NetworkError(f"snapshot {snapshot}", "its list of blocks is out of order")
-    return tuple(blocks)
