@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from bundler.lab.programs import Programs
 
 _START_S = 60.0
 _STOP_S = 60.0
+_RELEASE_S = 10.0
+_POLL_S = 0.02
 _SPACES = ("--mount", "--pid", "--uts", "--fork", "--kill-child", "--propagation", "private")
 
 
@@ -167,6 +169,7 @@ class Machines:
                 return False
             self._running.discard(instance_id)
             code = self._programs.end(instance_id, within_s=_STOP_S)
+            self._wait_until_released(instance_id)
         if code != 0:
             raise TargetError(instance_id, f"ended with {code}\n{self._programs.log_tail(instance_id)}")
         return True
@@ -178,17 +181,35 @@ class Machines:
             if instance_id in self._running:
                 self._running.discard(instance_id)
                 self._programs.end(instance_id, within_s=0.0)
+                self._wait_until_released(instance_id)
         shutil.rmtree(self._folder / instance_id, ignore_errors=True)
 
     def close(self) -> None:
         """End all of them."""
         with self._lock:
-            self._running.clear()
             self._programs.stop()
+            for instance_id in self._running:
+                self._wait_until_released(instance_id)
+            self._running.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _wait_until_released(self, instance_id: str) -> None:
+        """Wait for the kernel, which takes a namespace apart after its last process has ended."""
+        disk, ends = str(self._disk(instance_id).resolve()), time.monotonic() + _RELEASE_S
+        while disk in _loop_files() and time.monotonic() < ends:
+            time.sleep(_POLL_S)
 
     def _disk(self, instance_id: str) -> Path:
         return self._folder / instance_id / "disk"
+
+
+def _loop_files() -> set[str]:
+    """Return the files that are loop devices now."""
+    found = set()
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            found.add(path.read_text().rstrip("\n"))
+    return found
 
 
 def _answers(address: str) -> bool:

@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from bundler.adapters.packer import Packer, PackerSettings
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.packer_log import PackerLine
-from bundler.errors import AccessError, MissingToolError
+from bundler.errors import AccessError, MissingToolError, PackerError
 from bundler.lab.lab import LabFacts, lab_down, lab_up
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.machines import require_machines
@@ -353,7 +353,10 @@ def template(cloud: Cloud, folder: Path, name: str) -> Path:
         "source_ami": cloud.source(), "instance_type": "m6i.large", "ami_name": name, "ssh_username": "ec2-user",
         "ssh_interface": "private_ip", "subnet_id": cloud.facts.machines.subnet,
         "launch_block_device_mappings": [
-            {"device_name": "/dev/xvda", "volume_type": "gp3", "volume_size": 10, "delete_on_termination": True}
+            {
+                "device_name": "/dev/xvda", "volume_type": "gp3", "iops": 3000, "throughput": 125, "volume_size": 10,
+                "delete_on_termination": True,
+            }
         ],
         "tags": {"bundle:digest": "sha256:1"}, "snapshot_tags": {"bundle:digest": "sha256:2"},
         "run_tags": {"Name": "bake"}, "aws_polling": {"delay_seconds": 1, "max_attempts": 60},
@@ -420,8 +423,6 @@ def test_packer_bakes_an_image_whose_snapshot_holds_what_it_put_there(
 
 
 def test_a_build_that_fails_leaves_nothing_and_no_image(cloud: Cloud, packer: Packer, tmp_path: Path) -> None:
-    from bundler.errors import PackerError
-
     before = left_over(cloud)
     path = template(cloud, tmp_path, "never-made")
     document = json.loads(path.read_text())
