@@ -164,7 +164,7 @@ class _HeldWriter:
         self.check()
         return self.writer.start(wanted)
 
-    def put(self, snapshot: str, number: int, content: bytes, sha256: bytes) -> None:
+    def put(self, snapshot: str, number: int, content: bytes | memoryview, sha256: bytes) -> None:
         self.check()
         self.writer.put(snapshot, number, content, sha256)
 
