@@ -1,0 +1,104 @@
+"""Two block indexes of one AMI: where the volumes differ, which of those blocks travel, and which lie at the site.
+
+The *difference* of a base from an AMI is a block index, too: what the base holds at every place where the AMI holds
+something else; zeros are named in it. With the AMI's own index it gives the base's, whose digest then proves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from bundler.domain.blocks import BLOCK_BYTES, BLOCKS_PER_GIB, BlockIndex, Volume
+from bundler.domain.digest import Digest
+from bundler.errors import FormatError
+
+ZERO_SHA256 = bytes.fromhex(Digest.of(bytes(BLOCK_BYTES)).hex)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parents:
+    """A base as it lies at a site.
+
+    Attributes:
+        index: what it holds.
+        snapshots: device -> id of the snapshot that holds it.
+    """
+
+    index: BlockIndex
+    snapshots: Mapping[str, str]
+
+    def of(self, volume: Volume) -> Volume | None:
+        """What a new volume begins with; None where the base has no such device, or a larger one (StartSnapshot)."""
+        same = (each for each in self.index.volumes if each.device == volume.device and each.gib <= volume.gib)
+        return next(same, None)
+
+    def places(self, wanted: Collection[bytes]) -> dict[bytes, tuple[str, int]]:
+        """Return a snapshot and a number for each of these blocks that the base holds anywhere."""
+        found: dict[bytes, tuple[str, int]] = {}
+        for volume in self.index.volumes:
+            for number, digest in volume:
+                if digest in wanted:
+                    found.setdefault(digest, (self.snapshots[volume.device], number))
+        return found
+
+
+def changes(volume: Volume, before: Volume | None) -> Volume:
+    """Return what has to be written to make a volume of what it begins with; zeros are named."""
+    return volume if before is None else _differing(volume, before)
+
+
+def difference(index: BlockIndex, *, base: BlockIndex) -> BlockIndex:
+    """Return what `base` holds wherever `index` holds something else.
+
+    Raises:
+        FormatError: `base` names blocks of zeros: no index that this tool made does.
+    """
+    own = {volume.device: volume for volume in index.volumes}
+    found = BlockIndex(volumes=tuple(_differing(each, own.get(each.device, _empty(each))) for each in base.volumes))
+    if base_of(index, difference=found) != base:
+        raise FormatError(f"block index {base.digest.short}", "names blocks of zeros: this tool did not make it")
+    return found
+
+
+def base_of(index: BlockIndex, *, difference: BlockIndex) -> BlockIndex:
+    """Return the base, given what it holds wherever `index` holds something else."""
+    own = {volume.device: volume for volume in index.volumes}
+    volumes = (_patched(own.get(each.device, _empty(each)), each) for each in difference.volumes)
+    return BlockIndex(volumes=tuple(volumes))
+
+
+def _differing(volume: Volume, other: Volume) -> Volume:
+    end = volume.gib * BLOCKS_PER_GIB
+    blocks = (
+        (number, mine or ZERO_SHA256)
+        for number, mine, theirs in _side_by_side(volume, other)
+        if number < end and (mine or ZERO_SHA256) != (theirs or ZERO_SHA256)
+    )
+    return Volume.of(volume.device, volume.gib, blocks)
+
+
+def _patched(volume: Volume, patch: Volume) -> Volume:
+    end = patch.gib * BLOCKS_PER_GIB
+    blocks = ((number, theirs or mine or ZERO_SHA256) for number, mine, theirs in _side_by_side(volume, patch))
+    return Volume.of(
+        patch.device, patch.gib, ((number, each) for number, each in blocks if number < end and each != ZERO_SHA256)
+    )
+
+
+def _empty(like: Volume) -> Volume:
+    return Volume(device=like.device, gib=like.gib, records=b"")
+
+
+def _side_by_side(one: Volume, other: Volume) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+    """Yield each number that either has, and what each has there; both ascend, and neither is held in memory."""
+    left, right = iter(one), iter(other)
+    mine, theirs = next(left, None), next(right, None)
+    while mine is not None or theirs is not None:
+        number = min(each[0] for each in (mine, theirs) if each is not None)
+        here: list[bytes | None] = [None, None]
+        if mine is not None and mine[0] == number:
+            here[0], mine = mine[1], next(left, None)
+        if theirs is not None and theirs[0] == number:
+            here[1], theirs = theirs[1], next(right, None)
+        yield number, here[0], here[1]
