@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from bundler.archive.reader import Archive
 from bundler.domain.ami import BakedAmi
 from bundler.domain.blocks import BlockIndex, parse_block_index
-from bundler.domain.delta import base_of
+from bundler.domain.delta import Against, Base, base_of
 from bundler.domain.digest import Digest
 from bundler.domain.packs import PackTable, parse_pack_table
 from bundler.errors import FormatError
@@ -45,6 +45,28 @@ def read_base_index(archive: Archive, baked: BakedAmi, index: BlockIndex) -> Blo
     if (found.digest, len(found.raw)) != (baked.base.index.digest, baked.base.index.size):
         raise FormatError(subject, f"does not give the block index {baked.base.index.digest} that the lock names")
     return found
+
+
+def read_against(archive: Archive) -> Against:
+    """Return what a later archive may leave out: the AMIs, by what they hold.
+
+    Raises:
+        DigestError, FormatError: a block index is damaged.
+    """
+    lock = archive.lock
+    return Against(
+        name=lock.name,
+        sequence=lock.sequence,
+        amis={
+            (baked.name, baked.architecture): Base(
+                bundle=f"{lock.name}-{lock.sequence}",
+                root=archive.root.digest,
+                blob=baked.index,
+                index=read_block_index(archive, baked),
+            )
+            for baked in lock.bake
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,42 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from bundler.domain.blob import Blob
 from bundler.domain.blocks import BLOCK_BYTES, BLOCKS_PER_GIB, BlockIndex, Volume
 from bundler.domain.digest import Digest
 from bundler.errors import FormatError
 
 ZERO_SHA256 = bytes.fromhex(Digest.of(bytes(BLOCK_BYTES)).hex)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What an AMI is compared with.
+
+    Attributes:
+        bundle: name and sequence of the bundle that brings it.
+        root: digest of that bundle's root.
+        blob: its block index, as a blob.
+        index: the same, read.
+    """
+
+    bundle: str
+    root: Digest
+    blob: Blob
+    index: BlockIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """An earlier archive, as far as a delta needs it.
+
+    Attributes:
+        amis: name and architecture -> the AMI.
+    """
+
+    name: str
+    sequence: int
+    amis: Mapping[tuple[str, str], Base]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
