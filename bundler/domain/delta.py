@@ -1,4 +1,4 @@
-"""Two block indexes of one AMI: where the volumes differ, which of those blocks travel, and which lie at the site.
+"""Two block indexes of one AMI: where the volumes differ, and what one becomes the other by.
 
 The *difference* of a base from an AMI is a block index, too: what the base holds at every place where the AMI holds
 something else; zeros are named in it. With the AMI's own index it gives the base's, whose digest then proves both.
@@ -6,7 +6,7 @@ something else; zeros are named in it. With the AMI's own index it gives the bas
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bundler.domain.blob import Blob
@@ -45,33 +45,6 @@ class Against:
     name: str
     sequence: int
     amis: Mapping[tuple[str, str], Base]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parents:
-    """A base as it lies at a site.
-
-    Attributes:
-        index: what it holds.
-        snapshots: device -> id of the snapshot that holds it.
-    """
-
-    index: BlockIndex
-    snapshots: Mapping[str, str]
-
-    def of(self, volume: Volume) -> Volume | None:
-        """What a new volume begins with; None where the base has no such device, or a larger one (StartSnapshot)."""
-        same = (each for each in self.index.volumes if each.device == volume.device and each.gib <= volume.gib)
-        return next(same, None)
-
-    def places(self, wanted: Collection[bytes]) -> dict[bytes, tuple[str, int]]:
-        """Return a snapshot and a number for each of these blocks that the base holds anywhere."""
-        found: dict[bytes, tuple[str, int]] = {}
-        for volume in self.index.volumes:
-            for number, digest in volume:
-                if digest in wanted:
-                    found.setdefault(digest, (self.snapshots[volume.device], number))
-        return found
 
 
 def changes(volume: Volume, before: Volume | None) -> Volume:
