@@ -86,6 +86,12 @@ def describe(archive: Archive) -> dict[str, object]:
         "members": len(archive.members) + 1,
         "kubernetesVersion": lock.kubernetes_version,
         "platforms": [str(platform) for platform in lock.platforms],
+        "requires": [
+            {"ami": ami.name, "architecture": ami.architecture, "bundle": ami.base.bundle, "root": str(ami.base.root)}
+            | {"index": str(ami.base.index.digest)}
+            for ami in lock.bake
+            if ami.base is not None
+        ],
         "images": [
             {
                 "reference": str(image.reference),
@@ -138,7 +144,11 @@ def _show(archive: Archive) -> None:
     click.echo(f"{click.style(f'{lock.name}-{lock.sequence}', bold=True)}  Kubernetes {lock.kubernetes_version}")
     click.echo(f"root     {archive.root.digest}")
     click.echo(f"created  {lock.created}")
-    click.echo(f"size     {human_bytes(archive.source.size)} in {len(archive.members) + 1} members\n")
+    click.echo(f"size     {human_bytes(archive.source.size)} in {len(archive.members) + 1} members")
+    for ami, base in ((ami, ami.base) for ami in lock.bake if ami.base is not None):
+        needed = f"the snapshots of {ami.name} {ami.architecture} that {base.bundle} brings"
+        click.echo(f"needs on site: {needed} (block index {base.index.digest})")
+    click.echo()
     show_table(
         ("IMAGE", "DIGEST", "SIZE", "PLATFORMS", "FORM", "ORIGIN"),
         [
