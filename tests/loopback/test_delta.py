@@ -146,12 +146,26 @@ class Inside:
         assert done.ami.there is not None
         return done.ami.there
 
+    def copy_base(self, archive: Archive, key: str) -> None:
+        """Encrypt what the site holds of the base, as the finding says."""
+        ec2, (base,) = boto_client(self.facts, "ec2"), archive.requires
+        for one in self.images.own_snapshots_tagged("bundle:ami-index", str(base.digest)):
+            tags = [{"Key": name, "Value": one.tags[name]} for name in ("bundle:ami-index", "bundle:ami-device")]
+            ec2.copy_snapshot(
+                SourceRegion=self.site.region,
+                SourceSnapshotId=one.id,
+                Encrypted=True,
+                KmsKeyId=key,
+                TagSpecifications=[{"ResourceType": "snapshot", "Tags": tags}],
+            )
+
     def content(self, image: FoundImage) -> dict[str, dict[int, bytes]]:
         """What the AMI's volumes read as, where it is not zeros."""
         found: dict[str, dict[int, bytes]] = {}
+        ebs = self.ebs
         for one in image.snapshots:
-            blocks = self.ebs.blocks(one.snapshot).blocks
-            held = {block.number: self.ebs.read(one.snapshot, block, progress=lambda: 0)[0] for block in blocks}
+            blocks = ebs.blocks(one.snapshot).blocks
+            held = {block.number: ebs.read(one.snapshot, block, progress=lambda: 0)[0] for block in blocks}
             found[one.device] = {number: content for number, content in held.items() if any(content)}
         return found
 
@@ -218,7 +232,10 @@ def test_a_bundle_against_the_first_is_small_and_installs_where_the_first_is(bui
         (root, data) = inside.restoration(archive, kms_key=key).check()
         assert "is not encrypted" in root.cause
         assert f"--encrypted --kms-key-id {key}" in data.hint
-    assert inside.written() == before
+        assert inside.written() == before
+        inside.copy_base(archive, key)
+        assert inside.restoration(archive, kms_key=key).check() == (), "the copy that the hint names fits"
+    before = inside.written()
     made = inside.install(second)
     assert inside.content(made) == {device: bytes_of(disk) for device, disk in SECOND.items()}
     puts = inside.written()[len(before) :].count("PutSnapshotBlock")

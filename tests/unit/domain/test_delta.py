@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bundler.domain.ami import LockedAmi
+from bundler.domain.bake import kept_bakes
 from bundler.domain.blocks import BLOCKS_PER_GIB, BlockIndex, Volume, parse_block_index
 from bundler.domain.delta import ZERO_SHA256, base_of, changes, difference
 from bundler.errors import FormatError
+from tests.fakes.deltas import delta_sample
 
 
 def sha256(seed: int) -> bytes:
@@ -74,3 +77,10 @@ def test_what_lies_beyond_the_end_of_a_smaller_base_is_not_named_in_its_differen
 def test_a_base_that_names_zeros_is_no_base() -> None:
     with pytest.raises(FormatError, match="names blocks of zeros"):
         difference(index(volume({0: 1})), base=index(volume({0: 1, 4: 0})))
+
+
+def test_a_changed_lock_keeps_what_was_baked_and_not_what_is_carried_as_a_delta() -> None:
+    amis = (LockedAmi(name="workers", architecture="amd64", kind="id"),)
+    whole, delta = (made.lock.model_copy(update={"amis": amis}) for made in (delta_sample(base=None), delta_sample()))
+    assert kept_bakes(whole, whole) == whole.bake
+    assert kept_bakes(delta, delta) == ()
