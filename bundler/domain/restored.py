@@ -124,7 +124,7 @@ def _images_bytes(lock: Lock, baked: BakedAmi) -> float:
         for image in lock.images
         if image.target.digest not in preloaded
         for manifest in image.manifests
-        if manifest.platform == platform
+        if manifest.platform is not None and manifest.platform.matches(platform)
         for blob in manifest.blobs[1:]
     }
     return UNPACKED_RATIO * sum(layers.values())

@@ -165,7 +165,7 @@ class _Pin:
                     f"preloads {text}, which is no image of the bundle",
                     hint="Add it to images, or correct the name.",
                 )
-            if Platform(os="linux", architecture=machine) in image.platforms:
+            if any(platform.matches(Platform(os="linux", architecture=machine)) for platform in image.platforms):
                 yield image.reference
             elif wanted[text] in ami.preload:
                 raise DefinitionError(f"amis: {ami.name}", f"preloads {text}, which is not carried for linux/{machine}")
