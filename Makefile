@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make setup   the virtual environment (.venv) with eks-bundler[build,lab] and the tools of development"
-	@echo "make demo    the main job, end to end, on this machine: build, ship, install (about two minutes)"
+	@echo "make demo    the main job, end to end, on this machine: bake, build, ship, install (about two minutes)"
 	@echo "make test    every test; real docker-registry, skopeo, packer, dockerd, helm, kubectl, kube-apiserver, moto"
 	@echo "make check   format, lint, types, layers"
 	@echo "make templates  packer validate of every template in packer/"
@@ -23,7 +23,7 @@ system:
 kube: setup
 	@$(BIN)/python tests/kube/build.py
 
-demo: setup
+demo: setup system
 	@$(BIN)/python tests/demo/demo.py
 
 test: setup system

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bundler.domain.ami import BakedAmi
+from bundler.domain.ami import BakedAmi, Target
 from bundler.domain.bake import text_digest
 from bundler.domain.canonical import canonical_json
 from bundler.domain.digest import Digest
@@ -83,6 +83,15 @@ def check_amis(site: Site, lock: Lock) -> tuple[Finding, ...]:
         if is_from_bundle(group):
             found += _group(site, group, lock)
     return tuple(found)
+
+
+def preload_notes(site: Site, lock: Lock) -> tuple[str, ...]:
+    """Return what is not wrong, but not as good as it could be: preloads that no pod of this site will ask for."""
+    here = Target(partition=site.partition, account=site.account, region=site.region, prefix=site.registry.prefix)
+    if not wanted_amis(site, lock) or here in lock.targets:
+        return ()
+    place = f"{site.account}, {site.region}, prefix {site.registry.prefix}"
+    return (f"targets of the definition does not name this site ({place}): its nodes pull what their AMIs preload",)
 
 
 def _group(site: Site, group: NodeGroup, lock: Lock) -> Iterator[Finding]:
