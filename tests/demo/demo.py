@@ -70,10 +70,8 @@ def main() -> int:
         )
         say("preflight, infrastructure, push to ECR, identity, core, nodes, check-nodes, add-ons and check.")
         return 0
-    say(
-        "Nodes and pods in this cluster are stand-ins: they have a status and no containers. So are kubelet, nodeadm and"
-    )
-    say("systemctl on the baked disk, and AWS itself. Everything else is real.")
+    say("Nodes and pods in this cluster are stand-ins: they have a status and no containers. AWS is one, and so are")
+    say("kubelet, nodeadm and systemctl on the baked disk. Everything else is real.")
     return 0
 
 
