@@ -123,7 +123,8 @@ def _boot(options: Options) -> None:
     socket.sethostname(options.host_name)
     (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{options.address} {options.host_name}\n")
     (root / "etc/hostname").write_text(f"{options.host_name}\n")
-    (root / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
+    with suppress(FileNotFoundError):
+        (root / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
     if not (root / "etc/machine-id").read_text().strip():
         (root / "etc/machine-id").write_text(f"{os.urandom(16).hex()}\n")
     if not (root / _HOST_KEY).exists():

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,9 +22,9 @@ from bundler.adapters.packer import Packer, PackerSettings
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.packer_log import PackerLine
 from bundler.errors import AccessError, MissingToolError, PackerError
-from bundler.lab.lab import LabFacts, lab_down, lab_up
+from bundler.lab.lab import LabFacts, lab_down, lab_status, lab_up
 from bundler.lab.lab import lab as running_lab
-from bundler.lab.machines import require_machines
+from bundler.lab.machines import claim_network, require_machines
 from bundler.lab.node_disk import RawDisk, node_disk, written_blocks
 from tests.peers import boto_client, lab_key
 
@@ -422,6 +423,29 @@ def test_packer_bakes_an_image_whose_snapshot_holds_what_it_put_there(
     assert left_over(cloud) == before
 
 
+def test_packer_encrypts_and_shares_what_it_bakes(cloud: Cloud, packer: Packer, tmp_path: Path) -> None:
+    """It copies the image it made with the key, takes tags and permissions there, and removes the first."""
+    before, other = left_over(cloud), "210987654321"
+    key = boto_client(cloud.facts, "kms").create_key()["KeyMetadata"]
+    path = template(cloud, tmp_path, f"bundle-{uuid.uuid4().hex}")
+    document = json.loads(path.read_text())
+    document["builders"][0] |= {
+        "encrypt_boot": True, "kms_key_id": key["KeyId"], "ami_users": [other], "snapshot_users": [other],
+        "ami_description": "a bake", "ena_support": True, "temporary_security_group_source_cidrs": ["127.0.0.0/8"],
+    }  # fmt: skip
+    path.write_text(json.dumps(document))
+    image = cloud.image(packer.build(path, {}, hear=lambda line: None)[REGION])
+    snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    (found,) = cloud.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"]
+    assert (found["Encrypted"], found["KmsKeyId"], found["Tags"][0]["Value"]) == (True, key["Arn"], "sha256:2")
+    asked = {"ImageId": image["ImageId"], "Attribute": "launchPermission"}
+    assert cloud.ec2.describe_image_attribute(**asked)["LaunchPermissions"] == [{"UserId": other}]
+    assert (image["Description"], image["BootMode"]) == ("a bake", "uefi-preferred")
+    own = cloud.ec2.describe_images(Owners=["self"])["Images"]
+    assert image["SourceImageId"] not in {item["ImageId"] for item in own}
+    assert left_over(cloud) == before
+
+
 def test_a_build_that_fails_leaves_nothing_and_no_image(cloud: Cloud, packer: Packer, tmp_path: Path) -> None:
     before = left_over(cloud)
     path = template(cloud, tmp_path, "never-made")
@@ -453,6 +477,33 @@ def test_nothing_outlives_the_lab(tmp_path: Path, end: str) -> None:
         lab_down(state)
     assert eventually(lambda: not processes(state) and not mounts_and_loops(state))
     assert "sleep 6000" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_two_labs_have_addresses_of_their_own() -> None:
+    need_machines()
+    first, second = claim_network(), claim_network()
+    assert first.cidr != second.cidr
+    first.close()
+    second.close()
+
+
+def test_the_command_starts_a_lab_with_machines_and_says_where_they_are(tmp_path: Path) -> None:
+    need_machines()
+    state = tmp_path / "lab"
+    argv = [sys.executable, "-m", "bundler", "lab", "up", "--machines", "--no-kubernetes", "--state", str(state)]
+    try:
+        done = subprocess.run([*argv, "-o", "json"], capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        machines = json.loads(done.stdout)["machines"]
+        facts = lab_status(state)
+        assert facts is not None
+        (subnet,) = boto_client(facts, "ec2").describe_subnets(
+            Filters=[{"Name": "tag:Name", "Values": ["lab-builder"]}]
+        )["Subnets"]
+        assert (subnet["SubnetId"], subnet["VpcId"]) == (machines["subnet"], machines["vpc"])
+        assert subnet["CidrBlock"].startswith("127.")
+    finally:
+        lab_down(state)
 
 
 def test_the_node_disk_is_made_once_and_is_small() -> None:
