@@ -259,7 +259,9 @@ def test_commands_run_on_the_disk_of_the_instance_in_namespaces_of_their_own(ses
 
 def test_containerd_is_real_and_holds_the_pause_image_pinned(session: Session) -> None:
     assert session.ssh("systemctl is-active containerd").stdout == "inactive\n"
-    said = session.ssh("sudo systemctl start containerd && systemctl is-active containerd && ctr -n k8s.io images ls")
+    said = session.ssh(
+        "sudo systemctl start containerd && systemctl is-active containerd && sudo ctr -n k8s.io images ls"
+    )
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("active\n")
     assert "localhost/kubernetes/pause:latest" in said.stdout
@@ -275,6 +277,18 @@ def test_sudo_takes_the_environment_away_but_for_what_is_named(session: Session)
 
 
 @pytest.mark.parametrize("protocol", [(), ("-O",)], ids=["sftp", "scp"])
+def test_what_is_roots_needs_sudo(session: Session, tmp_path: Path, protocol: tuple[str, ...]) -> None:
+    ids = session.ssh("id -u; id -g; sudo id -u; sudo sh -c 'id -u; id -g'").stdout.split()
+    assert ids == ["1000", "1000", "0", "0", "0"]
+    assert session.ssh("echo x > /etc/x").returncode != 0
+    assert session.ssh("sudo systemctl start containerd && ctr version").returncode != 0
+    (tmp_path / "up").write_bytes(b"x")
+    assert session.copy(*protocol, str(tmp_path / "up"), session.remote("/etc/x")).returncode != 0
+    assert session.copy(*protocol, str(tmp_path / "up"), session.remote("x")).returncode == 0
+    assert session.ssh("stat -c %U:%G x; ls /etc/x").stdout == "ec2-user:ec2-user\n"
+
+
+@pytest.mark.parametrize("protocol", [(), ("-O",)], ids=["sftp", "scp"])
 def test_files_go_up_and_come_down(session: Session, tmp_path: Path, protocol: tuple[str, ...]) -> None:
     (tmp_path / "up").write_bytes(os.urandom(3 << 20))
     assert session.copy(*protocol, str(tmp_path / "up"), session.remote("/var/tmp/up")).returncode == 0
@@ -283,7 +297,9 @@ def test_files_go_up_and_come_down(session: Session, tmp_path: Path, protocol: t
 
 
 def test_a_stopped_instance_keeps_its_disk_and_goes_on_with_it(cloud: Cloud, session: Session) -> None:
-    session.ssh("echo kept > /var/lib/note; sudo systemctl start containerd; setsid sleep 600 >/dev/null 2>&1 &")
+    session.ssh(
+        "echo kept | sudo tee /var/lib/note; sudo systemctl start containerd; setsid sleep 600 >/dev/null 2>&1 &"
+    )
     cloud.ec2.stop_instances(InstanceIds=[session.id])
     assert cloud.state(session.id) == "stopped"
     assert processes(cloud.facts.state) == []
@@ -296,7 +312,7 @@ def test_a_stopped_instance_keeps_its_disk_and_goes_on_with_it(cloud: Cloud, ses
 def test_an_image_of_an_instance_has_its_blocks_and_what_its_own_image_had(
     cloud: Cloud, session: Session, tmp_path: Path
 ) -> None:
-    session.ssh("echo baked > /etc/baked")
+    session.ssh("echo baked | sudo tee /etc/baked")
     tags = [{"ResourceType": kind, "Tags": [{"Key": "bundle:of", "Value": kind}]} for kind in ("image", "snapshot")]
     name = f"baked-{uuid.uuid4().hex}"
     made = cloud.ec2.create_image(InstanceId=session.id, Name=name, TagSpecifications=tags)["ImageId"]
@@ -363,7 +379,7 @@ def template(cloud: Cloud, folder: Path, name: str) -> Path:
         "run_tags": {"Name": "bake"}, "aws_polling": {"delay_seconds": 1, "max_attempts": 60},
     }  # fmt: skip
     provisioners = [
-        {"type": "shell", "inline": ["sudo systemctl start containerd", "ctr -n k8s.io images ls"]},
+        {"type": "shell", "inline": ["sudo systemctl start containerd", "sudo ctr -n k8s.io images ls"]},
         {"type": "file", "source": str(folder / "greeting"), "destination": "/tmp/greeting"},
         {"type": "shell", "inline": ["sudo install -m 644 /tmp/greeting /etc/greeting", "uname -r > /tmp/facts"]},
         {"type": "file", "direction": "download", "source": "/tmp/facts", "destination": str(folder / "facts")},
