@@ -236,4 +236,6 @@ class _Export:
 
 
 def _pack(batch: _Batch) -> tuple[ExportProgress, PackedFrame]:
-    return batch.before, compress(batch.blocks, tuple(batch.digests))
+    whole = b"".join(batch.blocks)
+    batch.blocks.clear()  # 16 MiB that are not held twice
+    return batch.before, compress([whole], tuple(batch.digests))
