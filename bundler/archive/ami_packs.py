@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from bundler.archive.reader import Archive
 from bundler.domain.ami import BakedAmi
 from bundler.domain.blocks import BlockIndex, parse_block_index
+from bundler.domain.delta import Against, Base, base_of
 from bundler.domain.digest import Digest
 from bundler.domain.packs import PackTable, parse_pack_table
 from bundler.errors import FormatError
@@ -29,6 +30,43 @@ def read_block_index(archive: Archive, baked: BakedAmi) -> BlockIndex:
     if sum(map(len, index.volumes)) != baked.blocks:
         raise FormatError(subject, "has another number of blocks than the lock says")
     return index
+
+
+def read_base_index(archive: Archive, baked: BakedAmi, index: BlockIndex) -> BlockIndex | None:
+    """Return what the base of an AMI holds, None where every block is carried.
+
+    Raises:
+        DigestError, FormatError: what is carried of it is damaged, or does not give the index that the lock names.
+    """
+    if baked.base is None:
+        return None
+    subject = f"difference of {baked.name} {baked.architecture} from its base"
+    found = base_of(index, difference=parse_block_index(archive.read(baked.base.difference.digest), subject=subject))
+    if (found.digest, len(found.raw)) != (baked.base.index.digest, baked.base.index.size):
+        raise FormatError(subject, f"does not give the block index {baked.base.index.digest} that the lock names")
+    return found
+
+
+def read_against(archive: Archive) -> Against:
+    """Return what a later archive may leave out: the AMIs, by what they hold.
+
+    Raises:
+        DigestError, FormatError: a block index is damaged.
+    """
+    lock = archive.lock
+    return Against(
+        name=lock.name,
+        sequence=lock.sequence,
+        amis={
+            (baked.name, baked.architecture): Base(
+                bundle=f"{lock.name}-{lock.sequence}",
+                root=archive.root.digest,
+                blob=baked.index,
+                index=read_block_index(archive, baked),
+            )
+            for baked in lock.bake
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,20 @@ from itertools import chain
 
 from bundler.archive.header import BLOCK_BYTES, END_BYTES
 from bundler.archive.image_layout import INDEX_PATH, OCI_LAYOUT, OCI_LAYOUT_PATH, index_json
-from bundler.archive.members import MAX_MEMBERS_BYTES, Entry, Member, member_line, place_members
-from bundler.archive.root import MEMBERS_PATH, TRUST_PATH, Root, Table, Totals, root_payload, slot_bytes
+from bundler.archive.members import (
+    MAX_MEMBERS_BYTES,
+    Entry,
+    Member,
+    Required,
+    member_line,
+    place_members,
+    required_line,
+)
+from bundler.archive.root import AMI_BASE, MEMBERS_PATH, TRUST_PATH, Root, Table, Totals, root_payload, slot_bytes
 from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.lock import Lock, blob_sizes, lock_bytes
-from bundler.errors import LimitError
+from bundler.errors import FormatError, LimitError
 
 LOCK_PATH = "lock.json"
 CLOSURE_PATH = "closure.json"
@@ -80,10 +88,11 @@ def plan_layout(lock: Lock, *, generated: Mapping[str, bytes]) -> Layout:
         *(_entry(path, role, contents[path]) for path, role in METADATA.items()),
         *blob_entries(lock, source=LOCK_PATH),
     ]
-    contents[MEMBERS_PATH] = b"".join(map(member_line, later))
+    contents[MEMBERS_PATH] = b"".join((*map(member_line, later), *map(required_line, requirements(lock))))
     if len(contents[MEMBERS_PATH]) > MAX_MEMBERS_BYTES:
         raise LimitError(f"{lock.name}-{lock.sequence}", f"has {len(later)} members, more than one archive may list")
     root = Root(
+        features=features(lock),
         name=lock.name,
         sequence=lock.sequence,
         created=lock.created,
@@ -110,6 +119,24 @@ def head_entries(root: Root) -> tuple[Entry, Entry]:
         Entry(path=trust.path, role="trust", size=trust.size, digest=trust.digest),
         Entry(path=members.path, role="members", size=members.size, digest=members.digest),
     )
+
+
+def requirements(lock: Lock) -> tuple[Required, ...]:
+    """Return what the archive of `lock` does not carry and its site must hold, by digest.
+
+    Raises:
+        FormatError: the lock gives two sizes for one digest.
+    """
+    sizes: dict[Digest, int] = {}
+    for base in (ami.base for ami in lock.bake if ami.base is not None):
+        if sizes.setdefault(base.index.digest, base.index.size) != base.index.size:
+            raise FormatError(LOCK_PATH, f"gives two sizes for {base.index.digest}", hint="Make it again: bundle lock")
+    return tuple(Required(role=AMI_BASE, size=sizes[digest], digest=digest) for digest in sorted(sizes))
+
+
+def features(lock: Lock) -> tuple[str, ...]:
+    """Return the additions to format 1 that a reader of this archive has to know."""
+    return (AMI_BASE,) if any(ami.base is not None for ami in lock.bake) else ()
 
 
 def blob_entries(lock: Lock, *, source: str) -> list[Entry]:
@@ -142,6 +169,7 @@ def _roles(lock: Lock) -> dict[Digest, str]:
         ("tool", [tool.content for tool in lock.tools]),
         ("file", [file.content for file in lock.files]),
         ("ami-index", [ami.index for ami in lock.bake]),
+        ("ami-difference", [ami.base.difference for ami in lock.bake if ami.base is not None]),
         ("ami-table", [ami.table for ami in lock.bake]),
         ("ami-pack", [pack for ami in lock.bake for pack in ami.packs]),
     ]

@@ -20,6 +20,11 @@ _LINE = re.compile(
     rb'\{"path":"(?P<path>[a-z0-9][a-z0-9./-]{0,98})","role":"(?P<role>[a-z][a-z-]{0,30})",'
     rb'"sha256":"(?P<sha256>[0-9a-f]{64})","size":(?P<size>0|[1-9][0-9]{0,15})\}\n'
 )
+_ABSENT = b'{"absent"'
+_ABSENT_LINE = re.compile(
+    rb'\{"absent":true,"role":"(?P<role>[a-z][a-z-]{0,30})",'
+    rb'"sha256":"(?P<sha256>[0-9a-f]{64})","size":(?P<size>0|[1-9][0-9]{0,15})\}\n'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,15 @@ class Entry:
     """What a member is, before anybody knows where it stands. `size` is in bytes."""
 
     path: str
+    role: str
+    size: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Required:
+    """What an archive does not carry and its site must hold: a delta's `absent` line. `size` is in bytes."""
+
     role: str
     size: int
     digest: Digest
@@ -56,30 +70,67 @@ def member_line(entry: Entry) -> bytes:
     )
 
 
+def required_line(required: Required) -> bytes:
+    """Return the line of what is absent."""
+    value = {"absent": True, "role": required.role, "sha256": required.digest.hex, "size": required.size}
+    return canonical_json(value) + b"\n"
+
+
 def parse_members(raw: bytes, *, source: str) -> Iterator[Entry]:
-    """Yield the members that the lines of `raw` name.
+    """Yield the members that the lines of `raw` name, up to the first `absent` line.
 
     Raises:
-        FormatError: a line in any spelling but ours (a delta's `absent` lines are not read by this version).
+        FormatError: a line in any spelling but ours.
         LimitError: a member of over 1 TiB.
     """
-    position, number = 0, 0
-    while position < len(raw):
-        number += 1
-        match = _LINE.match(raw, position)
-        if match is None:
-            line = raw[position : position + 80].split(b"\n", 1)[0]
-            raise FormatError(source, f"members.jsonl line {number} is not a member: {line!r}")
-        position = match.end()
-        size = int(match["size"])
-        if size > MAX_BLOB_BYTES:
-            raise LimitError(source, f"members.jsonl line {number} names a member of {size} bytes")
+    for match in _lines(_LINE, raw, 0, _first_absent(raw), source=source):
         yield Entry(
             path=match["path"].decode("ascii"),
             role=match["role"].decode("ascii"),
-            size=size,
+            size=int(match["size"]),
             digest=Digest("sha256:" + match["sha256"].decode("ascii")),
         )
+
+
+def parse_requires(raw: bytes, *, source: str) -> tuple[Required, ...]:
+    """Return what the `absent` lines at the end of `raw` name.
+
+    Raises:
+        FormatError: a line in any spelling but ours, or one of a member among them.
+        LimitError: something of over 1 TiB.
+    """
+    return tuple(
+        Required(
+            role=match["role"].decode("ascii"),
+            size=int(match["size"]),
+            digest=Digest("sha256:" + match["sha256"].decode("ascii")),
+        )
+        for match in _lines(_ABSENT_LINE, raw, _first_absent(raw), len(raw), source=source)
+    )
+
+
+def _first_absent(raw: bytes) -> int:
+    """Where the first `absent` line begins: no line of a member can hold its beginning."""
+    found = raw.find(_ABSENT)
+    return len(raw) if found < 0 else found
+
+
+def _lines(grammar: re.Pattern[bytes], raw: bytes, start: int, end: int, *, source: str) -> Iterator[re.Match[bytes]]:
+    while start < end:
+        match = grammar.match(raw, start, end)
+        if match is None:
+            line = raw[start : start + 80].split(b"\n", 1)[0]
+            raise FormatError(source, f"members.jsonl line {_number(raw, start)} is not a member: {line!r}")
+        if int(match["size"]) > MAX_BLOB_BYTES:
+            raise LimitError(
+                source, f"members.jsonl line {_number(raw, start)} names a member of {int(match['size'])} bytes"
+            )
+        yield match
+        start = match.end()
+
+
+def _number(raw: bytes, position: int) -> int:
+    return raw.count(b"\n", 0, position) + 1
 
 
 def place_members(entries: Iterable[Entry], *, start: int) -> tuple[Member, ...]:

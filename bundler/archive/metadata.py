@@ -134,6 +134,8 @@ def _ami_component(ami: BakedAmi) -> Component:
         version=ami.facts.os if ami.facts is not None else None,
     )
     facts = [("architecture", ami.architecture), ("source-ami", ami.ami), ("bake-inputs", str(ami.inputs))]
+    if ami.base is not None:
+        facts += [("base-bundle", f"{ami.base.bundle} {ami.base.root}"), ("base-index", str(ami.base.index.digest))]
     if ami.facts is not None:
         facts += [(key, getattr(ami.facts, key)) for key in ("kernel", "containerd", "runc", "kubelet", "nodeadm")]
         facts += [(f"preloaded:{image.name}", str(image.digest)) for image in ami.facts.images]
@@ -168,6 +170,7 @@ def provenance(lock: Lock, *, definition: Digest, tool_version: str) -> bytes:
                         ),
                         *(_resource(file.name, file.content.digest) for file in lock.files),
                         *(_resource(f"AMI {ami.name} {ami.architecture}", ami.index.digest) for ami in lock.bake),
+                        *(_resource(f"bundle {bundle}", root) for bundle, root in _bases(lock)),
                     ],
                 },
                 "runDetails": {"builder": {"id": "urn:eks-bundler", "version": {"eks-bundler": tool_version}}},
@@ -176,6 +179,11 @@ def provenance(lock: Lock, *, definition: Digest, tool_version: str) -> bytes:
             "subject": [_resource(LOCK_PATH, Digest.of(lock_bytes(lock)))],
         }
     )
+
+
+def _bases(lock: Lock) -> list[tuple[str, Digest]]:
+    """The bundles that AMIs were compared with."""
+    return sorted({(ami.base.bundle, ami.base.root) for ami in lock.bake if ami.base is not None})
 
 
 def _resource(name: str, digest: Digest) -> dict[str, object]:

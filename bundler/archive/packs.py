@@ -119,6 +119,11 @@ class PackWriter:
             self._open, self._offset = None, 0
 
 
+def no_packs() -> PackTable:
+    """Return the table of an AMI of which no block is carried."""
+    return PackWriter(keep=lambda _: Digest.of(b"")).finish()
+
+
 class _Gathered:
     """A pack in memory, handed over whole."""
 

@@ -12,12 +12,22 @@ from dataclasses import dataclass
 from itertools import chain
 
 from bundler.archive.header import BLOCK_BYTES, END_BYTES, member_header, padding
-from bundler.archive.layout import BLOB_FOLDER, LOCK_PATH, METADATA, blob_entries, head_entries
+from bundler.archive.layout import (
+    BLOB_FOLDER,
+    LOCK_PATH,
+    METADATA,
+    blob_entries,
+    features,
+    head_entries,
+    requirements,
+)
 from bundler.archive.members import (
     MAX_MEMBERS_BYTES,
     Entry,
     Member,
+    Required,
     parse_members,
+    parse_requires,
     place_members,
     runs_of,
 )
@@ -44,6 +54,7 @@ class Archive:
         root: what was signed.
         lock: what the archive holds.
         members: members 1…N in order, each in its place.
+        requires: what it does not carry and the site must hold.
         trust_digest: that of the trust.json it carries (which is no reason to trust it).
         envelope_digest: SHA-256 of member 0, as it was when its signatures were verified.
         slot_bytes: size of member 0.
@@ -54,6 +65,7 @@ class Archive:
     root: Root
     lock: Lock
     members: tuple[Member, ...]
+    requires: tuple[Required, ...]
     trust_digest: Digest
     envelope_digest: Digest
     slot_bytes: int
@@ -195,14 +207,16 @@ def open_archive(source: ByteSource, trust: TrustRoot) -> Archive:
     payload = trust.verify_bundle(_unpadded(slot, name), payload_type=ROOT_TYPE, subject=name)
     root = parse_root(payload, source=name)
     _check_slot(source, len(slot), slot_bytes(payload))
-    carried, members = _read_members(source, root, start=BLOCK_BYTES + len(slot))
+    carried, members, requires = _read_members(source, root, start=BLOCK_BYTES + len(slot))
     lock = parse_lock(_read_lock(source, members), source=f"{name}: {LOCK_PATH}")
     _check_lock(source, root, lock, members)
+    _check_requires(source, root, lock, requires)
     return Archive(
         source=source,
         root=root,
         lock=lock,
         members=members,
+        requires=requires,
         trust_digest=trust_digest(carried),
         envelope_digest=Digest.of(slot),
         slot_bytes=len(slot),
@@ -236,18 +250,25 @@ def _unpadded(slot: bytes, name: str) -> bytes:
     return envelope
 
 
-def _read_members(source: ByteSource, root: Root, *, start: int) -> tuple[TrustRoot, tuple[Member, ...]]:
-    """Read trust.json and members.jsonl by the root's word; return the carried trust root and every member's place."""
+def _read_members(
+    source: ByteSource, root: Root, *, start: int
+) -> tuple[TrustRoot, tuple[Member, ...], tuple[Required, ...]]:
+    """Read trust.json and members.jsonl by the root's word.
+
+    Returns:
+        The carried trust root, every member's place, and what is required of the site.
+    """
     if root.trust.size > MAX_TRUST_BYTES or root.members.size > MAX_MEMBERS_BYTES:
         raise LimitError(source.name, "has a trust.json or members.jsonl that is larger than any honest one")
     trust_entry, table = place_members(head_entries(root), start=start)
     carried = parse_trust_chain(_read_member(source, trust_entry), source=f"{source.name}: trust.json")
-    entries = parse_members(_read_member(source, table), source=source.name)
-    members = place_members(chain(head_entries(root), entries), start=start)
+    lines = _read_member(source, table)
+    requires = parse_requires(lines, source=source.name)
+    members = place_members(chain(head_entries(root), parse_members(lines, source=source.name)), start=start)
     _check_paths(source, members[2:])
     _check_totals(source, root, members[2:])
     _check_size(source, members[-1].end + END_BYTES)
-    return carried, members
+    return carried, members, requires
 
 
 def _read_lock(source: ByteSource, members: Sequence[Member]) -> bytes:
@@ -337,6 +358,14 @@ def _check_lock(source: ByteSource, root: Root, lock: Lock, members: Sequence[Me
     for path, role, size in sorted(held - asked)[:1]:
         cause += f"; holds {path} ({role}, {size} bytes), which its lock does not name"
     raise FormatError(source.name, cause)
+
+
+def _check_requires(source: ByteSource, root: Root, lock: Lock, requires: Sequence[Required]) -> None:
+    """What is absent is what the lock's AMIs begin with, and a reader that does not know of it is warned."""
+    if root.features != features(lock):
+        raise FormatError(source.name, "names other features in its root than its lock asks for")
+    if tuple(requires) != requirements(lock):
+        raise FormatError(source.name, "lists other things as absent than its lock asks for")
 
 
 def _is_same(wanted: Entry, found: Entry) -> bool:

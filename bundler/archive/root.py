@@ -18,7 +18,9 @@ TRUST_PATH = "trust.json"
 MEMBERS_PATH = "members.jsonl"
 FORMAT: Literal[1] = 1
 READER = 1
-FEATURES: frozenset[str] = frozenset()
+AMI_BASE = "ami-base"
+"""AMIs are carried as what differs from others, which `absent` lines at the end of members.jsonl name."""
+FEATURES: frozenset[str] = frozenset({AMI_BASE})
 """Additions to format 1 that this reader knows."""
 SIGNATURE_BYTES = 16 << 10
 SLOT_STEP_BYTES = 64 << 10

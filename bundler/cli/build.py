@@ -80,6 +80,8 @@ def lock(
 @click.option("--key", type=FILE, default="bundle.key", show_default=True, help="The signing key.")
 @click.option("--trust-root", type=FILE, show_default="beside the key", help="The trust.json to carry.")
 @click.option("--rebake", is_flag=True, help="Bake AMIs again, though the same inputs were baked before.")
+@click.option("--against", metavar="ARCHIVE", help="Leave out blocks of AMIs that this earlier archive brought.")
+@click.option("--whole", is_flag=True, help="Carry every block of every AMI, also where the lock records a delta.")
 @ca_file_option
 @jobs_option
 @progress_option
@@ -91,6 +93,8 @@ def build(
     key: Path,
     trust_root: Path | None,
     rebake: bool,
+    against: str | None,
+    whole: bool,
     ca_file: Path | None,
     jobs: int,
     progress: str,
@@ -100,6 +104,11 @@ def build(
 
     Without a lock it makes one first. Every chart is rendered again, and an image that is not in the lock stops the
     build. An interrupted build goes on from what is right already; only a complete archive gets the final name.
+
+    With --against (a file, or s3://bucket/key) only blocks are carried whose content the AMI of the same name and
+    architecture did not have there: the result installs where the earlier archive was installed. Images, charts, tools
+    and files are carried whole. The lock records it, and builds the same again, until --whole, --rebake or a changed
+    lock begins with all of it.
     """
     from bundler import wiring
     from bundler.atomic import publish
@@ -107,6 +116,8 @@ def build(
     from bundler.workflows.build import BuildRequest
     from bundler.workflows.build import build as run
 
+    if against is not None and whole:
+        raise UsageError("--whole", "says the opposite of --against", hint="Give one of them.")
     with _naming(definition), showing(progress) as emit:
         surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
         signer, chain = _signing(key, trust_root)
@@ -114,6 +125,7 @@ def build(
         pinned = _existing_lock(wiring.lock_path(definition), locked=locked, emit=emit)
         if pinned is None:
             pinned = _lock(definition, parsed, surroundings, update=False, previous=None).lock
+        earlier = None if against is None else wiring.read_earlier(against, surroundings)
         out.mkdir(parents=True, exist_ok=True)
         request = BuildRequest(
             definition=parsed,
@@ -124,6 +136,8 @@ def build(
             reopen=lambda path: wiring.complete_root(path, surroundings),
             record=lambda lock: publish(wiring.lock_path(definition), lock_bytes(lock)),
             rebake=rebake,
+            against=earlier,
+            whole=whole,
         )
         outcome = run(request, outside=wiring.connected(parsed, definition.parent, surroundings))
     if output == "text":

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from bundler.domain.blob import Blob
 from bundler.domain.blocks import BLOCK_BYTES, MAX_BLOCKS
+from bundler.domain.digest import Digest
 from bundler.domain.schema import (
     Account,
     AmiId,
@@ -134,6 +135,22 @@ class NodeFacts(Built):
     images: tuple[Preloaded, ...] = ()
 
 
+class AmiBase(Built):
+    """What a site must hold already where an AMI is carried as a delta.
+
+    Attributes:
+        bundle: name and sequence of the bundle that brings it.
+        root: digest of that bundle's root.
+        index: the base's block index, which is not carried: its digest is what the site's snapshots are tagged with.
+        difference: what the base holds wherever the AMI holds something else (domain/delta.py).
+    """
+
+    bundle: Line
+    root: Sha256
+    index: Blob
+    difference: Blob
+
+
 class BakedAmi(Built):
     """What became of a LockedAmi: the content of its volumes, and what must be said to register it again.
 
@@ -144,6 +161,7 @@ class BakedAmi(Built):
         index: the block index (domain/blocks.py): what the volumes hold.
         blocks: written blocks of all devices; those of zeros do not count.
         table: the pack table (domain/packs.py): where it stands in the packs.
+        base: None where every block is carried.
     """
 
     name: Name
@@ -159,6 +177,7 @@ class BakedAmi(Built):
     blocks: int = Field(ge=0, le=MAX_BLOCKS, strict=True)
     table: Blob
     packs: tuple[Blob, ...] = ()
+    base: AmiBase | None = None
 
     @property
     def written_bytes(self) -> int:
@@ -168,7 +187,13 @@ class BakedAmi(Built):
     @property
     def blobs(self) -> tuple[Blob, ...]:
         """All that the archive carries of it."""
-        return (self.index, self.table, *self.packs)
+        difference = () if self.base is None else (self.base.difference,)
+        return (self.index, *difference, self.table, *self.packs)
+
+    @property
+    def base_index(self) -> Digest | None:
+        """What the site's snapshots must be tagged with; None where every block is carried."""
+        return None if self.base is None else self.base.index.digest
 
 
 class Target(Built):

@@ -76,11 +76,14 @@ def client_token(*parts: str) -> str:
 
 
 def kept_bakes(before: Lock, after: Lock) -> tuple[BakedAmi, ...]:
-    """Return the bakes of a lock that hold for another one: of AMIs of which both say the same."""
+    """Return the bakes of a lock that hold for another one: of AMIs of which both say the same.
+
+    What is carried as a delta is so in one archive: the next begins with all of it again.
+    """
     wanted = {(ami.name, ami.architecture): content_inputs(after, ami) for ami in after.amis}
     was = {(ami.name, ami.architecture): content_inputs(before, ami) for ami in before.amis}
     same = {key for key, inputs in wanted.items() if was.get(key) == inputs}
-    return _ordered(baked for baked in before.bake if (baked.name, baked.architecture) in same)
+    return _ordered(one for one in before.bake if one.base is None and (one.name, one.architecture) in same)
 
 
 def with_bakes(lock: Lock, bakes: Iterable[BakedAmi]) -> Lock:

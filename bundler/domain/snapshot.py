@@ -90,6 +90,7 @@ class FoundSnapshot:
     Attributes:
         state: pending, completed or error; `why` says more of it where EC2 does.
         owner: 12 digits.
+        kms_key: ARN, where it is encrypted.
     """
 
     id: str
@@ -97,4 +98,5 @@ class FoundSnapshot:
     tags: Mapping[str, str]
     owner: str = ""
     is_encrypted: bool = False
+    kms_key: str = ""
     why: str = ""

@@ -168,8 +168,8 @@ class SnapshotStore:
         made = ec2.create_snapshot(volume_id=volume.id, description=asked.get("Description", ""))
         made.add_tags({tag["Key"]: tag["Value"] for tag in asked.get("Tags", [])})
         made.status = "pending"
-        made.encrypted = bool(asked.get("Encrypted") or asked.get("KmsKeyArn"))
-        made.kms_key_id = asked.get("KmsKeyArn")
+        before = None if parent is None else ec2.snapshots[parent.id]
+        made.encrypted, made.kms_key_id = _encryption(ec2, asked, before)
         self._folder.mkdir(parents=True, exist_ok=True)
         snapshot = LabSnapshot(
             id=made.id,
@@ -192,7 +192,21 @@ class SnapshotStore:
             raise Refused("ValidationException", "Encrypted and KmsKeyArn cannot be given with ParentSnapshotId.")
         if parent.status != "completed" or asked["VolumeSize"] < parent.gib:
             raise Refused("ValidationException", "The parent snapshot is not complete, or larger than the volume.")
+        ec2 = backend.ec2_backend
+        if ec2.get_ebs_encryption_by_default() and not ec2.snapshots[name].encrypted:
+            message = "The parent snapshot is not encrypted, and encryption by default is enabled for the account."
+            raise Refused("ValidationException", message)
         return parent
+
+
+def _encryption(ec2: Any, asked: Mapping[str, Any], parent: Any | None) -> tuple[bool, str | None]:
+    """Whether a new snapshot is encrypted, and with which key: as its parent is, as is asked, or by default."""
+    if parent is not None:
+        return parent.encrypted, parent.kms_key_id
+    if asked.get("Encrypted") or asked.get("KmsKeyArn"):
+        return True, asked.get("KmsKeyArn")
+    by_default = bool(ec2.get_ebs_encryption_by_default())
+    return by_default, str(ec2.default_kms_key_id or ec2._create_default_encryption_key()) if by_default else None
 
 
 def _key(backend: EBSBackend, name: str) -> tuple[str, str, str]:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from bundler.archive.packs import NewPack, PackedFrame, PackWriter, compress
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume
+from bundler.domain.delta import ZERO_SHA256
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, TransferPlanned
 from bundler.domain.export import ExportProgress
@@ -22,7 +23,6 @@ _AHEAD = 2 * READERS
 _PACKERS = 2
 _UNWRITTEN = 3
 """Compressed frames that may wait for the disk: as a rule 5 MiB each, and what a failure costs beside the reads."""
-ZERO_SHA256 = bytes.fromhex(Digest.of(bytes(BLOCK_BYTES)).hex)
 
 
 class SnapshotReader(Protocol):

@@ -1,22 +1,28 @@
-"""Block index and packs -> snapshots of this account; found again by tag, resumed by frames, sealed by aggregate."""
+"""Block index and packs -> snapshots of this account; found again by tag, resumed by frames, sealed by aggregate.
+
+What is carried as a delta begins with the site's own snapshot of its base: blocks that stand there already are left as
+they are, blocks that stand elsewhere in the base are read back from it, and what is gone is overwritten with zeros.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import Protocol
 
 from bundler.archive.packs import unpack
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume
+from bundler.domain.delta import ZERO_SHA256, changes
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, TransferPlanned
-from bundler.domain.packs import Frame, PackTable
-from bundler.domain.snapshot import FoundSnapshot, NewSnapshot
-from bundler.errors import ConflictError
+from bundler.domain.packs import FRAME_BLOCKS, Frame, PackTable
+from bundler.domain.parents import DEVICE_TAG, INDEX_TAG, Parents, snapshot_tags
+from bundler.domain.snapshot import FoundSnapshot, ListedBlock, NewSnapshot, SnapshotBlocks
+from bundler.errors import ConflictError, DigestError
 from bundler.transfer import Pace, ordered_map
 
 PHASE = "restore"
@@ -26,8 +32,9 @@ _AHEAD_FRAMES = 2
 """Frames that are made ready, by one thread: which damaged one is named does not depend on luck."""
 Block = bytes | memoryview
 """A block, or a view of one in the frame that it came with: none is copied."""
-INDEX_TAG = "bundle:ami-index"
-DEVICE_TAG = "bundle:ami-device"
+_NOTED_BATCHES = 16
+"""After so many batches of blocks that no pack carries it is noted how far it is: 256 MiB, as a pack has at most."""
+_ZEROS = bytes(BLOCK_BYTES)
 _NONE = (1 << 32) - 1
 
 
@@ -44,6 +51,14 @@ class SnapshotWriter(Protocol):
 
     def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
         """Seal a snapshot."""
+        ...
+
+    def blocks(self, snapshot: str) -> SnapshotBlocks:
+        """Return the written blocks of a snapshot."""
+        ...
+
+    def read(self, snapshot: str, block: ListedBlock, *, progress: Callable[[], int]) -> tuple[bytes, bytes]:
+        """Return a block and its raw SHA-256, checked."""
         ...
 
 
@@ -95,19 +110,26 @@ class RestorePlan:
     Attributes:
         there: device -> id of the complete snapshot that holds it already.
         wanted: device -> the snapshot to write; one that is under way already is found again by its token.
+        parents: what the packs leave out; None where they carry every block.
     """
 
     index: BlockIndex
     there: Mapping[str, str]
     wanted: Mapping[str, NewSnapshot]
+    parents: Parents | None = None
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        """What is put into each snapshot that is wanted: all of it, or what is not as its parent has it."""
+        wanted = (volume for volume in self.index.volumes if volume.device in self.wanted)
+        if self.parents is None:
+            return tuple(wanted)
+        return tuple(changes(volume, self.parents.of(volume)) for volume in wanted)
 
 
-def snapshot_tags(index: Digest, device: str) -> dict[str, str]:
-    """Tags by which a restored snapshot is found again."""
-    return {INDEX_TAG: str(index), DEVICE_TAG: device}
-
-
-def plan_restore(index: BlockIndex, *, name: str, owner: Owner, found: Sequence[FoundSnapshot]) -> RestorePlan:
+def plan_restore(
+    index: BlockIndex, *, name: str, owner: Owner, found: Sequence[FoundSnapshot], parents: Parents | None = None
+) -> RestorePlan:
     """Return what to write, given the snapshots of the account that bear the index's tag."""
     digest = index.digest
     ours = [snapshot for snapshot in found if snapshot.tags.get(INDEX_TAG) == str(digest)]
@@ -117,30 +139,42 @@ def plan_restore(index: BlockIndex, *, name: str, owner: Owner, found: Sequence[
         if snapshot.state == "completed"
     }
     devices = {volume.device for volume in index.volumes}
+
+    def new(volume: Volume) -> NewSnapshot:
+        parent = _parent(volume, parents)
+        attempt = _failures(ours, volume.device)
+        return NewSnapshot(
+            gib=volume.gib,
+            description=f"{name} {digest.short} {volume.device}",
+            tags={**owner.tags, **snapshot_tags(digest, volume.device)},
+            token=client_token(digest, volume.device, owner, attempt=attempt, parent=parent),
+            parent=parent,
+            kms_key=owner.kms_key if parent is None else None,
+        )
+
     return RestorePlan(
         index=index,
         there={device: snapshot for device, snapshot in there.items() if device in devices},
-        wanted={
-            volume.device: NewSnapshot(
-                gib=volume.gib,
-                description=f"{name} {digest.short} {volume.device}",
-                tags={**owner.tags, **snapshot_tags(digest, volume.device)},
-                token=client_token(digest, volume.device, owner, attempt=_failures(ours, volume.device)),
-                kms_key=owner.kms_key,
-            )
-            for volume in index.volumes
-            if volume.device not in there
-        },
+        wanted={volume.device: new(volume) for volume in index.volumes if volume.device not in there},
+        parents=parents,
     )
 
 
-def client_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0) -> str:
+def client_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0, parent: str | None = None) -> str:
     """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of content, place, key and attempt.
 
-    A snapshot that went to `error` would be given again for ever: each of them makes the next token another one.
+    A snapshot that went to `error` would be given again for ever: each of them makes the next token another one. So
+    does the parent: with the same token and another one AWS refuses.
     """
-    parts = (str(index), device, owner.account, owner.region, owner.kms_key or "", str(attempt))
+    begun_with = () if parent is None else (parent,)
+    parts = (str(index), device, owner.account, owner.region, owner.kms_key or "", str(attempt), *begun_with)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _parent(volume: Volume, parents: Parents | None) -> str | None:
+    if parents is None or parents.of(volume) is None:
+        return None
+    return parents.snapshots[volume.device]
 
 
 def _failures(ours: Sequence[FoundSnapshot], device: str) -> int:
@@ -160,14 +194,15 @@ def restore(
     Killed anywhere, the next run finds its snapshots by their tokens and goes on from the frames that are put.
 
     Raises:
-        DigestError, FormatError: a pack is not what the table says; nothing of the frame was put.
-        ConflictError: AWS has other blocks than were put, or the table does not carry a block of the index.
+        DigestError, FormatError: a pack is not what the table says; nothing of the frame was put. Or a snapshot of the
+            base is not what its tag says.
+        ConflictError: AWS has other blocks than were put, or a block of the index is neither carried nor in the base.
     """
     if not plan.wanted:
         return plan.there
+    run = _Restore(plan, packs=packs, writer=writer)
     snapshots = {device: writer.start(wanted) for device, wanted in sorted(plan.wanted.items())}
-    run = _Restore(plan, snapshots, packs=packs, writer=writer)
-    run.put(progress, pace)
+    run.put(snapshots, progress, pace)
     for volume in run.volumes:
         writer.complete(snapshots[volume.device], len(volume), volume.aggregate)
     return {**plan.there, **snapshots}
@@ -175,35 +210,35 @@ def restore(
 
 @dataclass(frozen=True, slots=True)
 class _Put:
-    """One block on its way; the last of a frame says how many frames are put with it."""
+    """One block on its way.
+
+    Attributes:
+        content: None where no pack carries it.
+        frames: on the last block of a frame: how many frames are put with it.
+    """
 
     device: str
     number: int
-    content: Block
+    content: Block | None
     sha256: bytes
     frames: int | None = None
 
 
 class _Restore:
-    def __init__(
-        self,
-        plan: RestorePlan,
-        snapshots: Mapping[str, str],
-        *,
-        packs: PackReader,
-        writer: SnapshotWriter,
-    ) -> None:
-        self.volumes = [volume for volume in plan.index.volumes if volume.device in plan.wanted]
+    """Frames are put first, then what no pack carries: in batches that count as further frames."""
+
+    def __init__(self, plan: RestorePlan, *, packs: PackReader, writer: SnapshotWriter) -> None:
+        self.volumes = plan.volumes
         self._table = packs.table
-        self._snapshots = snapshots
         self._packs = packs
         self._writer = writer
         self._places = _Places(self.volumes)
-        self._require_all()
+        self._absent = set(self._places) - set(self._table.all_digests())
+        self._base = _Base(plan.parents, self._absent - {ZERO_SHA256}, writer)
 
-    def put(self, progress: RestoreProgress, pace: Pace) -> None:
+    def put(self, snapshots: Mapping[str, str], progress: RestoreProgress, pace: Pace) -> None:
         """Put every block of every frame that is not noted as put."""
-        done = min(progress.frames(self._snapshots), len(self._table.frames))
+        done = progress.frames(snapshots)
         total = sum(map(len, self.volumes))
         left = sum(self._places.count(digest) for digest in self._digests(done))
         pace.emit(
@@ -216,7 +251,8 @@ class _Restore:
         )
 
         def put(one: _Put) -> _Put:
-            self._writer.put(self._snapshots[one.device], one.number, one.content, one.sha256)
+            content = self._content(one.sha256) if one.content is None else one.content
+            self._writer.put(snapshots[one.device], one.number, content, one.sha256)
             pace.emit(BytesMoved(phase=PHASE, item=one.device, count=BLOCK_BYTES))
             return one
 
@@ -224,27 +260,29 @@ class _Restore:
         for one in ordered_map(put, self._blocks(done), workers=WRITERS, ahead=_AHEAD):
             if one.frames is not None and self._pack_of(one.frames) != pack:
                 pack = self._pack_of(one.frames)
-                progress.put(self._snapshots, one.frames)
+                progress.put(snapshots, one.frames)
 
     def _pack_of(self, frames: int) -> int:
-        """The pack that the next frame stands in, after so many."""
-        return self._table.frames[frames].pack if frames < len(self._table.frames) else -2
+        """The pack that the next frame stands in, after so many; what no pack carries is counted in such packs, too."""
+        further = frames - len(self._table.frames)
+        if further < 0:
+            return self._table.frames[frames].pack
+        return len(self._table.packs) + further // _NOTED_BATCHES
 
     def _digests(self, first: int) -> Iterator[bytes]:
         for frame in self._table.frames[first:]:
             yield from self._table.digests(frame)
+        yield from self._absent
 
     def _blocks(self, first: int) -> Iterator[_Put]:
-        """Yield what is to be put, one behind: only then is it known which is the last of its frame."""
         numbers = range(first, len(self._table.frames))
         for number, frame in ordered_map(self._frame, numbers, workers=1, ahead=_AHEAD_FRAMES):
-            last: _Put | None = None
-            for one in self._puts(frame):
-                if last is not None:
-                    yield last
-                last = one
-            if last is not None:
-                yield replace(last, frames=number + 1)
+            yield from _counted(self._puts(frame), number + 1)
+        further = max(0, first - len(self._table.frames))
+        others = islice(self._others(), further * FRAME_BLOCKS, None)
+        while batch := list(islice(others, FRAME_BLOCKS)):
+            further += 1
+            yield from _counted(batch, len(self._table.frames) + further)
 
     def _frame(self, number: int) -> tuple[int, Sequence[tuple[bytes, Block]]]:
         """The blocks of a frame, all of them verified before the first is put."""
@@ -259,11 +297,62 @@ class _Restore:
             for device, number in self._places.of(digest):
                 yield _Put(self.volumes[device].device, number, content, digest)
 
-    def _require_all(self) -> None:
-        carried = set(self._table.all_digests())
-        missing = sum(digest not in carried for digest in self._places)
+    def _others(self) -> Iterator[_Put]:
+        """What no pack carries, in the order of the volumes."""
+        for volume in self.volumes if self._absent else ():
+            for number, digest in volume:
+                if digest in self._absent:
+                    yield _Put(volume.device, number, None, digest)
+
+    def _content(self, digest: bytes) -> Block:
+        return _ZEROS if digest == ZERO_SHA256 else self._base.read(digest)
+
+
+class _Base:
+    """Blocks that the site's snapshots of the base hold, read back; each is verified by the index that is signed."""
+
+    def __init__(self, parents: Parents | None, wanted: set[bytes], reader: SnapshotWriter) -> None:
+        self._places = {} if parents is None else parents.places(wanted)
+        self._reader = reader
+        self._count = 0
+        missing = len(wanted) - len(self._places)
         if missing:
-            raise ConflictError("the block index", f"names {missing} blocks that no pack of this bundle carries")
+            where = "" if parents is None else ", and that its base does not hold"
+            cause = f"names {missing} blocks that no pack of this bundle carries{where}"
+            raise ConflictError("the block index", cause)
+        snapshots = sorted({snapshot for snapshot, _ in self._places.values()})
+        self._listed = {snapshot: reader.blocks(snapshot).blocks for snapshot in snapshots}
+
+    def read(self, digest: bytes) -> bytes:
+        """Return a block of the base.
+
+        Raises:
+            DigestError: the snapshot holds something else than its tag says.
+        """
+        snapshot, number = self._places[digest]
+        listed = self._listed[snapshot]
+        place = bisect_left(listed, number, key=lambda block: block.number)
+        if place < len(listed) and listed[place].number == number:
+            content, found = self._reader.read(snapshot, listed[place], progress=lambda: self._count)
+            self._count += 1  # only ever a hint that something moves
+            if found == digest:
+                return content
+        raise DigestError(
+            f"snapshot {snapshot}",
+            f"is tagged as the base ({INDEX_TAG}), and holds other content at block {number}",
+            hint="Take the tag away from it, and install the bundle that brings the base again.",
+        )
+
+
+def _counted(puts: Iterable[_Put], frames: int) -> Iterator[_Put]:
+    """Yield what is to be put, one behind: only then is it known which is the last, and it counts the frames."""
+    last: _Put | None = None
+    for one in puts:
+        if last is not None:
+            yield last
+        last = one
+    if last is not None:
+        yield replace(last, frames=frames)
 
 
 class _Places:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bundler.adapters.oci_registry import RegistryClient
     from bundler.adapters.registries_config import Registries
     from bundler.adapters.registry_auth import CredentialProvider
+    from bundler.domain.delta import Against
     from bundler.domain.digest import Digest
     from bundler.domain.shipment import S3Address
     from bundler.ports import ByteSource
@@ -160,6 +161,22 @@ def complete_root(path: Path, surroundings: Surroundings) -> Digest | None:
             return opened.root.digest
     except RefusedError:
         return None
+
+
+def read_earlier(name: str, surroundings: Surroundings) -> Against:
+    """Return what a later archive may leave out, given the name of an archive (a file, or s3://bucket/key).
+
+    It vouches for itself, as it does for `--previous`: whatever it says, a site puts only blocks whose SHA-256 the
+    signed index names, on a snapshot that was restored there from an archive it trusted.
+
+    Raises:
+        RefusedError: not an archive, or not right in what is read of it.
+    """
+    from bundler.archive.ami_packs import read_against
+    from bundler.archive.identity import self_consistent
+
+    with archive_source(name, surroundings) as source:
+        return read_against(self_consistent(source))
 
 
 def root_of(text: str) -> Digest:

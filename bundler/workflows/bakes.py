@@ -13,13 +13,16 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from bundler.archive.packs import no_packs
 from bundler.archive.payload import Payload, folder_digest, write_payload
 from bundler.atomic import publish
 from bundler.cache import Cache
-from bundler.domain.ami import BakedAmi, LockedAmi, NodeFacts
+from bundler.domain.ami import AmiBase, BakedAmi, LockedAmi, NodeFacts
 from bundler.domain.bake import BAKE_TAG, bake_inputs, template_digest, with_bakes
 from bundler.domain.blob import Blob
+from bundler.domain.blocks import BlockIndex, parse_block_index
 from bundler.domain.definition import Ami, Definition, Template
+from bundler.domain.delta import Against, Base, difference
 from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock
@@ -83,6 +86,8 @@ class BakeRun:
         folder: relative paths of the definition start here.
         fetch: brings what is preloaded into the cache.
         again: bake although everything is there (--rebake).
+        against: carry only blocks that AMIs of that archive do not hold (--against).
+        whole: carry every block, whatever the lock records (--whole).
     """
 
     definition: Definition
@@ -92,11 +97,13 @@ class BakeRun:
     foundry: Foundry
     fetch: FetchBlobs
     again: bool = False
+    against: Against | None = None
+    whole: bool = False
     pace: Pace = field(default_factory=Pace)
 
     def all(self) -> Lock:
-        """Return the lock with every bake recorded; those that it holds already are left alone."""
-        wanted = [ami for ami in self.lock.amis if self.again or self.lock.baked(ami.name, ami.architecture) is None]
+        """Return the lock with every bake recorded; those that it holds already, as they are asked for, stay."""
+        wanted = [ami for ami in self.lock.amis if self._is_wanted(ami)]
         if not wanted:
             return self.lock
         self.pace.emit(PhaseStarted(phase="bake", detail=", ".join(f"{a.name} {a.architecture}" for a in wanted)))
@@ -106,22 +113,31 @@ class BakeRun:
 
     def one(self, ami: LockedAmi) -> BakedAmi:
         """Return what became of an AMI: from the cache, else baked or found, and read out."""
-        inputs = self.inputs(ami)
-        kept = None if self.again else self._kept(inputs)
+        recorded, base = self._recorded(ami), self._base(ami)
+        inputs = self.inputs(ami) if recorded is None else recorded.inputs
+        if self.against is not None and base is None:
+            self._say(ami, f"{self.against.name}-{self.against.sequence} holds no such AMI: all of it is carried")
+        known = recorded or self._kept(inputs, None)
+        if base is not None and known is not None and known.index.digest == base.blob.digest:
+            self._say(ami, f"holds what it held in {base.bundle}: no block of it is carried")
+            return self._unchanged(known.model_copy(update={"name": ami.name}), base)
+        kept = self._kept(inputs, base)
         if kept is not None:
             self._say(ami, "was baked and read out before; its packs are in the cache")
             return kept.model_copy(update={"name": ami.name})
-        return self._read_out(ami, inputs, again=self.again)
+        return self._read_out(ami, inputs, base, again=self.again)
 
     def mend(self, baked: BakedAmi) -> None:
         """Bring the packs of a recorded bake back into the cache, from the AMI that it made.
 
         Raises:
-            LockChangedError: they come out as other packs, or the AMI holds something else now.
+            LockChangedError: they come out as other packs, or the AMI holds something else now; or what it was compared
+                with is lost, too.
         """
+        base = self._recorded_base(baked)
         ami = next(one for one in self.lock.amis if (one.name, one.architecture) == (baked.name, baked.architecture))
         self._say(ami, "its packs are lost: reading them from the AMI again")
-        found = self._read_out(ami, baked.inputs, again=False)
+        found = self._read_out(ami, baked.inputs, base, again=False)
         if found.index.digest != baked.index.digest:
             raise LockChangedError(
                 f"AMI {baked.name} {baked.architecture}",
@@ -140,15 +156,69 @@ class BakeRun:
         """Return the digest of everything that a bake depends on."""
         return bake_inputs(self.lock, ami, template=folder_digest(self.foundry.template) if ami.is_baked else None)
 
-    def _read_out(self, ami: LockedAmi, inputs: Digest, *, again: bool) -> BakedAmi:
+    def _is_wanted(self, ami: LockedAmi) -> bool:
+        recorded = self._recorded(ami)
+        if recorded is None:
+            return True
+        base = self._base(ami)
+        is_asked = self.whole or self.against is not None
+        if is_asked and recorded.base_index != (None if base is None else base.blob.digest):
+            return True
+        if recorded.base is not None:
+            self._say(ami, f"carried as what differs from {recorded.base.bundle}, as the lock records it")
+        return False
+
+    def _recorded(self, ami: LockedAmi) -> BakedAmi | None:
+        """What the lock says became of an AMI, None where that is to be made (again)."""
+        return None if self.again else self.lock.baked(ami.name, ami.architecture)
+
+    def _base(self, ami: LockedAmi) -> Base | None:
+        """What an AMI is to be compared with, None where it is carried whole."""
+        return None if self.against is None else self.against.amis.get((ami.name, ami.architecture))
+
+    def _recorded_base(self, baked: BakedAmi) -> Base | None:
+        """What a recorded bake was compared with: it is in the archive that was given, or still in the cache."""
+        if baked.base is None:
+            return None
+        given = None if self.against is None else self.against.amis.get((baked.name, baked.architecture))
+        if given is not None and given.blob.digest == baked.base.index.digest:
+            return given
+        raw = self.cache.get(baked.base.index.digest)
+        if raw is None:
+            raise LockChangedError(
+                f"AMI {baked.name} {baked.architecture}",
+                f"its packs are lost, and so is the block index of {baked.base.bundle}, which they were made against",
+                hint=f"Give that archive: bundle build --against {baked.base.bundle}.tar",
+            )
+        index = parse_block_index(raw, subject=f"block index of {baked.base.bundle}")
+        return Base(bundle=baked.base.bundle, root=baked.base.root, blob=baked.base.index, index=index)
+
+    def _read_out(self, ami: LockedAmi, inputs: Digest, base: Base | None, *, again: bool) -> BakedAmi:
         baked = bake(self._request(ami, inputs, again=again), bakery=self.foundry.bakery())
         self._say(ami, f"reading {baked.image.subject}")
-        place = self.foundry.place(f"{inputs.hex}-{baked.image.id}")
-        read = export(baked.image.snapshots, reader=self.foundry.reader(), place=place, pace=self.pace)
+        place = self.foundry.place(f"{inputs.hex}-{baked.image.id}{_suffix(base)}")
+        known = () if base is None else base.index.distinct()
+        read = export(baked.image.snapshots, reader=self.foundry.reader(), place=place, base=known, pace=self.pace)
         record = self._record(ami, inputs, baked, read)
-        publish(self._file(inputs), record.model_dump_json(by_alias=True, exclude_none=True).encode())
+        if base is not None:
+            record = record.model_copy(update={"base": self._compared(read.index, base)})
+            self._say(ami, f"{counted(len(read.table), 'block')} of {record.blocks} are not in {base.bundle}")
+        publish(self._file(inputs, base), record.model_dump_json(by_alias=True, exclude_none=True).encode())
         place.done()
         return record
+
+    def _compared(self, index: BlockIndex, base: Base) -> AmiBase:
+        """Keep how an AMI differs from its base; the base's own index stays in the cache, should packs be lost."""
+        self.cache.put(base.index.raw)
+        found = self._keep(INDEX_TYPE, difference(index, base=base.index).raw)
+        return AmiBase(bundle=base.bundle, root=base.root, index=base.blob, difference=found)
+
+    def _unchanged(self, recorded: BakedAmi, base: Base) -> BakedAmi:
+        """The delta of an AMI that holds what its base holds: nothing is read for it."""
+        index = self._keep(INDEX_TYPE, base.index.raw)
+        table = self._keep(TABLE_TYPE, no_packs().raw)
+        update = {"index": index, "table": table, "packs": (), "base": self._compared(base.index, base)}
+        return recorded.model_copy(update=update)
 
     def _record(self, ami: LockedAmi, inputs: Digest, baked: Baked, read: Exported) -> BakedAmi:
         return BakedAmi(
@@ -173,17 +243,25 @@ class BakeRun:
     def _pack(self, digest: Digest) -> Blob:
         return Blob(media_type=PACK_TYPE, digest=digest, size=self.cache.path(digest).stat().st_size)
 
-    def _kept(self, inputs: Digest) -> BakedAmi | None:
+    def _kept(self, inputs: Digest, base: Base | None) -> BakedAmi | None:
         """What an earlier build made of these inputs, where all of it is still in the cache."""
+        if self.again:
+            return None
         try:
-            found = BakedAmi.model_validate_json(self._file(inputs).read_bytes())
+            found = BakedAmi.model_validate_json(self._file(inputs, base).read_bytes())
         except (OSError, ValidationError):
             return None
-        whole = found.inputs == inputs and all(self.cache.has(blob.digest) for blob in found.blobs)
-        return found if whole else None
+        if found.inputs != inputs or not all(self.cache.has(blob.digest) for blob in found.blobs):
+            return None
+        if base is None or found.base is None:
+            return found if base is None and found.base is None else None
+        if found.base.index.digest != base.blob.digest:
+            return None
+        same = found.base.model_copy(update={"bundle": base.bundle, "root": base.root})
+        return found.model_copy(update={"base": same})
 
-    def _file(self, inputs: Digest) -> Path:
-        return self._work(inputs) / "baked.json"
+    def _file(self, inputs: Digest, base: Base | None) -> Path:
+        return self._work(inputs) / f"baked{_suffix(base)}.json"
 
     def _work(self, inputs: Digest) -> Path:
         folder = self.cache.folder / BAKES / inputs.hex
@@ -264,3 +342,8 @@ class BakeRun:
 
     def _say(self, ami: LockedAmi, text: str) -> None:
         self.pace.emit(Noted(text=f"{ami.name} {ami.architecture}: {text}"))
+
+
+def _suffix(base: Base | None) -> str:
+    """What a delta is made of is kept beside the whole, and beside other deltas."""
+    return "" if base is None else f"-{base.blob.digest.hex}"

@@ -13,10 +13,11 @@ from bundler.archive.writer import ArchiveWriter, Failpoint, no_failpoint
 from bundler.cache import CachePlace
 from bundler.domain.blob import Blob
 from bundler.domain.definition import Definition
+from bundler.domain.delta import Against
 from bundler.domain.digest import Digest
 from bundler.domain.events import PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock, LockedFile, LockedImage, LockedTool
-from bundler.errors import ClosureError, LockChangedError, keeping
+from bundler.errors import ClosureError, LockChangedError, UsageError, keeping
 from bundler.ports import ImageSource
 from bundler.stages.discover import Discovered, Release, discover
 from bundler.stages.fetch import Supply, check_manifests, fetch
@@ -41,6 +42,8 @@ class BuildRequest:
         reopen: gives the root digest of an archive that is complete in every byte, None for anything else.
         record: keeps the lock once its bakes are known.
         rebake: bake again what is baked already.
+        against: an earlier archive, whose AMIs' blocks are not carried again.
+        whole: carry every block of every AMI, also where the lock records a delta.
     """
 
     definition: Definition
@@ -51,6 +54,8 @@ class BuildRequest:
     reopen: Callable[[Path], Digest | None]
     record: Callable[[Lock], None]
     rebake: bool = False
+    against: Against | None = None
+    whole: bool = False
     failpoint: Failpoint = no_failpoint
 
 
@@ -69,10 +74,12 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
 
     Raises:
         LockChangedError: the lock belongs to another definition, or is wrong about what it names.
+        UsageError: the archive to compare with is no earlier one.
         ClosureError: a rendered chart needs an image that the lock does not hold.
         LocalResourceError: not enough disk; said before the first download.
     """
     require_current(request.definition, request.lock)
+    require_older(request.against, request.lock)
     lock, emit = _planned(request, outside), outside.pace.emit
     layout = lay_out(request, lock)
     archive = request.out / f"{lock.name}-{lock.sequence}.tar"
@@ -131,6 +138,8 @@ def _bakes(request: BuildRequest, lock: Lock, outside: Connected) -> BakeRun:
         foundry=outside.foundry,
         fetch=lambda lock, blobs: _fetch_into_cache(lock, blobs, request, outside),
         again=request.rebake,
+        against=request.against,
+        whole=request.whole,
         pace=outside.pace,
     )
 
@@ -165,6 +174,21 @@ def require_current(definition: Definition, lock: Lock) -> None:
             "was made from another definition, or the definition changed since",
             hint="Make it again: bundle lock",
         )
+
+
+def require_older(against: Against | None, lock: Lock) -> None:
+    """Do nothing where the archive to compare with is another bundle's, or an earlier one of this.
+
+    Raises:
+        UsageError: it is the archive that is to be built, or a later one.
+    """
+    if against is None or against.name != lock.name or against.sequence < lock.sequence:
+        return
+    raise UsageError(
+        "--against",
+        f"{against.name}-{against.sequence} is not older than {lock.name}-{lock.sequence}, which is to be built",
+        hint="Name the archive that the site holds; or lock what has changed since: bundle lock",
+    )
 
 
 def require_same(lock: Lock, planned: Sequence[Release], pinned: Set[LockedTool | LockedFile]) -> None:

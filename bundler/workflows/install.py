@@ -165,7 +165,11 @@ class _Install:
         """Refuse to begin where a later phase cannot work; all reasons at once."""
         site = self.inside.site
         with self._phase("preflight") as done:
-            found = (*check_amis(site, self.archive.lock), *preflight(site, probes=self.inside.probes))
+            found = (
+                *check_amis(site, self.archive.lock),
+                *preflight(site, probes=self.inside.probes),
+                *self._restoration.check(),
+            )
             raise_findings(f"site of cluster {site.cluster.name}", found)
             version = check_version(self.archive.lock.kubernetes_version, cluster=self.inside.cluster)
             for note in preload_notes(site, self.archive.lock):

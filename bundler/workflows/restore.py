@@ -6,19 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from bundler.archive.ami_packs import ArchivePacks, read_block_index
+from bundler.archive.ami_packs import ArchivePacks, read_base_index, read_block_index
 from bundler.archive.reader import Archive
+from bundler.domain.blocks import BlockIndex
+from bundler.domain.digest import Digest
 from bundler.domain.events import Emit, counted
+from bundler.domain.finding import Finding, raise_findings
 from bundler.domain.infrastructure import MachineImage
 from bundler.domain.names import owner_tags
+from bundler.domain.parents import BASE_CHECK, INDEX_TAG, Encryption, Parents, check_parents, find_parents
 from bundler.domain.plan import Action, Plan
 from bundler.domain.restored import WantedAmi, is_from_bundle, wanted_amis
 from bundler.domain.site import Site
-from bundler.domain.snapshot import FoundSnapshot, NewSnapshot
+from bundler.domain.snapshot import FoundSnapshot, ListedBlock, NewSnapshot, SnapshotBlocks
+from bundler.errors import BundleError, StoppedError
 from bundler.journal import Journal
 from bundler.retry import Patience
 from bundler.stages.register import Images, RegisterPlan, Registry, observe_ami, register
-from bundler.stages.restore import INDEX_TAG, Owner, RestorePlan, SnapshotWriter, plan_restore, restore
+from bundler.stages.restore import Owner, RestorePlan, SnapshotWriter, plan_restore, restore
 from bundler.transfer import Pace
 
 PHASE = "restore"
@@ -29,6 +34,10 @@ class SiteImages(Images, Protocol):
 
     def own_snapshots_tagged(self, key: str, value: str) -> tuple[FoundSnapshot, ...]:
         """Return the account's own snapshots with that tag."""
+        ...
+
+    def encrypts_by_default(self) -> bool:
+        """Whether the account encrypts every new snapshot."""
         ...
 
 
@@ -42,25 +51,32 @@ class Machines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmiPlan:
-    """What is to be done for one AMI; `snapshots` is None where none are to be written."""
+    """What is to be done for one AMI.
+
+    Attributes:
+        snapshots: None where none are to be written.
+        findings: what keeps a delta from being restored here.
+    """
 
     ami: RegisterPlan
     snapshots: RestorePlan | None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def plan(self) -> Plan:
         """The same for people and for `--plan`."""
         if self.snapshots is None:
             return self.ami.plan
-        sizes = {volume.device: volume for volume in self.snapshots.index.volumes}
+        sizes = {volume.device: volume for volume in self.snapshots.volumes}
         actions = [
             Action(
                 phase=PHASE,
                 verb="restore",
                 target=f"snapshot of {self.ami.wanted.name} {device}",
-                detail=f"{counted(len(sizes[device]), 'block')} of 512 KiB in a volume of {sizes[device].gib} GiB",
+                detail=f"{counted(len(sizes[device]), 'block')} of 512 KiB in a volume of {sizes[device].gib} GiB"
+                + ("" if new.parent is None else f" that begins with {new.parent}"),
             )
-            for device in sorted(self.snapshots.wanted)
+            for device, new in sorted(self.snapshots.wanted.items())
         ]
         there = tuple(f"snapshot {name}" for _, name in sorted(self.snapshots.there.items()))
         return Plan(actions=tuple(actions), unchanged=there) + self.ami.plan
@@ -81,9 +97,20 @@ class Restoration:
         """The AMIs that node groups of the site name."""
         return wanted_amis(self.site, self.archive.lock)
 
+    def check(self) -> tuple[Finding, ...]:
+        """Return what keeps AMIs that are carried as deltas from being made here; nothing is written."""
+        deltas = [wanted for wanted in self.wanted if wanted.baked.base is not None]
+        return tuple(finding for wanted in deltas for finding in self._findings(wanted))
+
     def observe(self) -> tuple[AmiPlan, ...]:
-        """Return what to do for each AMI, writing nothing."""
-        return tuple(map(self._observe, self.wanted))
+        """Return what to do for each AMI, writing nothing.
+
+        Raises:
+            FindingsError: the base of a delta is not here, or not in a form that it can begin with.
+        """
+        planned = tuple(map(self._observe, self.wanted))
+        raise_findings("AMIs of the bundle", [finding for item in planned for finding in item.findings])
+        return planned
 
     def images(self, planned: tuple[AmiPlan, ...]) -> Mapping[str, MachineImage]:
         """Return the facts that each node group of a bundle's AMI is made with, by the group's name."""
@@ -105,13 +132,40 @@ class Restoration:
             journal.check()
             register(item.ami, self.site, snapshots=snapshots, registry=self._registry(self.pace.emit))
 
+    def _findings(self, wanted: WantedAmi) -> tuple[Finding, ...]:
+        try:
+            return self._observe(wanted).findings
+        except StoppedError:
+            raise
+        except BundleError as error:
+            return (Finding.of(BASE_CHECK, error),)
+
     def _observe(self, wanted: WantedAmi) -> AmiPlan:
         ami = observe_ami(wanted, self.site, images=self.machines.images)
         if ami.there is not None or ami.route != "ebs-direct":
             return AmiPlan(ami=ami, snapshots=None)
         index = read_block_index(self.archive, wanted.baked)
-        found = self.machines.images.own_snapshots_tagged(INDEX_TAG, str(index.digest))
-        return AmiPlan(ami=ami, snapshots=plan_restore(index, name=wanted.name, owner=self._owner(), found=found))
+        plan = self._plan(wanted, index)
+        base = read_base_index(self.archive, wanted.baked, index) if plan.wanted else None
+        if base is None:
+            return AmiPlan(ami=ami, snapshots=plan)
+        site, found, encryption = self.site, self._tagged(base.digest), self._encryption()
+        parents = find_parents(base, found=found, encryption=encryption)
+        if parents is None:
+            findings = check_parents(wanted.baked, base, found=found, encryption=encryption, site=site)
+            return AmiPlan(ami=ami, snapshots=None, findings=tuple(findings))
+        return AmiPlan(ami=ami, snapshots=self._plan(wanted, index, parents))
+
+    def _plan(self, wanted: WantedAmi, index: BlockIndex, parents: Parents | None = None) -> RestorePlan:
+        found = self._tagged(index.digest)
+        return plan_restore(index, name=wanted.name, owner=self._owner(), found=found, parents=parents)
+
+    def _encryption(self) -> Encryption:
+        key = self.site.restore.kms_key
+        return Encryption(kms_key=key, by_default=key is None and self.machines.images.encrypts_by_default())
+
+    def _tagged(self, index: Digest) -> tuple[FoundSnapshot, ...]:
+        return self.machines.images.own_snapshots_tagged(INDEX_TAG, str(index))
 
     def _restore(self, item: AmiPlan, plan: RestorePlan, journal: Journal) -> Mapping[str, str]:
         return restore(
@@ -171,3 +225,9 @@ class _HeldWriter:
     def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
         self.check()
         self.writer.complete(snapshot, blocks, aggregate)
+
+    def blocks(self, snapshot: str) -> SnapshotBlocks:
+        return self.writer.blocks(snapshot)
+
+    def read(self, snapshot: str, block: ListedBlock, *, progress: Callable[[], int]) -> tuple[bytes, bytes]:
+        return self.writer.read(snapshot, block, progress=progress)

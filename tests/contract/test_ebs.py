@@ -194,6 +194,33 @@ def test_encryption_is_not_asked_for_beside_a_parent(ebs: Ebs, wrong: dict[str, 
     assert code_of(lambda: ebs.start(ParentSnapshotId=parent, **wrong)) == "ValidationException"
 
 
+def test_a_child_is_encrypted_as_its_parent_is(ebs: Ebs) -> None:
+    key = "arn:aws:kms:eu-central-1:111122223333:key/0123"
+    parent = ebs.made(BLOCKS, Encrypted=True, KmsKeyArn=key)
+    child = ebs.made({}, ParentSnapshotId=parent)
+    (found,) = ebs.ec2.describe_snapshots(SnapshotIds=[child])["Snapshots"]
+    assert (found["Encrypted"], found["KmsKeyId"]) == (True, key)
+    (plain,) = ebs.ec2.describe_snapshots(SnapshotIds=[ebs.made({}, ParentSnapshotId=ebs.made(BLOCKS))])["Snapshots"]
+    assert not plain["Encrypted"]
+
+
+def test_an_account_that_encrypts_by_default_takes_no_parent_that_is_not(ebs: Ebs) -> None:
+    plain = ebs.made(BLOCKS)
+    ebs.ec2.enable_ebs_encryption_by_default()
+    try:
+        assert code_of(lambda: ebs.start(ParentSnapshotId=plain)) == "ValidationException"
+        encrypted = ebs.made(BLOCKS)
+        assert ebs.read(ebs.made({}, ParentSnapshotId=encrypted)) == BLOCKS
+    finally:
+        ebs.ec2.disable_ebs_encryption_by_default()
+
+
+def test_a_child_may_be_larger_than_its_parent_and_not_smaller(ebs: Ebs) -> None:
+    parent = ebs.made(BLOCKS, gib=2)
+    assert code_of(lambda: ebs.start(gib=1, ParentSnapshotId=parent)) == "ValidationException"
+    assert ebs.read(ebs.made({5000: block("d")}, gib=3, ParentSnapshotId=parent)) == {**BLOCKS, 5000: block("d")}
+
+
 def test_changed_blocks_are_those_that_differ_added_and_removed_ones_too(ebs: Ebs) -> None:
     old = ebs.made({0: block("a"), 1: block("b"), 2: block("c")})
     new = ebs.made({1: block("b"), 2: block("x"), 3: block("d")})

@@ -188,6 +188,7 @@ def _snapshot(item: Answer) -> FoundSnapshot:
         tags=_tags(item),
         owner=str(item.get("OwnerId", "")),
         is_encrypted=bool(item.get("Encrypted", False)),
+        kms_key=str(item.get("KmsKeyId") or ""),
         why=str(item.get("StateMessage") or ""),
     )
 
