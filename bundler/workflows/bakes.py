@@ -224,7 +224,7 @@ class BakeRun:
             "iam_instance_profile": builder.instance_profile,
             "kms_key_id": builder.kms_key,
             "encrypt_boot": "true" if builder.kms_key is not None else "",
-            "volume_size": str(builder.volume_size_gib),
+            "volume_size": str(ami.volume_size or ""),
             "ssh_interface": builder.ssh_interface,
             "ssh_username": "ec2-user" if template is None else template.builder_user,
         }
