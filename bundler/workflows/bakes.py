@@ -6,6 +6,7 @@ packs are lost they are read again from the AMI, which is found by the same dige
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,6 @@ from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock
 from bundler.domain.node_facts import check_facts, parse_node_facts
 from bundler.domain.packer_job import PackerJob
-from bundler.domain.packs import parse_pack_table
 from bundler.domain.partition import partition_of
 from bundler.domain.preload import Preload, expected_names, plan_preload
 from bundler.errors import LockChangedError
@@ -96,7 +96,7 @@ class BakeRun:
 
     def all(self) -> Lock:
         """Return the lock with every bake recorded; those that it holds already are left alone."""
-        wanted = [ami for ami in self.lock.amis if self.again or self.lock.baked(ami.name, ami.architecture) is None]
+        wanted = [ami for ami in self.lock.amis if self.again or self._recorded(ami) is None]
         if not wanted:
             return self.lock
         self.pace.emit(PhaseStarted(phase="bake", detail=", ".join(f"{a.name} {a.architecture}" for a in wanted)))
@@ -104,14 +104,23 @@ class BakeRun:
         self.pace.emit(PhaseDone(phase="bake", detail=f"{counted(len(made), 'AMI')} baked and read out"))
         return with_bakes(self.lock, made)
 
+    def _recorded(self, ami: LockedAmi) -> BakedAmi | None:
+        """What the lock records of an AMI; it is checked again, for the bundle may ask for more than it did then."""
+        found = self.lock.baked(ami.name, ami.architecture)
+        if found is not None and found.facts is not None:
+            self._check(ami, found.facts)
+        return found
+
     def one(self, ami: LockedAmi) -> BakedAmi:
         """Return what became of an AMI: from the cache, else baked or found, and read out."""
         inputs = self.inputs(ami)
         kept = None if self.again else self._kept(inputs)
         if kept is not None:
+            if kept.facts is not None:
+                self._check(ami, kept.facts)
             self._say(ami, "was baked and read out before; its packs are in the cache")
-            return kept.model_copy(update={"name": ami.name})
-        return self._read_out(ami, inputs, again=self.again)
+            return kept
+        return self._read_out(ami, self._request(ami, inputs, again=self.again))
 
     def mend(self, baked: BakedAmi) -> None:
         """Bring the packs of a recorded bake back into the cache, from the AMI that it made.
@@ -121,7 +130,7 @@ class BakeRun:
         """
         ami = next(one for one in self.lock.amis if (one.name, one.architecture) == (baked.name, baked.architecture))
         self._say(ami, "its packs are lost: reading them from the AMI again")
-        found = self._read_out(ami, baked.inputs, again=False)
+        found = self._read_out(ami, self._request(ami, baked.inputs, recorded=baked))
         if found.index.digest != baked.index.digest:
             raise LockChangedError(
                 f"AMI {baked.name} {baked.architecture}",
@@ -131,8 +140,8 @@ class BakeRun:
         if found.table.digest != baked.table.digest:
             raise LockChangedError(
                 f"AMI {baked.name} {baked.architecture}",
-                f"its packs are lost; they were made with {self._made_with(baked)}, and this host's"
-                f" {self._made_with(found)} makes others of the same blocks",
+                f"its packs are lost; they were made with {_zstandard(baked)}, and this host's {_zstandard(found)}"
+                " makes others of the same blocks",
                 hint="Build where that zstandard is installed, or record the new packs: bundle build --rebake",
             )
 
@@ -140,8 +149,12 @@ class BakeRun:
         """Return the digest of everything that a bake depends on."""
         return bake_inputs(self.lock, ami, template=folder_digest(self.foundry.template) if ami.is_baked else None)
 
-    def _read_out(self, ami: LockedAmi, inputs: Digest, *, again: bool) -> BakedAmi:
-        baked = bake(self._request(ami, inputs, again=again), bakery=self.foundry.bakery())
+    def _read_out(self, ami: LockedAmi, request: BakeRequest) -> BakedAmi:
+        inputs = request.inputs
+        try:
+            baked = bake(request, bakery=self.foundry.bakery())
+        finally:
+            shutil.rmtree(self._work(inputs) / "payload", ignore_errors=True)
         self._say(ami, f"reading {baked.image.subject}")
         place = self.foundry.place(f"{inputs.hex}-{baked.image.id}")
         read = export(baked.image.snapshots, reader=self.foundry.reader(), place=place, pace=self.pace)
@@ -165,6 +178,7 @@ class BakeRun:
             blocks=sum(map(len, read.index.volumes)),
             table=self._keep(TABLE_TYPE, read.table.raw),
             packs=tuple(self._pack(pack) for pack in read.table.packs),
+            packed_with=read.table.made_with or None,
         )
 
     def _keep(self, media_type: str, content: bytes) -> Blob:
@@ -190,14 +204,15 @@ class BakeRun:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
 
-    def _request(self, ami: LockedAmi, inputs: Digest, *, again: bool) -> BakeRequest:
+    def _request(
+        self, ami: LockedAmi, inputs: Digest, *, again: bool = False, recorded: BakedAmi | None = None
+    ) -> BakeRequest:
         preloads = plan_preload(ami, self.lock)
-        expected = expected_names(preloads)
         wanted = next(one for one in self.definition.amis if one.name == ami.name)
 
         def check(raw: bytes) -> NodeFacts:
             facts = parse_node_facts(raw, subject=f"facts of the AMI {ami.name} {ami.architecture}")
-            check_facts(facts, ami=ami, kubernetes_version=self.lock.kubernetes_version, expected=expected)
+            self._check(ami, facts)
             return facts
 
         return BakeRequest(
@@ -207,11 +222,12 @@ class BakeRun:
             region=self.foundry.region,
             template=self.foundry.template,
             variables=self._variables(ami, wanted),
-            team=None if wanted.ami.template is None else self._team(ami, wanted.ami.template),
+            team=None if wanted.ami.template is None else self._team(ami, wanted.ami.template, inputs),
             payload=lambda: self._payload(ami, wanted, inputs, preloads),
             facts_file=self._work(inputs) / "facts",
             check=check,
             again=again,
+            recorded=recorded,
         )
 
     def _variables(self, ami: LockedAmi, wanted: Ami) -> dict[str, str]:
@@ -230,17 +246,22 @@ class BakeRun:
         }
         return {key: value for key, value in given.items() if value}
 
-    def _team(self, ami: LockedAmi, template: Template) -> PackerJob:
+    def _check(self, ami: LockedAmi, facts: NodeFacts) -> None:
+        expected = expected_names(plan_preload(ami, self.lock))
+        check_facts(facts, ami=ami, kubernetes_version=self.lock.kubernetes_version, expected=expected)
+
+    def _team(self, ami: LockedAmi, template: Template, inputs: Digest) -> PackerJob:
         folder = self.folder / template.folder
         digest = template_digest(template, folder_digest(folder))
         if digest != ami.template:
             raise LockChangedError(str(folder), "is another template than the lock pins, or has other variables")
         return PackerJob(
             name=f"{ami.name} {ami.architecture}, your template",
+            run=inputs,
             folder=folder,
             file=template.file,
             variables=template.variables,
-            tags={TEMPLATE_TAG: str(digest), BAKE_TAG: str(self.inputs(ami))},
+            tags={TEMPLATE_TAG: str(digest), BAKE_TAG: str(inputs)},
         )
 
     def _payload(self, ami: LockedAmi, wanted: Ami, inputs: Digest, preloads: tuple[Preload, ...]) -> Path:
@@ -257,10 +278,9 @@ class BakeRun:
         write_payload(folder, payload, read=self.cache.read)
         return folder
 
-    def _made_with(self, baked: BakedAmi) -> str:
-        raw = self.cache.get(baked.table.digest)
-        table = None if raw is None else parse_pack_table(raw, subject="pack table")
-        return "another zstandard" if table is None else f"zstandard {table.made_with}"
-
     def _say(self, ami: LockedAmi, text: str) -> None:
         self.pace.emit(Noted(text=f"{ami.name} {ami.architecture}: {text}"))
+
+
+def _zstandard(baked: BakedAmi) -> str:
+    return f"zstandard {baked.packed_with or '(nobody knows which)'}"
