@@ -1,14 +1,16 @@
 # Each target does all its own set-up on a fresh machine: python3 is enough, apt (as root) brings the real parts.
-.PHONY: setup system demo test check templates kube clean
+.PHONY: setup system demo test check templates kube bench bench-peers clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
 help:
 	@echo "make setup   the virtual environment (.venv) with eks-bundler[build,lab] and the tools of development"
-	@echo "make demo    the main job, end to end, on this machine: build, ship, install (about two minutes)"
+	@echo "make demo    the main job, end to end, on this machine: bake, build, ship, install (about two minutes)"
 	@echo "make test    every test; real docker-registry, skopeo, packer, dockerd, helm, kubectl, kube-apiserver, moto"
 	@echo "make check   format, lint, types, layers"
 	@echo "make templates  packer validate of every template in packer/"
+	@echo "make bench   how fast we are beside others, in turn (five minutes; a quiet machine); tests/bench/results.json"
+	@echo "make bench-peers   builds the peers that bench otherwise prints as missing (needs cargo; up to 20 minutes)"
 	@echo "make kube    build the Kubernetes control plane that tests and demo use; prints KUBEBUILDER_ASSETS"
 
 setup: .venv/ready
@@ -23,7 +25,7 @@ system:
 kube: setup
 	@$(BIN)/python tests/kube/build.py
 
-demo: setup
+demo: setup system
 	@$(BIN)/python tests/demo/demo.py
 
 test: setup system
@@ -31,6 +33,13 @@ test: setup system
 	nodeadm=$$($(BIN)/python tests/kube/nodeadm.py) || echo "the tests that need the real nodeadm are left out: see above" >&2; \
 	eval "$$assets"; eval "$$nodeadm"; \
 	KUBEBUILDER_ASSETS="$$KUBEBUILDER_ASSETS" NODEADM="$$NODEADM" $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q $(PYTEST)
+
+bench: setup
+	@$(BIN)/python -m tests.bench $(BENCH)
+
+# Without --locked: the versions that coldsnap 0.6.1 pins do not compile with Rust 1.80 and later.
+bench-peers:
+	@nice cargo install coldsnap --version 0.6.1 --root $(HOME)/.cache/eks-bundler/bench
 
 check: setup
 	@$(BIN)/ruff format --check .

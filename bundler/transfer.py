@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
@@ -161,6 +162,16 @@ def pause(seconds: float) -> None:
         return
     flag.sleep(seconds)
     check_stopped()
+
+
+@contextmanager
+def to_the_end() -> Iterator[None]:
+    """Hold around a clean-up: what is called off takes away in there what it made, and nothing wakes or stops it."""
+    flag, _here.flag = _flag(), None
+    try:
+        yield
+    finally:
+        _here.flag = flag
 
 
 class Interruptible:

@@ -176,6 +176,8 @@ LONGEST_FIRST = (
     "test_install_killed.py",
     "test_install_memory.py",
     "test_memory.py",
+    "test_lab_machines.py",
+    "test_ami_memory.py",
     "test_guide.py",
     "test_output.py",
     "test_install.py",

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,12 @@ class Running:
     Attributes:
         folder: where it runs: relative paths in a template start there; None for here.
         keep_open: handles that it holds until it ends, whatever becomes of us.
+        tick: told about once a second how many seconds it runs.
     """
 
     folder: Path | None = None
     keep_open: tuple[int, ...] = ()
+    tick: Callable[[float], None] = lambda _: None
 
 
 class Packer:
@@ -89,6 +91,10 @@ class Packer:
 
     def __init__(self, settings: PackerSettings) -> None:
         self._settings = settings
+
+    def within(self, folder: Path) -> Packer:
+        """Return the same program with another folder for its files."""
+        return Packer(replace(self._settings, work=folder))
 
     def version(self) -> Version:
         """Return its version.
@@ -191,6 +197,10 @@ class Packer:
             lines.append(line)
             hear(line)
 
+        def tick(elapsed_s: float) -> None:
+            check_stopped()
+            running.tick(elapsed_s)
+
         building = "build" in argv
         done = run(
             argv,
@@ -198,7 +208,7 @@ class Packer:
             env=self._environment(),
             cwd=running.folder,
             keep_open=running.keep_open,
-            tick=lambda _: check_stopped(),
+            tick=tick,
             on_line=on_line,
             ending=Ending(grace_s=CLEAN_UP_S if building else 5.0, leader_only=True),
         )
@@ -212,6 +222,8 @@ class Packer:
     def _why(self, done: Completed, lines: Sequence[PackerLine]) -> str:
         known = failure(lines)
         said = known or visible_tail(self._hidden((done.stderr or done.stdout).decode("utf-8", "replace")).encode())
+        how = f"packer was killed by signal {-done.returncode}" if done.returncode < 0 else ""
+        said = f"{how}: {said}" if how and said else said or how
         return said or f"packer ended with {done.returncode} and said nothing"
 
     def _hidden(self, text: str) -> str:
@@ -256,8 +268,8 @@ class Packer:
     @contextmanager
     def _template_of_nothing(self) -> Iterator[Path]:
         """python-packer asks for a template even where none is needed."""
-        with tempfile.NamedTemporaryFile(suffix=".json") as file:
-            yield Path(file.name)
+        with self._file({}, suffix=".json") as path:
+            yield path
 
 
 class CommandLines(packer.Packer):

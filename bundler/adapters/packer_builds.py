@@ -6,22 +6,23 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bundler.adapters.packer import Packer, Running
+from bundler.adapters.packer import LIMIT_S, Packer, Running
 from bundler.domain.digest import Digest
-from bundler.domain.events import Emit, Noted, silent
+from bundler.domain.events import Emit, Noted, Waiting, silent
 from bundler.domain.packer_job import PackerJob
 from bundler.domain.packer_log import PackerLine
 from bundler.errors import DefinitionError, LocalResourceError, PackerError
 from bundler.transfer import pause
 
 _POLL_S = 1.0
+_TELL_S = 30.0
+"""Seconds of silence after which people are told what Packer is at, and since when."""
 _NOT_COPIED = shutil.ignore_patterns(".git")
 _TAGGED = ("run_tags", "run_volume_tags", "tags", "snapshot_tags")
 
@@ -31,7 +32,7 @@ class PackerBuilds:
     """Runs templates; several threads may, each a run of its own.
 
     Attributes:
-        work: folder for copies of templates and for locks.
+        work: folder for each run's files: variables, a copy of its template, its lock.
         endpoint: of EC2, where it is not AWS's own.
     """
 
@@ -40,7 +41,7 @@ class PackerBuilds:
     region: str
     endpoint: str = ""
     emit: Emit = silent
-    _locks: list[int] = field(default_factory=list)
+    _locks: dict[Digest, int] = field(default_factory=dict)
 
     def build(self, job: PackerJob) -> str:
         """Run a template; return the id of the AMI in our Region.
@@ -50,36 +51,43 @@ class PackerBuilds:
             DefinitionError: Packer refuses the template or its variables.
             MissingToolError: Packer, or its plugin, is not installed.
         """
-        self.packer.need_amazon()
+        packer = self.packer.within(self._folder(job.run))
+        packer.need_amazon()
         if job.tags is None:
-            with self.packer.gated(job.folder / job.file) as template:
-                return self._build(job, template, {**job.variables, "ec2_endpoint": self.endpoint}, None)
-        with self._tagged_copy(job, job.tags) as template:
-            return self._build(job, template, job.variables, template.parent)
+            with packer.gated(job.folder / job.file) as template:
+                return self._build(
+                    packer, replace(job, variables={**job.variables, "ec2_endpoint": self.endpoint}), template
+                )
+        with self._tagged_copy(job, job.tags) as folder:
+            return self._build(packer, job, folder / job.file, folder)
 
     @contextmanager
     def alone(self, run: Digest) -> Iterator[None]:
-        """Hold a run for ourselves on this host.
+        """Hold a run for ourselves on this host; files that a killed build left of it are gone.
 
         Packer holds the lock with us: where we are killed and it is not, the next build waits until it has ended.
 
         Raises:
             LocalResourceError: the lock cannot be made.
         """
-        folder = self.work / "runs"
+        folder = self._folder(run)
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(folder / run.hex, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise LocalResourceError(str(folder), f"cannot be written: {error.strerror}") from error
+            raise LocalResourceError(str(folder.parent), f"cannot be written: {error.strerror}") from error
         try:
             self._acquire(handle)
-            self._locks.append(handle)
+            shutil.rmtree(folder, ignore_errors=True)
+            self._locks[run] = handle
             yield
         finally:
-            if handle in self._locks:
-                self._locks.remove(handle)
+            if self._locks.pop(run, None) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             os.close(handle)
+
+    def _folder(self, run: Digest) -> Path:
+        return self.work / "runs" / run.hex[:16]
 
     def _acquire(self, handle: int) -> None:
         told = False
@@ -95,34 +103,58 @@ class PackerBuilds:
             else:
                 return
 
-    def _build(self, job: PackerJob, template: Path, variables: Mapping[str, str], folder: Path | None) -> str:
-        running = Running(folder=folder, keep_open=tuple(self._locks))
-        self.packer.validate(template, variables, running=running)
-
-        def hear(line: PackerLine) -> None:
-            if line.step:
-                self.emit(Noted(text=f"{job.name}: {line.step}"))
-
-        made = self.packer.build(template, variables, hear=hear, running=running)
+    def _build(self, packer: Packer, job: PackerJob, template: Path, folder: Path | None = None) -> str:
+        held = self._locks.get(job.run)
+        story = _Story(job.name, self.emit)
+        running = Running(folder=folder, keep_open=() if held is None else (held,), tick=story.tick)
+        packer.validate(template, job.variables, running=running)
+        made = packer.build(template, job.variables, hear=story.hear, running=running)
         if self.region not in made:
             elsewhere = ", ".join(sorted(made)) or "none"
-            raise PackerError(job.name, f"the template made no AMI in {self.region} (Regions: {elsewhere})")
+            hint = f"Let the template build in {self.region} (region, or ami_regions)."
+            cause = f"the template made no AMI in {self.region} (Regions: {elsewhere})"
+            raise PackerError(job.name, cause, safe="What it made elsewhere is there still.", hint=hint)
         return made[self.region]
 
     @contextmanager
     def _tagged_copy(self, job: PackerJob, tags: Mapping[str, str]) -> Iterator[Path]:
-        """Give the template in a copy of its folder, where a JSON template also bears the tags of the run."""
-        self.work.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=self.work, prefix="template-") as name:
-            copy = Path(name) / "template"
-            try:
-                shutil.copytree(job.folder, copy, ignore=_NOT_COPIED)
-            except (OSError, shutil.Error) as error:
-                raise DefinitionError(str(job.folder), f"cannot be copied: {error}") from error
+        """Give a copy of the template's folder, where a JSON template also bears the tags of the run."""
+        copy = self._folder(job.run) / "template"
+        try:
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(job.folder, copy, ignore=_NOT_COPIED)
+        except (OSError, shutil.Error) as error:
+            raise DefinitionError(str(job.folder), f"cannot be copied: {error}") from error
+        try:
             template = copy / job.file
             if template.suffix == ".json" and not template.name.endswith(".pkr.json"):
                 template.write_text(json.dumps(_tagged(template, tags)), encoding="utf-8")
-            yield template
+            yield copy
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+class _Story:
+    """What people hear of a build: its milestones, and in a long silence that it goes on."""
+
+    def __init__(self, name: str, emit: Emit) -> None:
+        self._name = name
+        self._emit = emit
+        self._at = "starting"
+        self._elapsed_s = self._told_s = 0.0
+
+    def hear(self, line: PackerLine) -> None:
+        """Take a line of Packer's."""
+        if line.milestone:
+            self._at, self._told_s = line.milestone, self._elapsed_s
+            self._emit(Noted(text=f"{self._name}: {line.milestone}"))
+
+    def tick(self, elapsed_s: float) -> None:
+        """Take the time."""
+        self._elapsed_s = elapsed_s
+        if elapsed_s - self._told_s >= _TELL_S:
+            self._told_s = elapsed_s
+            self._emit(Waiting(subject=self._name, state=self._at, elapsed_s=elapsed_s, limit_s=LIMIT_S))
 
 
 def _tagged(path: Path, tags: Mapping[str, str]) -> dict[str, Any]:

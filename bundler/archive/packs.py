@@ -30,7 +30,7 @@ class PackedFrame:
 
 
 def compress(blocks: list[bytes], digests: tuple[bytes, ...], *, level: int = LEVEL) -> PackedFrame:
-    """Return up to 32 blocks as one zstd frame; the same at any time and in any thread."""
+    """Return up to 32 blocks (in pieces of any size) as one zstd frame; the same at any time and in any thread."""
     packer = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
     return PackedFrame(content=packer.compress(b"".join(blocks)), digests=digests)
 

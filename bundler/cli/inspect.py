@@ -14,7 +14,8 @@ from bundler.domain.events import PhaseDone
 
 if TYPE_CHECKING:
     from bundler.archive.reader import Archive
-    from bundler.domain.lock import LockedImage
+    from bundler.domain.ami import BakedAmi, LockedAmi, NodeFacts
+    from bundler.domain.lock import Lock, LockedImage
     from bundler.ports import ByteSource
 
 
@@ -130,7 +131,35 @@ def describe(archive: Archive) -> dict[str, object]:
             {"name": file.name, "purpose": file.purpose, "digest": str(file.content.digest), "bytes": file.content.size}
             for file in lock.files
         ],
+        "amis": [_described_ami(ami, archive) for ami in lock.bake],
+        "targets": [target.model_dump(mode="json", by_alias=True) for target in lock.targets],
     }
+
+
+def _described_ami(ami: BakedAmi, archive: Archive) -> dict[str, object]:
+    locked = _locked_ami(ami, archive)
+    return {
+        "name": ami.name,
+        "architecture": ami.architecture,
+        "kind": locked.kind,
+        "source": None if locked.source is None else locked.source.model_dump(mode="json", by_alias=True),
+        "builtAs": {"ami": ami.ami, "account": ami.account, "region": ami.region},
+        "index": str(ami.index.digest),
+        "bytes": _carried_bytes(ami),
+        "writtenBytes": ami.written_bytes,
+        "attributes": ami.attributes.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "facts": None if ami.facts is None else ami.facts.model_dump(mode="json", by_alias=True),
+    }
+
+
+def _locked_ami(ami: BakedAmi, archive: Archive) -> LockedAmi:
+    key = (ami.name, ami.architecture)
+    return next(locked for locked in archive.lock.amis if (locked.name, locked.architecture) == key)
+
+
+def _carried_bytes(ami: BakedAmi) -> int:
+    """Size of an AMI in the archive."""
+    return sum({blob.digest: blob.size for blob in ami.blobs}.values())
 
 
 def _image_bytes(image: LockedImage) -> int:
@@ -177,3 +206,44 @@ def _show(archive: Archive) -> None:
         ]
         + [(f.name, f.content.digest.short, human_bytes(f.content.size), f.purpose) for f in lock.files],
     )
+    if lock.bake:
+        _show_amis(archive)
+
+
+def _show_amis(archive: Archive) -> None:
+    click.echo()
+    show_table(
+        ("AMI", "CONTENT", "SIZE", "UNPACKED", "VOLUMES", "MADE FROM"),
+        [
+            (
+                f"{ami.name} {ami.architecture}",
+                ami.index.digest.short,
+                human_bytes(_carried_bytes(ami)),
+                human_bytes(ami.written_bytes),
+                ", ".join(f"{one.device} {one.size} GiB" for one in ami.attributes.devices),
+                _made_from(_locked_ami(ami, archive)),
+            )
+            for ami in archive.lock.bake
+        ],
+    )
+    for ami in archive.lock.bake:
+        if ami.facts is not None:
+            _show_facts(ami, ami.facts, archive.lock)
+
+
+def _made_from(ami: LockedAmi) -> str:
+    return "a template" if ami.source is None else ami.source.name or ami.source.id
+
+
+def _show_facts(ami: BakedAmi, facts: NodeFacts, lock: Lock) -> None:
+    click.echo(f"\n{click.style(f'{ami.name} {ami.architecture}', bold=True)}  {facts.os}, kernel {facts.kernel}")
+    click.echo(f"  kubelet {facts.kubelet}, containerd {facts.containerd}, runc {facts.runc}, nodeadm {facts.nodeadm}")
+    click.echo(f"  sandbox image {facts.sandbox_image}")
+    held = {image.digest for image in facts.images}
+    for image in lock.images:
+        if image.target.digest in held:
+            click.echo(f"  preloaded {image.target.digest.short} {image.reference}")
+    for target in lock.targets:
+        click.echo(f"  preloads are named for {target.account}, {target.region}, {target.prefix}")
+    if not lock.targets:
+        click.echo("  The definition has no targets: preloads carry content, and no reference of a site.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from bundler.domain.blob import Blob
 from bundler.domain.blocks import BLOCK_BYTES, MAX_BLOCKS
 from bundler.domain.digest import Digest
+from bundler.domain.partition import refuse_other_partition
 from bundler.domain.schema import (
     Account,
     AmiId,
@@ -63,6 +64,7 @@ class LockedAmi(Built):
         preload: images of the bundle that it holds.
         certificates: digest of PEM certificates that its nodes trust.
         registry_hosts: digest of the folder of containerd's hosts.toml files.
+        volume_size: GiB of the root volume of what is baked; None where the source says it.
     """
 
     name: Name
@@ -74,6 +76,7 @@ class LockedAmi(Built):
     certificates: Sha256 | None = None
     registry_hosts: Sha256 | None = None
     floors: Floors = Floors()
+    volume_size: int | None = Field(default=None, ge=1, le=65536)
 
     @property
     def is_baked(self) -> bool:
@@ -162,6 +165,7 @@ class BakedAmi(Built):
         blocks: written blocks of all devices; those of zeros do not count.
         table: the pack table (domain/packs.py): where it stands in the packs.
         base: None where every block is carried.
+        packed_with: version of the zstandard that made the packs, for the day when they are lost.
     """
 
     name: Name
@@ -178,6 +182,7 @@ class BakedAmi(Built):
     table: Blob
     packs: tuple[Blob, ...] = ()
     base: AmiBase | None = None
+    packed_with: Line | None = None
 
     @property
     def written_bytes(self) -> int:
@@ -203,3 +208,8 @@ class Target(Built):
     account: Account
     region: Region
     prefix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$", max_length=100)]
+
+    @model_validator(mode="after")
+    def _one_partition(self) -> Self:
+        refuse_other_partition(self.region, self.partition)
+        return self

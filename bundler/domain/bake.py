@@ -28,7 +28,10 @@ def template_digest(template: Template, folder: Digest) -> Digest:
 
 
 def content_inputs(lock: Lock, ami: LockedAmi) -> Digest:
-    """Return the digest of all that the lock says of an AMI: source, template, preloads by digest, names they get."""
+    """Return the digest of all that the lock says of an AMI: source, template, preloads by digest, names they get.
+
+    Targets count only where they name something: without preloads an AMI is the same for every site.
+    """
     preloads = {
         str(reference): str(image.target.digest)
         for reference in ami.preload
@@ -39,7 +42,7 @@ def content_inputs(lock: Lock, ami: LockedAmi) -> Digest:
             {
                 "ami": ami.model_dump(mode="json", by_alias=True, exclude_none=True),
                 "preloads": preloads,
-                "targets": [target.model_dump(mode="json", by_alias=True) for target in lock.targets],
+                "targets": [target.model_dump(mode="json", by_alias=True) for target in lock.targets if preloads],
             }
         )
     )

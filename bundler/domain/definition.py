@@ -260,6 +260,10 @@ class Ami(Strict):
         carried = self.ami.id is not None or self.ami.bottlerocket is not None
         if carried and (self.preload or self.certificates is not None or self.registry_hosts is not None):
             raise ValueError("preload, certificates and registryHosts go with an AMI that is baked")
+        if carried and self.floors != Floors():
+            raise ValueError("floors go with an AMI that is baked: nobody looks into another one")
+        if len({*(self.architectures or ())}) != len(self.architectures or ()):
+            raise ValueError("architectures: one stands twice")
         if (self.ami.id is not None or self.ami.template is not None) and len(self.architectures or ()) != 1:
             raise ValueError("architectures: an AMI by id, or of a template of yours, has exactly one")
         return self

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bundler.domain.digest import Digest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackerJob:
@@ -13,6 +15,7 @@ class PackerJob:
 
     Attributes:
         name: what people call it.
+        run: digest of the inputs of the bake that it is part of.
         folder: the template's.
         file: the template in it.
         variables: all of them texts; those that are left out are not set.
@@ -20,6 +23,7 @@ class PackerJob:
     """
 
     name: str
+    run: Digest
     folder: Path
     file: str
     variables: Mapping[str, str]

@@ -15,6 +15,27 @@ _COMMA = "%!(PACKER_COMMA)"
 _AMI = re.compile(r"([a-z]{2,5}(?:-[a-z]+)+-[0-9]{1,2}):(ami-[0-9a-f]{8,17})\Z")
 _STEP = re.compile(r"==> [^:]+: (?P<step>.+)")
 _PROVISIONING = re.compile(r"(Provisioning with|Uploading|Downloading) ")
+_NAME = r"(?:\S*/)?(?P<name>[^\s/]+)/?"
+_MILESTONES = tuple(
+    (re.compile(pattern), text)
+    for pattern, text in (
+        (r"Launching a source AWS instance", "launching the instance"),
+        (r"Waiting for SSH to become available", "waiting for SSH"),
+        (r"Provisioning with shell script: \S*/packer-shell[0-9]+$", "running a script"),
+        (rf"Provisioning with shell script: {_NAME}$", "running {name}"),
+        (r"Provisioning with (?P<name>[\w-]+)", "provisioning with {name}"),
+        (rf"Uploading {_NAME}(?: =>|$)", "uploading {name}"),
+        (rf"Downloading {_NAME}(?: =>|$)", "downloading {name}"),
+        (r"Stopping the source instance", "stopping the instance"),
+        (r"Creating (?:\w+ )?AMI(?! tags)", "creating the AMI"),
+        (r"Waiting for AMI to become ready", "waiting for the AMI"),
+        (r"Copying", "copying the AMI"),
+        (r"Terminating the source AWS instance", "terminating the instance"),
+    )
+)
+_MOST_CHARACTERS = 70
+_SCRIPT_LINES = 3
+"""How many of a script's last words are repeated when it failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +58,19 @@ class PackerLine:
         """The step of a build that begins with it, such as `Launching a source AWS instance...`."""
         if self.kind != "ui" or self.data[:1] != ("say",):
             return ""
-        match = _STEP.match(self.said)
+        match = _STEP.match(" ".join(self.said.split()))
         return match["step"] if match else ""
+
+    @property
+    def milestone(self) -> str:
+        """The same for people, in a few words; empty for steps that tell them nothing."""
+        return _milestone(self.step)
+
+    @property
+    def complaint(self) -> str:
+        """What a script wrote to stderr, or Packer says of a build that it calls off."""
+        match = _STEP.match(self.said) if self.kind == "ui" and self.data[:1] == ("error",) else None
+        return " ".join(match["step"].split()) if match else ""
 
 
 def parse_packer_line(text: str) -> PackerLine:
@@ -48,6 +80,18 @@ def parse_packer_line(text: str) -> PackerLine:
         return PackerLine(target="", kind="raw", data=(text.rstrip("\r\n"),))
     target, kind, *data = fields
     return PackerLine(target=target, kind=kind, data=tuple(map(_plain, data)))
+
+
+def _milestone(step: str) -> str:
+    for pattern, text in _MILESTONES:
+        match = pattern.match(step)
+        if match:
+            return _cut(text.format(**match.groupdict()))
+    return ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
 
 
 def _plain(field: str) -> str:
@@ -72,15 +116,19 @@ def built_amis(lines: Iterable[PackerLine]) -> dict[str, str]:
 
 
 def failure(lines: Sequence[PackerLine]) -> str:
-    """Return why a build failed: the provisioner or step it was in, and its errors.
+    """Return why a build failed: the provisioner or step it was in, its errors, and a script's last words.
 
-    What a script wrote to stderr counts only where there is nothing else: Packer calls that an error too.
+    Alone the words are no reason: what a script writes to stderr Packer calls an error, too, in a build that succeeds.
     """
-    step = ""
+    step, words = "", list[str]()
     for line in lines:
         if line.step and (_PROVISIONING.match(line.step) or not step):
-            step = line.step
+            step, words = line.step, []
+        if line.complaint:
+            words.append(line.complaint)
     errors = [",".join(line.data) for line in lines if line.kind == "error"]
+    words = words[-_SCRIPT_LINES:] if errors else []
     errors = errors or [line.said for line in lines if line.data[:1] == ("error",)]  # it did not come to a build
-    said = " | ".join(dict.fromkeys(" ".join(error.split()) for error in errors if error.strip()))
-    return f"{step.rstrip('. ')}: {said}" if step and said else said or step
+    said = " | ".join(dict.fromkeys(" ".join(error.split()) for error in (*errors, *words) if error.strip()))
+    step = _milestone(step) or step.rstrip(". ")
+    return f"{step}: {said}" if step and said else said or step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bundler.domain.ami import BakedAmi
+from bundler.domain.ami import BakedAmi, Target
 from bundler.domain.bake import text_digest
 from bundler.domain.canonical import canonical_json
 from bundler.domain.digest import Digest
@@ -85,6 +85,15 @@ def check_amis(site: Site, lock: Lock) -> tuple[Finding, ...]:
     return tuple(found)
 
 
+def preload_notes(site: Site, lock: Lock) -> tuple[str, ...]:
+    """Return what is not wrong, but not as good as it could be: preloads that no pod of this site will ask for."""
+    here = Target(partition=site.partition, account=site.account, region=site.region, prefix=site.registry.prefix)
+    if not wanted_amis(site, lock) or here in lock.targets:
+        return ()
+    place = f"{site.account}, {site.region}, prefix {site.registry.prefix}"
+    return (f"targets of the definition does not name this site ({place}): its nodes pull what their AMIs preload",)
+
+
 def _group(site: Site, group: NodeGroup, lock: Lock) -> Iterator[Finding]:
     baked = lock.baked(group.ami, group.architecture)
     if baked is None:
@@ -124,7 +133,7 @@ def _images_bytes(lock: Lock, baked: BakedAmi) -> float:
         for image in lock.images
         if image.target.digest not in preloaded
         for manifest in image.manifests
-        if manifest.platform == platform
+        if manifest.platform is not None and manifest.platform.matches(platform)
         for blob in manifest.blobs[1:]
     }
     return UNPACKED_RATIO * sum(layers.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -75,11 +76,13 @@ async def _serve(options: Options) -> None:
     processes = Processes()
     listening = await _listen(options, processes)
     _enter(options.root)
+    _touch_files_as(_UID)
     reaper = asyncio.create_task(processes.reap_orphans())
     await stopped.wait()
     listening.close()
     reaper.cancel()
     _end_all()
+    _touch_files_as(0)
     os.fchdir(outside)
     os.chroot(".")
     _run("umount", "--recursive", str(options.root))
@@ -123,7 +126,8 @@ def _boot(options: Options) -> None:
     socket.sethostname(options.host_name)
     (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{options.address} {options.host_name}\n")
     (root / "etc/hostname").write_text(f"{options.host_name}\n")
-    (root / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
+    with suppress(FileNotFoundError):
+        (root / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
     if not (root / "etc/machine-id").read_text().strip():
         (root / "etc/machine-id").write_text(f"{os.urandom(16).hex()}\n")
     if not (root / _HOST_KEY).exists():
@@ -138,7 +142,14 @@ def _boot(options: Options) -> None:
 
 def _enter(root: Path) -> None:
     os.chroot(root)
-    os.chdir("/")
+    os.chdir(_HOME)  # where SFTP begins
+
+
+def _touch_files_as(user: int) -> None:
+    """Let this process reach files as a user does: SFTP is served in it, everything else by children."""
+    kernel = ctypes.CDLL(None)
+    kernel.setfsgid(user)
+    kernel.setfsuid(user)
 
 
 def _end_all() -> None:
@@ -173,6 +184,9 @@ class Processes:
             cwd=_HOME if Path(_HOME).is_dir() else "/",
             env=_login_environment(),
             start_new_session=True,
+            user=_UID,
+            group=_UID,
+            extra_groups=[],
         )
         self._own.add(child.pid)
         await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)

@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundler.adapters.process import run
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.errors import AccessError, LocalResourceError, TargetError
 from bundler.lab.machine import SSH_PORT
@@ -22,6 +23,7 @@ from bundler.lab.programs import Programs
 
 _START_S = 60.0
 _STOP_S = 60.0
+_PROBE_S = 10.0
 _RELEASE_S = 10.0
 _POLL_S = 0.02
 _SPACES = ("--mount", "--pid", "--uts", "--fork", "--kill-child", "--propagation", "private")
@@ -86,13 +88,17 @@ def require_machines() -> None:
     """Make sure that instances can run here.
 
     Raises:
-        AccessError: this is not root.
+        AccessError: this is not root, or not a root that may mount.
         MissingToolError: a program is not installed.
     """
     if os.geteuid() != 0:
         hint = "Run it as root, or without --machines."
         raise AccessError("lab --machines", "mounts disks, which only root may", hint=hint)
     require_programs()
+    done = run([str(program("unshare")), *_SPACES, "true"], timeout_s=_PROBE_S)
+    if done.returncode != 0 or not Path("/dev/loop-control").exists():
+        hint = "In a container: give it --privileged. Or run without --machines."
+        raise AccessError("lab --machines", "this machine allows no namespaces or loop devices", hint=hint)
 
 
 class Machines:

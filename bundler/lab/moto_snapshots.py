@@ -160,8 +160,11 @@ class SnapshotResponses(SnapshotCopies):
         changes = {verb: list(asked.get(verb.capitalize(), [])) for verb in ("add", "remove")}
         listed = [{"UserId": user} for user in self._get_param("UserIds", [])]
         listed += [{"Group": group} for group in self._get_param("GroupNames", [])]
-        if listed:
-            changes[self._get_param("OperationType")] += listed
+        verb = self._get_param("OperationType")
+        if verb is not None:
+            changes[verb] += listed
+        elif listed and not asked:  # Packer gives both forms and no OperationType
+            raise Refused("MissingParameter", "The request must contain the parameter operationType")
         change = {
             "add": self.ec2_backend.add_create_volume_permission,
             "remove": self.ec2_backend.remove_create_volume_permission,

@@ -91,6 +91,8 @@ def _key(tree: NodeTree) -> str:
 def _make(tree: NodeTree, folder: Path, name: str, kubelet_version: str) -> None:
     for old in folder.glob(f"al2023-{kubelet_version}-*"):
         old.unlink()
+    for unfinished in folder.glob(".new-*"):
+        shutil.rmtree(unfinished)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
         root, image = Path(temporary) / "root", Path(temporary) / "image"
         root.mkdir()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 PAUSE = "localhost/kubernetes/pause:latest"
 """AL2023's own name for the sandbox image; containerd holds it pinned, so that no kubelet collects it."""
+SUDO_SHELL = "usr/libexec/lab-sudo-shell"
+"""A copy of bash that is root whoever starts it: the kernel heeds that of an interpreter, never of a script."""
 _LABEL = "Stand-in of the eks-bundler lab, not the program of this name."
 
 _OS_RELEASE = """\
@@ -53,7 +55,7 @@ for word; do
     *) if [ -z "$verb" ]; then verb=$word; else units+=("${{word%.service}}"); fi ;;
   esac
 done
-runs() {{ [ -s /run/containerd.pid ] && kill -0 "$(cat /run/containerd.pid)" 2>/dev/null; }}
+runs() {{ [ -s /run/containerd.pid ] && [ -d "/proc/$(cat /run/containerd.pid)" ]; }}
 start() {{
   runs && return 0
   mkdir -p /run/containerd
@@ -97,8 +99,8 @@ done
 """
 
 _SUDO = f"""\
-#!/bin/bash
-# {_LABEL} Everybody is root already; without -E it takes the environment away, as sudo does.
+#!/{SUDO_SHELL} -p
+# {_LABEL} Its shell is setuid root; without -E it takes the environment away, as sudo does.
 keep='' variables=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -116,9 +118,10 @@ while [ $# -gt 0 ]; do
 done
 [ $# -gt 0 ] || {{ echo "usage: sudo [-E] [VAR=value] command" >&2; exit 1; }}
 user=(HOME=/root USER=root LOGNAME=root SUDO_USER=ec2-user SUDO_UID=1000)
-[ -n "$keep" ] && exec env "${{user[@]}}" "${{variables[@]}}" "$@"
+root=(setpriv --reuid=0 --regid=0 --clear-groups)
+[ -n "$keep" ] && exec "${{root[@]}}" env "${{user[@]}}" "${{variables[@]}}" "$@"
 mapfile -t login </etc/environment
-exec env -i "${{login[@]}}" "${{user[@]}}" "${{variables[@]}}" "$@"
+exec "${{root[@]}}" env -i "${{login[@]}}" "${{user[@]}}" "${{variables[@]}}" "$@"
 """
 
 _UPDATE_CA_TRUST = f"""\

@@ -24,12 +24,13 @@ DEBIAN_PACKAGES = {
     "resize2fs": "e2fsprogs",
     "scp": "openssh-client",
     "mount": "mount",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
     "chroot": "coreutils",
     "ldd": "libc-bin",
 }
 """What the lab cannot do machines without, and where Debian has it."""
-_REQUIRED = ("bash", "containerd", "containerd-shim-runc-v2", "ctr", "env", "runc", "scp", "setsid", "tar")
+_REQUIRED = ("bash", "containerd", "containerd-shim-runc-v2", "ctr", "env", "runc", "scp", "setpriv", "setsid", "tar")
 _WISHED = (
     "awk", "base64", "basename", "cat", "chmod", "chown", "cmp", "comm", "cp", "curl", "cut", "date", "dd", "df",
     "diff", "dirname", "dmesg", "du", "echo", "egrep", "expr", "false", "fgrep", "file", "find", "findmnt", "fold",
@@ -125,6 +126,8 @@ class NodeTree:
             _text(root / place, text, 0o644)
         for place, text in self._scripts.items():
             _text(root / place, text, 0o755)
+        self._copy(program("bash"), root / node_standins.SUDO_SHELL)
+        (root / node_standins.SUDO_SHELL).chmod(0o4755)
         for name in ("tmp", "var/tmp"):
             (root / name).chmod(0o1777)
         (root / "root").chmod(0o700)

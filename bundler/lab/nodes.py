@@ -205,13 +205,14 @@ def _check_access(instance: Instance, config: NodeFacts, *, cluster_name: str, e
 
 def _node(instance: Instance, config: NodeFacts, version: str) -> dict[str, Any]:
     registration = parse_flags(config.flags)
+    name = instance.id if config.named_by_id else instance.private_dns_name
     key, _, value = STAND_IN.partition("=")
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {
-            "name": instance.id if config.named_by_id else instance.private_dns_name,
-            "labels": {**registration.labels, **_labels(instance)},
+            "name": name,
+            "labels": {**registration.labels, **_labels(instance, name)},
             "annotations": {key: value, STAND_IN_NOTE[0]: STAND_IN_NOTE[1]},
         },
         "spec": {
@@ -222,11 +223,11 @@ def _node(instance: Instance, config: NodeFacts, version: str) -> dict[str, Any]
     }
 
 
-def _labels(instance: Instance) -> dict[str, str]:
+def _labels(instance: Instance, name: str) -> dict[str, str]:
     return {
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": instance.architecture,
-        "kubernetes.io/hostname": instance.private_dns_name,
+        "kubernetes.io/hostname": name,
         "node.kubernetes.io/instance-type": instance.type,
         "topology.kubernetes.io/region": instance.region,
         "topology.kubernetes.io/zone": instance.zone,

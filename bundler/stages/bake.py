@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from bundler.domain.ami import AmiAttributes, LockedAmi, NodeFacts
+from pydantic import ValidationError
+
+from bundler.domain.ami import AmiAttributes, BakedAmi, LockedAmi, NodeFacts
 from bundler.domain.bake import BAKE_TAG, ami_description, ami_name, client_token
 from bundler.domain.digest import Digest
 from bundler.domain.events import Emit, Noted, silent
@@ -16,12 +18,17 @@ from bundler.domain.leftover import Leftover
 from bundler.domain.machine_image import FoundImage, ImageCopy, attributes_of, require_portable
 from bundler.domain.packer_job import PackerJob
 from bundler.domain.snapshot import FoundSnapshot
-from bundler.errors import ConflictError, NetworkError, PolicyError, TargetError
+from bundler.errors import BundleError, ConflictError, LockChangedError, PolicyError, TargetError
 from bundler.retry import Patience
+from bundler.transfer import to_the_end
 
 PHASE = "bake"
 TEMPLATE_TAG = "bundle:template"
 """On what a team's own template made; its value is the digest of template and variables."""
+_FAILED = ("failed", "error", "invalid", "deregistered")
+_COPIES = 5
+_APPEARS_S = 30.0
+_LOOK = "Look at it in EC2, then run this again."
 
 
 class Images(Protocol):
@@ -107,6 +114,7 @@ class BakeRequest:
         facts_file: where Packer puts what the AMI says of itself.
         check: parses and checks that; raises PolicyError.
         again: bake although there is an AMI of these inputs.
+        recorded: what the lock says that it became: that very AMI is wanted.
     """
 
     ami: LockedAmi
@@ -120,6 +128,7 @@ class BakeRequest:
     facts_file: Path
     check: Callable[[bytes], NodeFacts]
     again: bool = False
+    recorded: BakedAmi | None = None
 
     @property
     def subject(self) -> str:
@@ -156,21 +165,21 @@ def bake(request: BakeRequest, *, bakery: Bakery) -> Baked:
 
     Raises:
         PackerError, MissingToolError: as Packer says.
-        PolicyError: what was baked is not fit for the bundle, or may not be carried.
+        FindingsError: what was baked is not fit for the bundle; it is removed.
+        PolicyError: it may not be carried.
         ConflictError: an AMI of that name is somebody else's.
+        LockChangedError: the AMI that the lock records is gone, or the lock does not say what to bake on.
         TargetError: it does not become available.
     """
     run = _Bake(request, bakery)
-    if request.ami.is_baked:
-        image, facts = run.baked()
-    else:
+    if not request.ami.is_baked:
         image, facts = run.own_copy(), None
+    elif request.recorded is not None:
+        image, facts = run.recorded(request.recorded), request.recorded.facts
+    else:
+        image, facts = run.baked()
     require_portable(image)
-    try:
-        attributes = attributes_of(image, uefi_data=bakery.images.uefi_data(image.id))
-    except ValueError as error:
-        raise PolicyError(image.subject, f"has attributes that this version does not know: {error}") from error
-    return Baked(image=image, attributes=attributes, facts=facts)
+    return Baked(image=image, attributes=_attributes(image, bakery.images), facts=facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,38 +188,57 @@ class _Bake:
     bakery: Bakery
 
     def baked(self) -> tuple[FoundImage, NodeFacts]:
-        request, images = self.request, self.bakery.images
-        with self.bakery.packer.alone(request.inputs):
+        with self.bakery.packer.alone(self.request.inputs):
             self._clean("a build that was cut off left it")
             image = self._adopted() or self._built()
-        images.tag([image.id, *_snapshot_ids(image)], {BAKE_TAG: str(request.inputs)})
-        return image, request.check(request.facts_file.read_bytes())
+            self.bakery.images.tag([image.id, *_snapshot_ids(image)], {BAKE_TAG: str(self.request.inputs)})
+            return image, self._facts(image)
+
+    def recorded(self, record: BakedAmi) -> FoundImage:
+        """The AMI that the lock records. Another bake would be another AMI, so none is made."""
+        images = self.bakery.images
+        found = images.image(record.ami) or images.own_named(ami_name(self.request.ami, record.inputs))
+        if found is None or found.owner != self.request.account:
+            cause = f"which the lock records for account {record.account}, is not in account {self.request.account}"
+            hint = "Build with that account's credentials, or bake it anew: bundle build --rebake"
+            raise LockChangedError(f"AMI {record.ami}", f"{cause} (any more)", hint=hint)
+        return self._available(found)
 
     def own_copy(self) -> FoundImage:
         """The AMI itself where its snapshots are ours and not public; else the copy that we make of it, once."""
         source = self.request.ami.source
         if source is None:
-            raise NetworkError(self.request.subject, "has no source in the lock")
+            raise self._unsaid("source")
         found = self._seen(source.id)
         require_portable(found)
         if self._is_readable(found):
-            return found
-        images, inputs = self.bakery.images, self.request.inputs
-        name = ami_name(self.request.ami, inputs)
+            return self._available(found)
+        images, name = self.bakery.images, ami_name(self.request.ami, self.request.inputs)
         there = images.own_named(name)
-        if there is None or there.state in ("failed", "error"):
-            if there is not None:
-                images.remove(there)
-            self._say(f"copying {found.subject} into account {self.request.account}: its snapshots are not ours")
+        if there is not None and there.tags.get(BAKE_TAG) != str(self.request.inputs):
+            raise _taken(name, there)
+        if there is not None and there.state in _FAILED:
+            self._say(f"removing {there.subject}: the copy failed")
+            images.remove(there)
+            there = None
+        return self._available(there or self._copied(found, name))
+
+    def _copied(self, source: FoundImage, name: str) -> FoundImage:
+        """A new copy. For a day EC2 answers a token with what it gave before, though that is gone: then another one."""
+        request = self.request
+        self._say(f"copying {source.subject} into account {request.account}: its snapshots are not ours")
+        for attempt in range(_COPIES):
             wanted = ImageCopy(
-                source=found.id,
-                region=source.region,
+                source=source.id,
+                region=request.region,
                 name=name,
-                token=client_token(str(inputs), self.request.account, self.request.region),
-                tags={BAKE_TAG: str(inputs)},
+                token=client_token(str(request.inputs), request.account, request.region, str(attempt)),
+                tags={BAKE_TAG: str(request.inputs)},
             )
-            there = self._seen(images.copy(wanted))
-        return self._available(there)
+            there = self._appears(self.bakery.images.copy(wanted))
+            if there is not None:
+                return there
+        raise TargetError(source.subject, f"gave no copy in {_COPIES} tries", hint=_LOOK)
 
     def _clean(self, why: str = "") -> None:
         """Take away what a run has left; whoever holds the run alone knows that nobody works with it."""
@@ -222,51 +250,76 @@ class _Bake:
     def _adopted(self) -> FoundImage | None:
         """The AMI that an earlier run finished, None where it has to be baked (again)."""
         request, images = self.request, self.bakery.images
-        name, known = ami_name(request.ami, request.inputs), ami_description(request.inputs)
+        name = ami_name(request.ami, request.inputs)
         found = images.own_named(name)
         if found is None:
             return None
-        if found.description != known:
-            raise ConflictError(
-                f"AMI name {name}",
-                f"is taken by {found.id}, which no bake of this bundle made",
-                hint=f"Look what it is; to give the name back: aws ec2 deregister-image --image-id {found.id}",
-            )
-        if request.again or not request.facts_file.is_file() or not self._becomes_available(found):
-            self._say(f"removing {found.subject}: it is baked again")
+        if found.description != ami_description(request.inputs):
+            raise _taken(name, found)
+        why = self._unfit(found)
+        if why:
+            self._say(f"removing {found.subject}: {why}")
             images.remove(found)
             return None
         self._say(f"{found.subject} is baked already")
         return self._seen(found.id)
 
+    def _unfit(self, found: FoundImage) -> str:
+        """Why an AMI that bears the name of this bake has to be baked again, empty where it has not."""
+        if self.request.again:
+            return "it is to be baked again"
+        if not self.request.facts_file.is_file():
+            return "what it said of itself is not on this host, so it is baked again"
+        return "" if self._becomes_available(found) else "it never became available"
+
     def _built(self) -> FoundImage:
+        try:
+            made = self._seen(self.bakery.packer.build(self._job()))
+        except BaseException as error:
+            self._clean_after(error)
+            raise
+        self._clean()
+        return self._available(made)
+
+    def _clean_after(self, error: BaseException) -> None:
+        """Take away what a build that failed has left; where that fails, too, the first error says so."""
+        try:
+            with to_the_end():
+                self._clean()
+        except BundleError as second:
+            left = f"Of the build something may be left in AWS ({second}); the next run removes it."
+            if isinstance(error, BundleError):
+                error.safe = left
+            self.bakery.emit(Noted(text=f"{self.request.subject}: {left}", warning=True))
+
+    def _job(self) -> PackerJob:
         request = self.request
-        source = request.ami.source.id if request.ami.source is not None else self._team_source()
-        name = ami_name(request.ami, request.inputs)
+        source = self._team_source() if request.ami.kind == "template" else self._source()
         request.facts_file.parent.mkdir(parents=True, exist_ok=True)
         request.facts_file.unlink(missing_ok=True)
-        group = request.variables.get("security_group_id") or self._group()
-        job = PackerJob(
+        payload = request.payload()
+        return PackerJob(
             name=request.subject,
+            run=request.inputs,
             folder=request.template,
             file="template.json",
             variables={
                 **request.variables,
-                "security_group_id": group,
+                "security_group_id": request.variables.get("security_group_id") or self._group(),
                 "source_ami": source,
                 "root_device": self._seen(source).root_device,
-                "ami_name": name,
+                "ami_name": ami_name(request.ami, request.inputs),
                 "ami_description": ami_description(request.inputs),
                 "run_tag": str(request.inputs),
-                "payload_dir": str(request.payload()),
+                "payload_dir": str(payload),
                 "facts_file": str(request.facts_file),
             },
         )
-        try:
-            made = self._seen(self.bakery.packer.build(job))
-        finally:
-            self._clean()
-        return self._available(made)
+
+    def _source(self) -> str:
+        if self.request.ami.source is None:
+            raise self._unsaid("source")
+        return self.request.ami.source.id
 
     def _group(self) -> str:
         return self.bakery.builders.group(self.request.inputs, self.request.variables.get("subnet_id") or None)
@@ -275,14 +328,25 @@ class _Bake:
         """What the team's own template makes: found by its tag, or built now."""
         job, template = self.request.team, self.request.ami.template
         if job is None or template is None:
-            raise NetworkError(self.request.subject, "has neither a source nor a template in the lock")
+            raise self._unsaid("template")
         images = self.bakery.images
         found = [image for image in images.own_tagged(TEMPLATE_TAG, str(template)) if image.state == "available"]
         if found and not self.request.again:
+            self._say(f"your template made {found[-1].subject} before")
             return found[-1].id
         made = self._available(self._seen(self.bakery.packer.build(job)))
         images.tag([made.id, *_snapshot_ids(made)], {TEMPLATE_TAG: str(template)})
         return made.id
+
+    def _facts(self, image: FoundImage) -> NodeFacts:
+        """What the AMI says of itself. One that is not fit never becomes it: floors and all are among its inputs."""
+        try:
+            return self.request.check(self.request.facts_file.read_bytes())
+        except BundleError:
+            self._say(f"removing {image.subject}: it is not fit for the bundle")
+            with to_the_end():
+                self.bakery.images.remove(image)
+            raise
 
     def _is_readable(self, image: FoundImage) -> bool:
         """Whether EBS direct gives its blocks: it reads no public snapshots, and none of other accounts."""
@@ -297,9 +361,20 @@ class _Bake:
             raise ConflictError(f"AMI {ami}", "does not exist (any more), or this account may not see it")
         return found
 
+    def _appears(self, ami: str) -> FoundImage | None:
+        """An AMI that has just been made, None where it does not show: EC2 may know of it a moment later."""
+        patience = self.bakery.patience
+        started = patience.clock()
+        while (found := self.bakery.images.image(ami)) is None:
+            elapsed = patience.clock() - started
+            if elapsed > _APPEARS_S:
+                return None
+            patience.pause(f"AMI {ami}", ["seen by EC2"], elapsed_s=elapsed)
+        return found
+
     def _available(self, image: FoundImage) -> FoundImage:
         if not self._becomes_available(image):
-            raise TargetError(image.subject, "did not become available", hint="Look at it in EC2, then run this again.")
+            raise TargetError(image.subject, "did not become available", hint=_LOOK)
         return self._seen(image.id)
 
     def _becomes_available(self, image: FoundImage) -> bool:
@@ -309,14 +384,34 @@ class _Bake:
         while state in ("pending", "transient"):
             elapsed = patience.clock() - started
             if elapsed > patience.deadline_s:
-                raise TargetError(image.subject, f"is still {state} after {elapsed:.0f} s")
+                raise TargetError(image.subject, f"is still {state} after {elapsed:.0f} s", hint=_LOOK)
             patience.pause(image.subject, [state], elapsed_s=elapsed)
             found = self.bakery.images.image(image.id)
             state = "gone" if found is None else found.state
         return state == "available"
 
+    def _unsaid(self, what: str) -> LockChangedError:
+        return LockChangedError(
+            f"AMI {self.request.subject}", f"has no {what} in the lock", hint="Make the lock again: bundle lock"
+        )
+
     def _say(self, text: str) -> None:
         self.bakery.emit(Noted(text=f"{self.request.subject}: {text}"))
+
+
+def _attributes(image: FoundImage, images: Images) -> AmiAttributes:
+    try:
+        return attributes_of(image, uefi_data=images.uefi_data(image.id))
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = f"has attributes that this version does not know: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        hint = "Take another AMI, or a newer version of this tool."
+        raise PolicyError(image.subject, cause, hint=hint) from error
+
+
+def _taken(name: str, by: FoundImage) -> ConflictError:
+    hint = f"Look what it is; to give the name back: aws ec2 deregister-image --image-id {by.id}"
+    return ConflictError(f"AMI name {name}", f"is taken by {by.id}, which no bake of this bundle made", hint=hint)
 
 
 def _snapshot_ids(image: FoundImage) -> list[str]:

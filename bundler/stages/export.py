@@ -21,8 +21,8 @@ READERS = 64
 """Threads that read: a service of 50 to 100 ms is busy with them, and more gain nothing (reference: ami.md §3.2)."""
 _AHEAD = 2 * READERS
 _PACKERS = 2
-_UNWRITTEN = 8
-"""Compressed frames that may wait for the disk: 40 MiB as a rule."""
+_UNWRITTEN = 3
+"""Compressed frames that may wait for the disk: as a rule 5 MiB each, and what a failure costs beside the reads."""
 
 
 class SnapshotReader(Protocol):
@@ -236,4 +236,6 @@ class _Export:
 
 
 def _pack(batch: _Batch) -> tuple[ExportProgress, PackedFrame]:
-    return batch.before, compress(batch.blocks, tuple(batch.digests))
+    whole = b"".join(batch.blocks)
+    batch.blocks.clear()  # 16 MiB that are not held twice
+    return batch.before, compress([whole], tuple(batch.digests))

@@ -111,6 +111,7 @@ class _Pin:
             if ami.registry_hosts is None
             else self.sights.digest_of(self.sights.folder / ami.registry_hosts),
             floors=ami.floors,
+            volume_size=self.definition.builder.volume_size_gib if kind in ("bake", "template") else None,
         )
 
     def _source(self, ami: Ami, machine: Architecture) -> AmiSource:
@@ -118,9 +119,13 @@ class _Pin:
         found = self.sights.images().image(name)
         if found is None:
             cause = f"{self.sights.region} has no such AMI, or this account may not see it"
-            raise NotFoundUpstreamError(f"AMI {name}", cause)
+            hint = "Correct the id or builder.region in the definition, or have the AMI shared with this account."
+            raise NotFoundUpstreamError(f"AMI {name}", cause, hint=hint)
         if parameter and found.alias != "amazon":
-            raise PolicyError(found.subject, f"belongs to {found.owner}, not to AWS: {parameter} should not name it")
+            cause = f"belongs to {found.owner}, not to AWS: {parameter} should not name it"
+            raise PolicyError(
+                found.subject, cause, hint="Look who changed the parameter; nothing else names such an AMI."
+            )
         require_portable(found)
         if found.architecture != machine:
             raise DefinitionError(
@@ -156,30 +161,38 @@ class _Pin:
 
     def _preload(self, ami: Ami, machine: Architecture) -> Iterator[Reference]:
         """Core images, and what the AMI asks for; all of the bundle and of that architecture."""
-        wanted = {str(reference): reference for reference in (*self._core(), *ami.preload)}
+        own = {str(image.reference): image for image in (self._held(ami, reference) for reference in ami.preload)}
+        wanted = {str(image.reference): image for image in self._core()} | own
         for text in sorted(wanted):
-            image = next((one for one in self.images if one.reference.tagged == wanted[text].tagged), None)
-            if image is None:
-                raise DefinitionError(
-                    f"amis: {ami.name}",
-                    f"preloads {text}, which is no image of the bundle",
-                    hint="Add it to images, or correct the name.",
-                )
-            if Platform(os="linux", architecture=machine) in image.platforms:
-                yield image.reference
-            elif wanted[text] in ami.preload:
-                raise DefinitionError(f"amis: {ami.name}", f"preloads {text}, which is not carried for linux/{machine}")
+            if _serves(wanted[text], machine):
+                yield wanted[text].reference
+            elif text in own:
+                cause = f"preloads {text}, which is not carried for linux/{machine}"
+                hint = f"Add linux/{machine} to the platforms of the image, or take it out of preload."
+                raise DefinitionError(f"amis: {ami.name}", cause, hint=hint)
 
-    def _core(self) -> Iterator[Reference]:
+    def _held(self, ami: Ami, wanted: Reference) -> LockedImage:
+        """The image of the bundle that a person means; where they give a digest, it is that one."""
+        image = next((one for one in self.images if _is_meant(wanted, one)), None)
+        if image is None:
+            cause, hint = (
+                f"preloads {wanted}, which is no image of the bundle",
+                "Add it to images, or correct the name.",
+            )
+            raise DefinitionError(f"amis: {ami.name}", cause, hint=hint)
+        return image
+
+    def _core(self) -> Iterator[LockedImage]:
         for image in self.images:
             if any(evidence.by.startswith("core ") for evidence in image.evidence):
-                yield image.reference
+                yield image
 
     def _template(self, template: Template) -> Digest:
-        return template_digest(template, self.sights.digest_of(self.sights.folder / template.folder))
-
-    def _folder(self, name: str | None) -> Digest | None:
-        return None if name is None else self.sights.digest_of(self.sights.folder / name)
+        folder = self.sights.folder / template.folder
+        digest = template_digest(template, self.sights.digest_of(folder))
+        if not (folder / template.file).is_file():
+            raise DefinitionError(str(folder), f"holds no {template.file}", hint="Name the template: template.file.")
+        return digest
 
     def _file(self, name: str | None) -> Digest | None:
         if name is None:
@@ -197,6 +210,16 @@ def _kind(ami: Ami) -> Kind:
     if origin.bottlerocket is not None:
         return "bottlerocket"
     return "bake" if origin.template is None else "template"
+
+
+def _serves(image: LockedImage, machine: Architecture) -> bool:
+    return any(platform.matches(Platform(os="linux", architecture=machine)) for platform in image.platforms)
+
+
+def _is_meant(wanted: Reference, image: LockedImage) -> bool:
+    if wanted.digest is not None and wanted.digest not in (image.target.digest, image.upstream_digest):
+        return False
+    return (wanted.name, wanted.tag or image.reference.tag) == (image.reference.name, image.reference.tag)
 
 
 def _release(parameter: str) -> str:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bundler.journal import Place, Session
     from bundler.stages.preflight import Probes
     from bundler.workflows.install import Inside
-    from bundler.workflows.restore import Machines
     from bundler.workflows.status import SiteStatus
 
 
@@ -45,14 +44,17 @@ class InstallOptions:
 def closed(archive: Archive, site: Site, surroundings: Surroundings, options: InstallOptions) -> Inside:
     """Return the closed side for install; helm and kubectl come out of the verified archive."""
     from bundler.adapters.aws.autoscaling import AutoScaling
+    from bundler.adapters.aws.ebs import EbsDirect
     from bundler.adapters.aws.ec2 import Ec2
+    from bundler.adapters.aws.ec2_images import Ec2Images
     from bundler.adapters.aws.ecr import EcrRepositories
     from bundler.adapters.aws.eks import Eks
     from bundler.adapters.aws.iam import Iam
     from bundler.retry import Patience
     from bundler.workflows.install import Inside
+    from bundler.workflows.restore import Machines
 
-    aws = aws_for(surroundings, site)
+    aws = aws_for(surroundings, site, connections=BLOCK_CONNECTIONS)
     ec2 = Ec2(aws.service("ec2"))
     work = site_folder(site, surroundings.environ)
     registry = registry_client(surroundings, site)
@@ -65,7 +67,10 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
         profiles=None if site.endpoints.iam is None else Iam(aws.service("iam")),
         probes=_probes(site, surroundings),
         access=Eks(aws.service("eks"), cluster=site.cluster.name),
-        machines=_machines(site, surroundings),
+        machines=Machines(
+            images=Ec2Images(aws.service("ec2")),
+            blocks=EbsDirect(service=aws.service("ebs"), policy=retry_policy(surroundings)),
+        ),
         templates=ec2,
         groups=AutoScaling(aws.service("autoscaling")),
         helm=helm,
@@ -74,18 +79,6 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
         session=_journal_session(archive, options, surroundings),
         patience=Patience(deadline_s=options.deadline_s, emit=surroundings.emit),
         pace=surroundings.pace,
-    )
-
-
-def _machines(site: Site, surroundings: Surroundings) -> Machines:
-    from bundler.adapters.aws.ebs import EbsDirect
-    from bundler.adapters.aws.ec2_images import Ec2Images
-    from bundler.workflows.restore import Machines
-
-    aws = aws_for(surroundings, site, connections=BLOCK_CONNECTIONS)
-    return Machines(
-        images=Ec2Images(aws.service("ec2")),
-        blocks=EbsDirect(service=aws.service("ebs"), policy=retry_policy(surroundings)),
     )
 
 

@@ -6,6 +6,7 @@ packs are lost they are read again from the AMI, which is found by the same dige
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,6 @@ from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock
 from bundler.domain.node_facts import check_facts, parse_node_facts
 from bundler.domain.packer_job import PackerJob
-from bundler.domain.packs import parse_pack_table
 from bundler.domain.partition import partition_of
 from bundler.domain.preload import Preload, expected_names, plan_preload
 from bundler.errors import LockChangedError
@@ -111,6 +111,16 @@ class BakeRun:
         self.pace.emit(PhaseDone(phase="bake", detail=f"{counted(len(made), 'AMI')} baked and read out"))
         return with_bakes(self.lock, made)
 
+    def _recorded(self, ami: LockedAmi) -> BakedAmi | None:
+        """What the lock records of an AMI, None where that is to be made (again).
+
+        It is checked again: the bundle may ask for more than it did then.
+        """
+        found = None if self.again else self.lock.baked(ami.name, ami.architecture)
+        if found is not None and found.facts is not None:
+            self._check(ami, found.facts)
+        return found
+
     def one(self, ami: LockedAmi) -> BakedAmi:
         """Return what became of an AMI: from the cache, else baked or found, and read out."""
         recorded, base = self._recorded(ami), self._base(ami)
@@ -123,9 +133,12 @@ class BakeRun:
             return self._unchanged(known.model_copy(update={"name": ami.name}), base)
         kept = self._kept(inputs, base)
         if kept is not None:
+            if kept.facts is not None:
+                self._check(ami, kept.facts)
             self._say(ami, "was baked and read out before; its packs are in the cache")
-            return kept.model_copy(update={"name": ami.name})
-        return self._read_out(ami, inputs, base, again=self.again)
+            return kept
+        again = self.again and recorded is None
+        return self._read_out(ami, self._request(ami, inputs, recorded=recorded, again=again), base)
 
     def mend(self, baked: BakedAmi) -> None:
         """Bring the packs of a recorded bake back into the cache, from the AMI that it made.
@@ -137,7 +150,7 @@ class BakeRun:
         base = self._recorded_base(baked)
         ami = next(one for one in self.lock.amis if (one.name, one.architecture) == (baked.name, baked.architecture))
         self._say(ami, "its packs are lost: reading them from the AMI again")
-        found = self._read_out(ami, baked.inputs, base, again=False)
+        found = self._read_out(ami, self._request(ami, baked.inputs, recorded=baked), base)
         if found.index.digest != baked.index.digest:
             raise LockChangedError(
                 f"AMI {baked.name} {baked.architecture}",
@@ -147,8 +160,8 @@ class BakeRun:
         if found.table.digest != baked.table.digest:
             raise LockChangedError(
                 f"AMI {baked.name} {baked.architecture}",
-                f"its packs are lost; they were made with {self._made_with(baked)}, and this host's"
-                f" {self._made_with(found)} makes others of the same blocks",
+                f"its packs are lost; they were made with {_zstandard(baked)}, and this host's {_zstandard(found)}"
+                " makes others of the same blocks",
                 hint="Build where that zstandard is installed, or record the new packs: bundle build --rebake",
             )
 
@@ -167,10 +180,6 @@ class BakeRun:
         if recorded.base is not None:
             self._say(ami, f"carried as what differs from {recorded.base.bundle}, as the lock records it")
         return False
-
-    def _recorded(self, ami: LockedAmi) -> BakedAmi | None:
-        """What the lock says became of an AMI, None where that is to be made (again)."""
-        return None if self.again else self.lock.baked(ami.name, ami.architecture)
 
     def _base(self, ami: LockedAmi) -> Base | None:
         """What an AMI is to be compared with, None where it is carried whole."""
@@ -193,8 +202,12 @@ class BakeRun:
         index = parse_block_index(raw, subject=f"block index of {baked.base.bundle}")
         return Base(bundle=baked.base.bundle, root=baked.base.root, blob=baked.base.index, index=index)
 
-    def _read_out(self, ami: LockedAmi, inputs: Digest, base: Base | None, *, again: bool) -> BakedAmi:
-        baked = bake(self._request(ami, inputs, again=again), bakery=self.foundry.bakery())
+    def _read_out(self, ami: LockedAmi, request: BakeRequest, base: Base | None) -> BakedAmi:
+        inputs = request.inputs
+        try:
+            baked = bake(request, bakery=self.foundry.bakery())
+        finally:
+            shutil.rmtree(self._work(inputs) / "payload", ignore_errors=True)
         self._say(ami, f"reading {baked.image.subject}")
         place = self.foundry.place(f"{inputs.hex}-{baked.image.id}{_suffix(base)}")
         known = () if base is None else base.index.distinct()
@@ -235,6 +248,7 @@ class BakeRun:
             blocks=sum(map(len, read.index.volumes)),
             table=self._keep(TABLE_TYPE, read.table.raw),
             packs=tuple(self._pack(pack) for pack in read.table.packs),
+            packed_with=read.table.made_with or None,
         )
 
     def _keep(self, media_type: str, content: bytes) -> Blob:
@@ -268,14 +282,15 @@ class BakeRun:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
 
-    def _request(self, ami: LockedAmi, inputs: Digest, *, again: bool) -> BakeRequest:
+    def _request(
+        self, ami: LockedAmi, inputs: Digest, *, again: bool = False, recorded: BakedAmi | None = None
+    ) -> BakeRequest:
         preloads = plan_preload(ami, self.lock)
-        expected = expected_names(preloads)
         wanted = next(one for one in self.definition.amis if one.name == ami.name)
 
         def check(raw: bytes) -> NodeFacts:
             facts = parse_node_facts(raw, subject=f"facts of the AMI {ami.name} {ami.architecture}")
-            check_facts(facts, ami=ami, kubernetes_version=self.lock.kubernetes_version, expected=expected)
+            self._check(ami, facts)
             return facts
 
         return BakeRequest(
@@ -285,11 +300,12 @@ class BakeRun:
             region=self.foundry.region,
             template=self.foundry.template,
             variables=self._variables(ami, wanted),
-            team=None if wanted.ami.template is None else self._team(ami, wanted.ami.template),
+            team=None if wanted.ami.template is None else self._team(ami, wanted.ami.template, inputs),
             payload=lambda: self._payload(ami, wanted, inputs, preloads),
             facts_file=self._work(inputs) / "facts",
             check=check,
             again=again,
+            recorded=recorded,
         )
 
     def _variables(self, ami: LockedAmi, wanted: Ami) -> dict[str, str]:
@@ -302,23 +318,28 @@ class BakeRun:
             "iam_instance_profile": builder.instance_profile,
             "kms_key_id": builder.kms_key,
             "encrypt_boot": "true" if builder.kms_key is not None else "",
-            "volume_size": str(builder.volume_size_gib),
+            "volume_size": str(ami.volume_size or ""),
             "ssh_interface": builder.ssh_interface,
             "ssh_username": "ec2-user" if template is None else template.builder_user,
         }
         return {key: value for key, value in given.items() if value}
 
-    def _team(self, ami: LockedAmi, template: Template) -> PackerJob:
+    def _check(self, ami: LockedAmi, facts: NodeFacts) -> None:
+        expected = expected_names(plan_preload(ami, self.lock))
+        check_facts(facts, ami=ami, kubernetes_version=self.lock.kubernetes_version, expected=expected)
+
+    def _team(self, ami: LockedAmi, template: Template, inputs: Digest) -> PackerJob:
         folder = self.folder / template.folder
         digest = template_digest(template, folder_digest(folder))
         if digest != ami.template:
             raise LockChangedError(str(folder), "is another template than the lock pins, or has other variables")
         return PackerJob(
             name=f"{ami.name} {ami.architecture}, your template",
+            run=inputs,
             folder=folder,
             file=template.file,
             variables=template.variables,
-            tags={TEMPLATE_TAG: str(digest), BAKE_TAG: str(self.inputs(ami))},
+            tags={TEMPLATE_TAG: str(digest), BAKE_TAG: str(inputs)},
         )
 
     def _payload(self, ami: LockedAmi, wanted: Ami, inputs: Digest, preloads: tuple[Preload, ...]) -> Path:
@@ -335,11 +356,6 @@ class BakeRun:
         write_payload(folder, payload, read=self.cache.read)
         return folder
 
-    def _made_with(self, baked: BakedAmi) -> str:
-        raw = self.cache.get(baked.table.digest)
-        table = None if raw is None else parse_pack_table(raw, subject="pack table")
-        return "another zstandard" if table is None else f"zstandard {table.made_with}"
-
     def _say(self, ami: LockedAmi, text: str) -> None:
         self.pace.emit(Noted(text=f"{ami.name} {ami.architecture}: {text}"))
 
@@ -347,3 +363,7 @@ class BakeRun:
 def _suffix(base: Base | None) -> str:
     """What a delta is made of is kept beside the whole, and beside other deltas."""
     return "" if base is None else f"-{base.blob.digest.hex}"
+
+
+def _zstandard(baked: BakedAmi) -> str:
+    return f"zstandard {baked.packed_with or '(nobody knows which)'}"

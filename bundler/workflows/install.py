@@ -22,7 +22,7 @@ from bundler.domain.oci import Descriptor
 from bundler.domain.plan import LAST_PHASE, Action, Plan
 from bundler.domain.reference import Reference
 from bundler.domain.report import Report
-from bundler.domain.restored import check_amis
+from bundler.domain.restored import check_amis, preload_notes
 from bundler.domain.site import Site
 from bundler.errors import ConflictError, keeping
 from bundler.journal import Journal, Place, Session, hold, was_cut_off
@@ -172,6 +172,8 @@ class _Install:
             )
             raise_findings(f"site of cluster {site.cluster.name}", found)
             version = check_version(self.archive.lock.kubernetes_version, cluster=self.inside.cluster)
+            for note in preload_notes(site, self.archive.lock):
+                self._emit(Noted(text=note, warning=True))
             done(f"every endpoint answers; Kubernetes {version}")
 
     def adopt(self) -> None:

@@ -252,6 +252,14 @@ def test_volume_permissions_change_in_both_forms(cloud: Cloud) -> None:
     assert cloud.volume_permissions(snapshot) == []
 
 
+def test_volume_permissions_change_as_packer_asks_for_it_in_both_forms_at_once(cloud: Cloud) -> None:
+    snapshot, about = cloud.snapshot(), {"Attribute": "createVolumePermission", "UserIds": [OTHER]}
+    both = {**about, "CreateVolumePermission": {"Add": [{"UserId": OTHER}]}}
+    cloud.ec2.modify_snapshot_attribute(SnapshotId=snapshot, **both)
+    assert cloud.volume_permissions(snapshot) == [{"UserId": OTHER}]
+    assert code_of(lambda: cloud.ec2.modify_snapshot_attribute(SnapshotId=snapshot, **about)) == "MissingParameter"
+
+
 def test_an_instance_has_the_volumes_of_its_image_and_an_image_of_it_has_their_blocks(cloud: Cloud) -> None:
     source = cloud.registered()
     instance = cloud.ec2.run_instances(ImageId=source, MinCount=1, MaxCount=1, InstanceType="m6i.large")["Instances"][0]

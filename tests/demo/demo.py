@@ -7,6 +7,7 @@ can be built, a real Kubernetes API. Only `bundle` does the work; this program s
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,9 +17,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
+
 from bundler.domain.events import Event, Noted
+from bundler.errors import BundleError
 from bundler.lab.images import WHEELS
 from bundler.lab.lab import LabFacts, lab
+from bundler.lab.machines import require_machines
 from bundler.lab.tools import lab_tools
 from bundler.lab.wheels import fetch_wheels, wheel_folder
 
@@ -27,6 +32,17 @@ FOLDER = ROOT / "bundles" / "demo"
 OWN = {"BUNDLE_CACHE_DIR": str(FOLDER / "cache"), "XDG_STATE_HOME": str(FOLDER / "state"), "COLUMNS": "120"}
 UNREACHABLE = 75  # tests/kube/build.py
 BUNDLE = Path(sys.executable).with_name("bundle")
+OUTSIDE = {"account": "444455556666", "region": "eu-west-1"}
+AMI = """
+# What this demo adds: an AMI, baked in another account and Region than the site's, with the core images on it.
+builder: {region: eu-west-1}
+targets:
+  - {account: "111122223333", region: eu-central-1, prefix: closed}
+amis:
+  - name: al2023
+    architectures: [amd64]
+    floors: {containerd: 1.6.0, runc: 1.1.0}
+"""
 
 
 def main() -> int:
@@ -35,7 +51,10 @@ def main() -> int:
     title("Set-up (first time: about two minutes of downloads; a Kubernetes API also takes about 500 CPU seconds)")
     set_up()
     started = time.monotonic()
-    with kubernetes_build() as build, lab(FOLDER / "outside", kubernetes=False) as outside:
+    with (
+        kubernetes_build() as build,
+        lab(FOLDER / "outside", kubernetes=False, machines=can_bake(), **OUTSIDE) as outside,
+    ):
         connected_side(outside)
         assets = wait_for(build)
         with lab(FOLDER / "inside", kubernetes=assets is not None, source=False, assets=assets) as inside:
@@ -43,7 +62,7 @@ def main() -> int:
             if assets is None:
                 push_only(inside, outside)
             else:
-                closed_side(inside)
+                closed_side(inside, outside)
     title(f"Done in {time.monotonic() - started:.0f} s. The archive stays: {archive().relative_to(ROOT)}")
     if assets is None:
         say(
@@ -51,7 +70,8 @@ def main() -> int:
         )
         say("preflight, infrastructure, push to ECR, identity, core, nodes, check-nodes, add-ons and check.")
         return 0
-    say("Nodes and pods in this cluster are stand-ins: they have a status and no containers. Everything else is real.")
+    say("Nodes and pods in this cluster are stand-ins: they have a status and no containers. AWS is one, and so are")
+    say("kubelet, nodeadm and systemctl on the baked disk. Everything else is real.")
     return 0
 
 
@@ -65,19 +85,36 @@ def set_up() -> None:
     FOLDER.mkdir(parents=True)
 
 
+def can_bake() -> bool:
+    """Whether instances can be processes here; says what is missing where they cannot."""
+    try:
+        require_machines()
+    except BundleError as error:
+        say(f"Left out: the AMI. {error}")
+        return False
+    if shutil.which("packer") is None:
+        say("Left out: the AMI. Packer is not installed.")
+        return False
+    return True
+
+
 def connected_side(outside: LabFacts) -> None:
     """Init, trust, lock, build, inspect."""
-    environment = outside.environment()
+    environment = outside.environment() | endpoints(outside)
     title("Outside, 1: a definition says what goes into the bundle")
     run("init", "--name", "first-look", "-k", "1.35", "-r", "eu-central-1", "--out", "init.yaml", env=environment)
     say("That one has public names. Here upstream is a stand-in with images of its own under the same names,")
     say("so the demo goes on with bundles/closed-minimal/bundle.lab.yaml.")
-    shutil.copy(ROOT / "bundles" / "closed-minimal" / "bundle.lab.yaml", FOLDER / "bundle.yaml")
+    definition = (ROOT / "bundles" / "closed-minimal" / "bundle.lab.yaml").read_text(encoding="utf-8")
+    if outside.machines is not None:
+        say("To it is added an AMI, baked on the stand-in's EKS-optimized AL2023 (real Packer, containerd and ctr).")
+        definition += AMI
+    (FOLDER / "bundle.yaml").write_text(definition, encoding="utf-8")
     title("Outside, 2: one key signs what we build")
     run("trust", "init", "--out", "keys", env=environment)
     title("Outside, 3: lock pins every tag to a digest, with the evidence for each image")
     run("lock", env=environment)
-    title("Outside, 4: build makes the one archive; every blob goes straight to its place")
+    title("Outside, 4: build bakes the AMI and makes the one archive; every blob goes straight to its place")
     run("build", "--locked", "--key", "keys/bundle.key", env=environment)
     run("trust", "accept", "keys/trust.json", "--expect", trust_digest(), "--trust", "trust", env=environment)
     run("inspect", archive().name, "--trust", "trust", env=environment)
@@ -99,10 +136,10 @@ def push_only(inside: LabFacts, outside: LabFacts) -> None:
     run("push", shipped(inside), target, "--trust", "site-trust", env=inside.environment() | endpoints(inside))
 
 
-def closed_side(inside: LabFacts) -> None:
+def closed_side(inside: LabFacts, outside: LabFacts) -> None:
     """Install, install again, status."""
     environment, source = inside.environment(), shipped(inside)
-    site = str(inside.site_file)
+    site = site_file(inside, from_bundle=outside.machines is not None)
     where = ("--site", site, "--trust", "site-trust")
     title("Inside, 2: what would install do?")
     run("install", source, *where, "--plan", env=environment)
@@ -112,6 +149,48 @@ def closed_side(inside: LabFacts) -> None:
     run("install", source, *where, "--yes", env=environment)
     title("Inside, 5: what runs")
     run("status", "--site", site, env=environment)
+    if outside.machines is not None:
+        title("Both sides, by their own APIs: is the restored disk the baked one?")
+        baked, restored = disk(outside, "bundle:bake"), disk(inside, "bundle:ami-index")
+        if baked != restored:
+            sys.exit("The restored disk differs from the baked one.")
+        where = f"{outside.account} in {outside.region} and {inside.account} in {inside.region}"
+        say(f"{len(baked)} written blocks of 512 KiB in {where}: byte for byte the same.")
+
+
+def site_file(inside: LabFacts, *, from_bundle: bool) -> str:
+    """Return the site file; its node group takes the AMI of the bundle where there is one."""
+    text = inside.site_file.read_text(encoding="utf-8")
+    if from_bundle:
+        text = re.sub(r"ami: ami-\w+", "ami: al2023", text)
+    (FOLDER / "site.yaml").write_text(text, encoding="utf-8")
+    return "site.yaml"
+
+
+def disk(side: LabFacts, tag: str) -> dict[int, str]:
+    """Return the SHA-256 of each written block of the one snapshot with that tag, those of zeros left out."""
+    session = boto3.Session(*access_key(side), region_name=side.region)
+    ec2, ebs = (session.client(name, endpoint_url=side.aws_url) for name in ("ec2", "ebs"))
+    [snapshot] = ec2.describe_snapshots(OwnerIds=["self"], Filters=[{"Name": "tag-key", "Values": [tag]}])["Snapshots"]
+    found: dict[int, str] = {}
+    token: dict[str, str] = {}
+    while True:
+        page = ebs.list_snapshot_blocks(SnapshotId=snapshot["SnapshotId"], **token)
+        for block in page["Blocks"]:
+            answer = ebs.get_snapshot_block(
+                SnapshotId=snapshot["SnapshotId"], BlockIndex=block["BlockIndex"], BlockToken=block["BlockToken"]
+            )
+            if any(answer["BlockData"].read()):
+                found[block["BlockIndex"]] = answer["Checksum"]
+        if "NextToken" not in page:
+            return found
+        token = {"NextToken": page["NextToken"]}
+
+
+def access_key(side: LabFacts) -> tuple[str, str]:
+    """Return the operator's key of a lab."""
+    text = side.credentials_file.read_text(encoding="utf-8")
+    return tuple(re.findall(r"= (\S+)", text)[:2])  # type: ignore[return-value]
 
 
 def shipped(inside: LabFacts) -> str:

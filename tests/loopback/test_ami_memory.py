@@ -16,5 +16,4 @@ SMALL, LARGE = (Size(listed=listed, distinct=64, gib=64, latency_ms=0) for liste
 def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> None:
     small, large = ours_and_peaks(SMALL, tmp_path / "small"), ours_and_peaks(LARGE, tmp_path / "large")
     grown = [step for step in small if large[step] - small[step] >= MOST_GROWTH_MIB]
-    print(small, large)
     assert not grown, f"peak MiB: {small} -> {large}"

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,9 +22,9 @@ from bundler.adapters.packer import Packer, PackerSettings
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.packer_log import PackerLine
 from bundler.errors import AccessError, MissingToolError, PackerError
-from bundler.lab.lab import LabFacts, lab_down, lab_up
+from bundler.lab.lab import LabFacts, lab_down, lab_status, lab_up
 from bundler.lab.lab import lab as running_lab
-from bundler.lab.machines import require_machines
+from bundler.lab.machines import claim_network, require_machines
 from bundler.lab.node_disk import RawDisk, node_disk, written_blocks
 from tests.peers import boto_client, lab_key
 
@@ -258,7 +259,9 @@ def test_commands_run_on_the_disk_of_the_instance_in_namespaces_of_their_own(ses
 
 def test_containerd_is_real_and_holds_the_pause_image_pinned(session: Session) -> None:
     assert session.ssh("systemctl is-active containerd").stdout == "inactive\n"
-    said = session.ssh("sudo systemctl start containerd && systemctl is-active containerd && ctr -n k8s.io images ls")
+    said = session.ssh(
+        "sudo systemctl start containerd && systemctl is-active containerd && sudo ctr -n k8s.io images ls"
+    )
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("active\n")
     assert "localhost/kubernetes/pause:latest" in said.stdout
@@ -274,6 +277,18 @@ def test_sudo_takes_the_environment_away_but_for_what_is_named(session: Session)
 
 
 @pytest.mark.parametrize("protocol", [(), ("-O",)], ids=["sftp", "scp"])
+def test_what_is_roots_needs_sudo(session: Session, tmp_path: Path, protocol: tuple[str, ...]) -> None:
+    ids = session.ssh("id -u; id -g; sudo id -u; sudo sh -c 'id -u; id -g'").stdout.split()
+    assert ids == ["1000", "1000", "0", "0", "0"]
+    assert session.ssh("echo x > /etc/x").returncode != 0
+    assert session.ssh("sudo systemctl start containerd && ctr version").returncode != 0
+    (tmp_path / "up").write_bytes(b"x")
+    assert session.copy(*protocol, str(tmp_path / "up"), session.remote("/etc/x")).returncode != 0
+    assert session.copy(*protocol, str(tmp_path / "up"), session.remote("x")).returncode == 0
+    assert session.ssh("stat -c %U:%G x; ls /etc/x").stdout == "ec2-user:ec2-user\n"
+
+
+@pytest.mark.parametrize("protocol", [(), ("-O",)], ids=["sftp", "scp"])
 def test_files_go_up_and_come_down(session: Session, tmp_path: Path, protocol: tuple[str, ...]) -> None:
     (tmp_path / "up").write_bytes(os.urandom(3 << 20))
     assert session.copy(*protocol, str(tmp_path / "up"), session.remote("/var/tmp/up")).returncode == 0
@@ -282,7 +297,9 @@ def test_files_go_up_and_come_down(session: Session, tmp_path: Path, protocol: t
 
 
 def test_a_stopped_instance_keeps_its_disk_and_goes_on_with_it(cloud: Cloud, session: Session) -> None:
-    session.ssh("echo kept > /var/lib/note; sudo systemctl start containerd; setsid sleep 600 >/dev/null 2>&1 &")
+    session.ssh(
+        "echo kept | sudo tee /var/lib/note; sudo systemctl start containerd; setsid sleep 600 >/dev/null 2>&1 &"
+    )
     cloud.ec2.stop_instances(InstanceIds=[session.id])
     assert cloud.state(session.id) == "stopped"
     assert processes(cloud.facts.state) == []
@@ -295,7 +312,7 @@ def test_a_stopped_instance_keeps_its_disk_and_goes_on_with_it(cloud: Cloud, ses
 def test_an_image_of_an_instance_has_its_blocks_and_what_its_own_image_had(
     cloud: Cloud, session: Session, tmp_path: Path
 ) -> None:
-    session.ssh("echo baked > /etc/baked")
+    session.ssh("echo baked | sudo tee /etc/baked")
     tags = [{"ResourceType": kind, "Tags": [{"Key": "bundle:of", "Value": kind}]} for kind in ("image", "snapshot")]
     name = f"baked-{uuid.uuid4().hex}"
     made = cloud.ec2.create_image(InstanceId=session.id, Name=name, TagSpecifications=tags)["ImageId"]
@@ -362,7 +379,7 @@ def template(cloud: Cloud, folder: Path, name: str) -> Path:
         "run_tags": {"Name": "bake"}, "aws_polling": {"delay_seconds": 1, "max_attempts": 60},
     }  # fmt: skip
     provisioners = [
-        {"type": "shell", "inline": ["sudo systemctl start containerd", "ctr -n k8s.io images ls"]},
+        {"type": "shell", "inline": ["sudo systemctl start containerd", "sudo ctr -n k8s.io images ls"]},
         {"type": "file", "source": str(folder / "greeting"), "destination": "/tmp/greeting"},
         {"type": "shell", "inline": ["sudo install -m 644 /tmp/greeting /etc/greeting", "uname -r > /tmp/facts"]},
         {"type": "file", "direction": "download", "source": "/tmp/facts", "destination": str(folder / "facts")},
@@ -422,6 +439,29 @@ def test_packer_bakes_an_image_whose_snapshot_holds_what_it_put_there(
     assert left_over(cloud) == before
 
 
+def test_packer_encrypts_and_shares_what_it_bakes(cloud: Cloud, packer: Packer, tmp_path: Path) -> None:
+    """It copies the image it made with the key, takes tags and permissions there, and removes the first."""
+    before, other = left_over(cloud), "210987654321"
+    key = boto_client(cloud.facts, "kms").create_key()["KeyMetadata"]
+    path = template(cloud, tmp_path, f"bundle-{uuid.uuid4().hex}")
+    document = json.loads(path.read_text())
+    document["builders"][0] |= {
+        "encrypt_boot": True, "kms_key_id": key["KeyId"], "ami_users": [other], "snapshot_users": [other],
+        "ami_description": "a bake", "ena_support": True, "temporary_security_group_source_cidrs": ["127.0.0.0/8"],
+    }  # fmt: skip
+    path.write_text(json.dumps(document))
+    image = cloud.image(packer.build(path, {}, hear=lambda line: None)[REGION])
+    snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    (found,) = cloud.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"]
+    assert (found["Encrypted"], found["KmsKeyId"], found["Tags"][0]["Value"]) == (True, key["Arn"], "sha256:2")
+    asked = {"ImageId": image["ImageId"], "Attribute": "launchPermission"}
+    assert cloud.ec2.describe_image_attribute(**asked)["LaunchPermissions"] == [{"UserId": other}]
+    assert (image["Description"], image["BootMode"]) == ("a bake", "uefi-preferred")
+    own = cloud.ec2.describe_images(Owners=["self"])["Images"]
+    assert image["SourceImageId"] not in {item["ImageId"] for item in own}
+    assert left_over(cloud) == before
+
+
 def test_a_build_that_fails_leaves_nothing_and_no_image(cloud: Cloud, packer: Packer, tmp_path: Path) -> None:
     before = left_over(cloud)
     path = template(cloud, tmp_path, "never-made")
@@ -453,6 +493,33 @@ def test_nothing_outlives_the_lab(tmp_path: Path, end: str) -> None:
         lab_down(state)
     assert eventually(lambda: not processes(state) and not mounts_and_loops(state))
     assert "sleep 6000" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_two_labs_have_addresses_of_their_own() -> None:
+    need_machines()
+    first, second = claim_network(), claim_network()
+    assert first.cidr != second.cidr
+    first.close()
+    second.close()
+
+
+def test_the_command_starts_a_lab_with_machines_and_says_where_they_are(tmp_path: Path) -> None:
+    need_machines()
+    state = tmp_path / "lab"
+    argv = [sys.executable, "-m", "bundler", "lab", "up", "--machines", "--no-kubernetes", "--state", str(state)]
+    try:
+        done = subprocess.run([*argv, "-o", "json"], capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        machines = json.loads(done.stdout)["machines"]
+        facts = lab_status(state)
+        assert facts is not None
+        (subnet,) = boto_client(facts, "ec2").describe_subnets(
+            Filters=[{"Name": "tag:Name", "Values": ["lab-builder"]}]
+        )["Subnets"]
+        assert (subnet["SubnetId"], subnet["VpcId"]) == (machines["subnet"], machines["vpc"])
+        assert subnet["CidrBlock"].startswith("127.")
+    finally:
+        lab_down(state)
 
 
 def test_the_node_disk_is_made_once_and_is_small() -> None:

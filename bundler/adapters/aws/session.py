@@ -104,12 +104,16 @@ class _Routes(ProxyConfiguration):  # type: ignore[misc]
     def __init__(self, proxies: Proxies) -> None:
         super().__init__()
         self._ours = proxies
+        self._found: dict[str, str | None] = {}
 
     def proxy_url_for(self, url: str) -> str | None:
         """Return the proxy's URL, None where the host is reached directly."""
         parts = urlsplit(url)
-        proxy = self._ours.of(Url.parse(f"{parts.scheme}://{parts.netloc}").origin)
-        return None if proxy is None else str(proxy.url.origin)
+        place = f"{parts.scheme}://{parts.netloc}"
+        if place not in self._found:
+            proxy = self._ours.of(Url.parse(place).origin)
+            self._found[place] = None if proxy is None else str(proxy.url.origin)
+        return self._found[place]
 
     def proxy_headers_for(self, proxy_url: str) -> dict[str, str]:
         """Return what the proxy knows us by."""

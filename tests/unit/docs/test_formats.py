@@ -35,11 +35,19 @@ MODELS = {
     ("Definition", "`tools.helm`, `tools.kubectl`:"): "Tool",
     ("Definition", "A pinned file"): "PinnedFile",
     ("Definition", "`files[]`:"): "File",
+    ("Definition", "`amis[]`: baked"): "Ami",
+    ("Definition", "`amis[].ami`:"): "AmiOrigin",
+    ("Definition", "`amis[].ami.template`:"): "Template",
+    ("Definition", "`amis[].ami.bottlerocket`:"): "Bottlerocket",
+    ("Definition", "`amis[].floors`: what"): "Floors",
+    ("Definition", "`builder`:"): "Builder",
+    ("Definition", "`targets[]`: `REPO"): "Target",
     ("Site", ""): "",
     ("Site", "`cluster`:"): "Cluster",
     ("Site", "`registry`:"): "RegistrySettings",
     ("Site", "`endpoints`:"): "Endpoints",
     ("Site", "`state`:"): "StateSettings",
+    ("Site", "`restore`:"): "Restore",
     ("Site", "`proxy`:"): "Proxy",
     ("Site", "`nodeGroups[]`:"): "NodeGroup",
     ("Site", "`nodeGroups[].volume`:"): "Volume",
@@ -53,6 +61,15 @@ MODELS = {
     ("Lock", "`releases[]`"): "LockedRelease",
     ("Lock", "`tools[]`:"): "LockedTool",
     ("Lock", "`files[]`:"): "LockedFile",
+    ("Lock", "`amis[]`, by"): "LockedAmi",
+    ("Lock", "`amis[].source`:"): "AmiSource",
+    ("Lock", "`amis[].floors`:"): "Floors",
+    ("Lock", "`targets[]`:"): "Target",
+    ("Lock", "`bake[]`:"): "BakedAmi",
+    ("Lock", "`bake[].attributes`:"): "AmiAttributes",
+    ("Lock", "`bake[].attributes.devices[]`:"): "AmiDevice",
+    ("Lock", "`bake[].facts`:"): "NodeFacts",
+    ("Lock", "`bake[].facts.images[]`:"): "Preloaded",
 }
 
 
@@ -99,7 +116,7 @@ def test_members_and_roles_are_those_of_the_layout() -> None:
     assert told == head | {path: {role} for path, role in METADATA.items()}
     raw = (EXAMPLE / "bundle.lab.lock.json").read_bytes()
     found = {entry.role for entry in blob_entries(parse_lock(raw, source="lab"), source=LOCK_PATH)}
-    assert blobs == found | {"file"}  # the lab's bundle carries no other file
+    assert blobs == found | {"file"} | {"ami-index", "ami-table", "ami-pack"}  # the lab's bundle has neither
 
 
 def test_the_root_is_described_with_all_its_keys() -> None:

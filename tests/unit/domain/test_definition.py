@@ -133,3 +133,76 @@ def test_every_error_is_one_of_ours_whatever_type_stands_where() -> None:
             )
             with pytest.raises(BundleError):
                 parse(f"{text}\n{key}: {wrong}\nunknown: 1\n")
+
+
+AMIS = """\
+builder: {region: eu-west-1, subnet: subnet-0123456789abcdef0, kmsKey: alias/x,
+  sshInterface: public_ip, volumeSizeGiB: 40}
+targets:
+  - {account: "012345670123", region: eu-central-1, prefix: team/eks}
+amis:
+  - name: workers
+    ami: {release: v20261101}
+    preload: ["quay.io/a/b:1"]
+    floors: {containerd: "2.0", runc: "1.3.0"}
+  - {name: own, architectures: [arm64], ami: {id: ami-0123456789abcdef0}}
+  - {name: team, architectures: [amd64], ami: {template: {folder: packer, variables: {a: "1"}}}}
+  - {name: rocket, ami: {bottlerocket: {variant: fips, version: 1.50.0}}}
+"""
+
+
+def test_amis_targets_and_builder_are_read_as_they_are_written() -> None:
+    definition = parse(GOOD + AMIS)
+    workers, own, team, rocket = definition.amis
+    assert (workers.ami.release, workers.floors.containerd, workers.architectures) == ("v20261101", "2.0", None)
+    assert own.ami.id == "ami-0123456789abcdef0"
+    assert team.ami.template is not None
+    assert (team.ami.template.file, team.ami.template.builder_user) == ("template.json", "ec2-user")
+    assert rocket.ami.bottlerocket is not None
+    assert (definition.builder.region, definition.builder.volume_size_gib) == ("eu-west-1", 40)
+    assert definition.builder.instance_types["amd64"] == "m6i.large"
+    assert (definition.targets[0].account, definition.targets[0].partition) == ("012345670123", "aws")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ("{release: v", "{variant: nvidia, id: ami-0123456789abcdef0, release: v", "give only one of variant, id"),
+        ("{release: v20261101}", "{release: latest}", "release"),
+        ("{id: ami-0123456789abcdef0}", "{id: ami-0123456789abcdef0, release: v20261101}", "not with id"),
+        ("variant: fips, version: 1.50.0}", "variant: fips}, release: v20261101", "not with bottlerocket"),
+        ("variant: fips", "variant: metal", "variant"),
+        ("version: 1.50.0", "version: latest", "version"),
+        ("name: own", "name: ami-own", "must not look like the id of an AMI"),
+        ("name: own", "name: team", "amis: the name 'team' stands twice"),
+        ("[arm64], ami: {id", "[arm64, amd64], ami: {id", "has exactly one"),
+        ("architectures: [arm64], ami: {id", "ami: {id", "has exactly one"),
+        ("architectures: [amd64], ami: {template", "ami: {template", "has exactly one"),
+        ("{name: rocket,", "{name: rocket, architectures: [arm64, arm64],", "architectures: one stands twice"),
+        ("{name: rocket,", "{name: rocket, architectures: [],", "at least 1 item"),
+        ("{name: rocket,", "{name: rocket, architectures: [riscv64],", "architectures"),
+        ("{name: rocket,", "{name: rocket, preload: ['a/b:1'],", "go with an AMI that is baked"),
+        ("{name: own,", "{name: own, certificates: ca.pem,", "go with an AMI that is baked"),
+        ("{name: own,", "{name: own, registryHosts: hosts,", "go with an AMI that is baked"),
+        ("{name: own,", "{name: own, floors: {runc: '1.3'},", "floors go with an AMI that is baked"),
+        ('containerd: "2.0"', "containerd: newest", "containerd"),
+        ("id: ami-0123456789abcdef0", "id: AMI-1", "id"),
+        ("folder: packer,", "folder: packer, file: ../x.json,", "file"),
+        ("variables: {a:", "variables: {a b:", "a b"),
+        ('account: "012345670123"', 'account: "12345670123"', "account"),
+        ("region: eu-central-1, prefix", "region: cn-north-1, prefix", "is in the partition aws-cn, not in aws"),
+        ("region: eu-central-1, prefix", "partition: aws-nowhere, region: eu-central-1, prefix", "not in aws-nowhere"),
+        ("prefix: team/eks", "prefix: /eks", "prefix"),
+        ("subnet-0123456789abcdef0", "subnet-x", "subnet"),
+        ("sshInterface: public_ip", "sshInterface: session_manager", "sshInterface"),
+        ("volumeSizeGiB: 40", "volumeSizeGiB: 4", "volumeSizeGiB"),
+        ("kmsKey:", "kms_key:", "unknown key 'kms_key'"),
+    ],
+)
+def test_a_mistake_among_the_amis_is_refused_with_its_place(old: str, new: str, cause: str) -> None:
+    text = GOOD + AMIS
+    assert text.count(old) == 1, old
+    with pytest.raises(DefinitionError) as caught:
+        parse(text.replace(old, new))
+    assert caught.value.subject.startswith("bundle.yaml:")
+    assert cause in caught.value.cause

@@ -43,15 +43,51 @@ def test_steps_are_what_packer_says_and_not_what_a_script_writes() -> None:
     assert parse_packer_line(BUILT[2]).said.strip() == "worker: a warning of a script, on stderr"
 
 
-def test_a_failure_names_the_provisioner_and_the_error() -> None:
+def test_a_failure_names_the_provisioner_the_error_and_what_the_script_said_last() -> None:
     assert failure([parse_packer_line(text) for text in FAILED]) == (
-        "Provisioning with shell script: /tmp/bake.sh: "
-        "Script exited with non-zero exit status: 3. Allowed exit codes are: [0]"
+        "running bake.sh: Script exited with non-zero exit status: 3. Allowed exit codes are: [0] | ctr: no such file"
     )
 
 
-def test_what_a_script_wrote_to_stderr_is_not_the_reason_where_packer_gives_one() -> None:
-    assert "ctr: no such file" not in failure([parse_packer_line(text) for text in FAILED])
+def test_what_a_script_wrote_to_stderr_is_no_reason_of_its_own() -> None:
+    assert failure([parse_packer_line(text) for text in FAILED[:4]]).startswith("running bake.sh: ==> worker: ctr")
+    early = [FAILED[2], *FAILED[:2], *FAILED[3:]]
+    assert "ctr: no such file" not in failure([parse_packer_line(text) for text in early]), "it was in another step"
+
+
+SAID = [
+    ("Prevalidating AMI Name: eks-bundler", ""),
+    ("Creating temporary keypair: bundle-bake-sha256:69a0", ""),
+    ("Launching a source AWS instance...", "launching the instance"),
+    ("Adding tags to source instance", ""),
+    ("Waiting for instance (i-678b84809ef163650) to become ready...", ""),
+    ("Using ssh communicator to connect: 127.81.240.4", ""),
+    ("Waiting for SSH to become available...", "waiting for SSH"),
+    ("Provisioning with shell script: /tmp/packer-shell3164533151", "running a script"),
+    ("Provisioning with shell script: scripts/setup.sh", "running setup.sh"),
+    ("Provisioning with Ansible...", "provisioning with Ansible"),
+    ("Uploading\\n/home/me/.cache/bakes/69a0/payload/ => /var/tmp/bundle", "uploading payload"),
+    ("Downloading /var/tmp/bundle-facts => /home/me/.cache/bakes/69a0/facts", "downloading bundle-facts"),
+    ("Stopping the source instance...", "stopping the instance"),
+    ("Waiting for the instance to stop...", ""),
+    ("Creating AMI eks-bundler from instance i-678b84809ef163650", "creating the AMI"),
+    ("Creating unencrypted AMI eks-bundler from instance i-678b84809ef163650", "creating the AMI"),
+    ("Waiting for AMI to become ready...", "waiting for the AMI"),
+    ("Copying/Encrypting AMI (ami-f0ad62797ef3dccda) to other regions...", "copying the AMI"),
+    ("Creating AMI tags", ""),
+    ("Terminating the source AWS instance...", "terminating the instance"),
+    ("Deleting temporary keypair...", ""),
+]
+
+
+@pytest.mark.parametrize(("said", "told"), SAID)
+def test_people_are_told_the_steps_that_matter_in_a_few_words(said: str, told: str) -> None:
+    assert parse_packer_line(f"1600000000,,ui,say,==> bake: {said}").milestone == told
+
+
+def test_a_long_name_is_cut() -> None:
+    told = parse_packer_line(f"1600000000,,ui,say,==> bake: Uploading /tmp/{'x' * 200} => /y").milestone
+    assert (len(told), told[-1]) == (70, "…")
 
 
 def test_an_error_before_any_build_is_the_reason() -> None:
@@ -70,4 +106,5 @@ def test_no_text_breaks_the_reading(texts: list[str]) -> None:
     lines = [parse_packer_line(text) for text in texts]
     built_amis(lines)
     failure(lines)
-    assert all(isinstance(line.step + line.said, str) for line in lines)
+    assert all(isinstance(line.step + line.said + line.complaint, str) for line in lines)
+    assert all(len(line.milestone) <= 70 and "\n" not in line.milestone for line in lines)

@@ -178,3 +178,11 @@ def test_another_snapshot_does_not_take_what_was_kept(tmp_path: Path, small_pack
     reader.fails_at = None
     exported = export([DATA], reader=reader, place=place)
     assert contents(exported, cache) == {"/dev/xvdb": {0: block(7)}}
+
+
+def test_a_failure_leaves_no_piece_of_a_pack(tmp_path: Path) -> None:
+    reader = Snapshots(root={number: number + 1 for number in range(400)})
+    reader.fails_at = 395
+    with pytest.raises(NetworkError):
+        export([ROOT], reader=reader, place=ExportFolder(Cache(tmp_path), key="x"))
+    assert list((tmp_path / "blobs" / "sha256").iterdir()) == []
