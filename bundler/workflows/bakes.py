@@ -112,13 +112,10 @@ class BakeRun:
         return with_bakes(self.lock, made)
 
     def _recorded(self, ami: LockedAmi) -> BakedAmi | None:
-        """What the lock records of an AMI, None where that is to be made (again).
-
-        It is checked again: the bundle may ask for more than it did then.
-        """
+        """What the lock records of an AMI, None where that is to be made (again)."""
         found = None if self.again else self.lock.baked(ami.name, ami.architecture)
-        if found is not None and found.facts is not None:
-            self._check(ami, found.facts)
+        if found is not None:
+            self._check_facts(ami, found)
         return found
 
     def one(self, ami: LockedAmi) -> BakedAmi:
@@ -129,12 +126,12 @@ class BakeRun:
             self._say(ami, f"{self.against.name}-{self.against.sequence} holds no such AMI: all of it is carried")
         known = recorded or self._kept(inputs, None)
         if base is not None and known is not None and known.index.digest == base.blob.digest:
+            self._check_facts(ami, known)
             self._say(ami, f"holds what it held in {base.bundle}: no block of it is carried")
-            return self._unchanged(known.model_copy(update={"name": ami.name}), base)
+            return self._unchanged(known, base)
         kept = self._kept(inputs, base)
         if kept is not None:
-            if kept.facts is not None:
-                self._check(ami, kept.facts)
+            self._check_facts(ami, kept)
             self._say(ami, "was baked and read out before; its packs are in the cache")
             return kept
         again = self.again and recorded is None
@@ -228,9 +225,14 @@ class BakeRun:
 
     def _unchanged(self, recorded: BakedAmi, base: Base) -> BakedAmi:
         """The delta of an AMI that holds what its base holds: nothing is read for it."""
-        index = self._keep(INDEX_TYPE, base.index.raw)
-        table = self._keep(TABLE_TYPE, no_packs().raw)
-        update = {"index": index, "table": table, "packs": (), "base": self._compared(base.index, base)}
+        table = no_packs()
+        update = {
+            "index": self._keep(INDEX_TYPE, base.index.raw),
+            "table": self._keep(TABLE_TYPE, table.raw),
+            "packs": (),
+            "packed_with": table.made_with,
+            "base": self._compared(base.index, base),
+        }
         return recorded.model_copy(update=update)
 
     def _record(self, ami: LockedAmi, inputs: Digest, baked: Baked, read: Exported) -> BakedAmi:
@@ -327,6 +329,11 @@ class BakeRun:
     def _check(self, ami: LockedAmi, facts: NodeFacts) -> None:
         expected = expected_names(plan_preload(ami, self.lock))
         check_facts(facts, ami=ami, kubernetes_version=self.lock.kubernetes_version, expected=expected)
+
+    def _check_facts(self, ami: LockedAmi, baked: BakedAmi) -> None:
+        """Check again what an AMI said of itself: the bundle may ask for more than it did then."""
+        if baked.facts is not None:
+            self._check(ami, baked.facts)
 
     def _team(self, ami: LockedAmi, template: Template, inputs: Digest) -> PackerJob:
         folder = self.folder / template.folder

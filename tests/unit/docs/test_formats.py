@@ -66,6 +66,7 @@ MODELS = {
     ("Lock", "`amis[].floors`:"): "Floors",
     ("Lock", "`targets[]`:"): "Target",
     ("Lock", "`bake[]`:"): "BakedAmi",
+    ("Lock", "`bake[].base`:"): "AmiBase",
     ("Lock", "`bake[].attributes`:"): "AmiAttributes",
     ("Lock", "`bake[].attributes.devices[]`:"): "AmiDevice",
     ("Lock", "`bake[].facts`:"): "NodeFacts",
@@ -116,7 +117,12 @@ def test_members_and_roles_are_those_of_the_layout() -> None:
     assert told == head | {path: {role} for path, role in METADATA.items()}
     raw = (EXAMPLE / "bundle.lab.lock.json").read_bytes()
     found = {entry.role for entry in blob_entries(parse_lock(raw, source="lab"), source=LOCK_PATH)}
-    assert blobs == found | {"file"} | {"ami-index", "ami-table", "ami-pack"}  # the lab's bundle has neither
+    assert blobs == found | {"file"} | {
+        "ami-index",
+        "ami-difference",
+        "ami-table",
+        "ami-pack",
+    }  # the lab's bundle has neither
 
 
 def test_the_root_is_described_with_all_its_keys() -> None:
