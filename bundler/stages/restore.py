@@ -233,14 +233,15 @@ class _Restore:
         self._packs = packs
         self._writer = writer
         self._places = _Places(self.volumes)
-        self._absent = set(self._places) - set(self._table.all_digests())
+        carried = set(self._table.all_digests())
+        self._absent = {digest for digest in self._places if digest not in carried}
         self._base = _Base(plan.parents, self._absent - {ZERO_SHA256}, writer)
 
     def put(self, snapshots: Mapping[str, str], progress: RestoreProgress, pace: Pace) -> None:
         """Put every block of every frame that is not noted as put."""
         done = progress.frames(snapshots)
         total = sum(map(len, self.volumes))
-        left = sum(self._places.count(digest) for digest in self._digests(done))
+        left = sum(self._places.count(digest) for digest in self._digests(done)) - self._further(done) * FRAME_BLOCKS
         pace.emit(
             TransferPlanned(
                 phase=PHASE,
@@ -264,10 +265,13 @@ class _Restore:
 
     def _pack_of(self, frames: int) -> int:
         """The pack that the next frame stands in, after so many; what no pack carries is counted in such packs, too."""
-        further = frames - len(self._table.frames)
-        if further < 0:
+        if frames < len(self._table.frames):
             return self._table.frames[frames].pack
-        return len(self._table.packs) + further // _NOTED_BATCHES
+        return len(self._table.packs) + self._further(frames) // _NOTED_BATCHES
+
+    def _further(self, frames: int) -> int:
+        """How many batches of what no pack carries are among so many frames."""
+        return max(0, frames - len(self._table.frames))
 
     def _digests(self, first: int) -> Iterator[bytes]:
         for frame in self._table.frames[first:]:
@@ -278,7 +282,7 @@ class _Restore:
         numbers = range(first, len(self._table.frames))
         for number, frame in ordered_map(self._frame, numbers, workers=1, ahead=_AHEAD_FRAMES):
             yield from _counted(self._puts(frame), number + 1)
-        further = max(0, first - len(self._table.frames))
+        further = self._further(first)
         others = islice(self._others(), further * FRAME_BLOCKS, None)
         while batch := list(islice(others, FRAME_BLOCKS)):
             further += 1

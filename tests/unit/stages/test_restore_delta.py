@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundler.archive.packs import PackWriter, compress
-from bundler.domain.blocks import BLOCKS_PER_GIB, BlockIndex, Volume
+from bundler.domain.blocks import BLOCK_BYTES, BLOCKS_PER_GIB, BlockIndex, Volume
 from bundler.domain.delta import ZERO_SHA256
 from bundler.domain.events import BytesMoved, Event, TransferPlanned
 from bundler.domain.packs import FRAME_BLOCKS
@@ -113,7 +113,7 @@ def test_what_is_planned_and_moved_is_what_is_put() -> None:
     restore(plan(ebs, parents), packs=PACKS, writer=ebs, progress=MemoryProgress(), pace=Pace(emit=events.append))
     (planned,) = [event for event in events if isinstance(event, TransferPlanned)]
     moved = sum(event.count for event in events if isinstance(event, BytesMoved))
-    assert planned.present_bytes + moved == planned.total_bytes == len(ebs.puts) * 524288
+    assert planned.present_bytes + moved == planned.total_bytes == len(ebs.puts) * BLOCK_BYTES
 
 
 def writes_of_a_whole_run() -> int:
@@ -145,9 +145,13 @@ def test_batches_that_are_noted_are_not_put_again() -> None:
     (noted,) = progress.noted.values()
     assert noted == 32
     ebs.fails_at, ebs.puts = None, []
-    made = restore(plan(ebs, parents, new), packs=packs, writer=ebs, progress=progress)
+    events: list[Event] = []
+    pace = Pace(emit=events.append)
+    made = restore(plan(ebs, parents, new), packs=packs, writer=ebs, progress=progress, pace=pace)
     check(ebs, made, new)
     assert len(ebs.puts) == 1203 - 32 * FRAME_BLOCKS
+    (planned,) = [event for event in events if isinstance(event, TransferPlanned)]
+    assert planned.total_bytes - planned.present_bytes == len(ebs.puts) * BLOCK_BYTES
 
 
 def test_the_same_content_is_nothing_to_do() -> None:
