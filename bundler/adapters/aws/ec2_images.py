@@ -20,7 +20,9 @@ _OPTIONAL = {
     "tpm_support": "TpmSupport",
     "uefi_data": "UefiData",
 }
-_GONE = frozenset({"InvalidAMIID.Unavailable", "InvalidAMIID.NotFound", "InvalidSnapshot.NotFound"})
+_GONE = frozenset(
+    ("InvalidAMIID.Unavailable", "InvalidAMIID.NotFound", "InvalidSnapshot.NotFound", "InvalidSnapshot.InUse")
+)
 
 
 class Ec2Images:
@@ -102,7 +104,7 @@ class Ec2Images:
         self._service.call("CreateTags", about=", ".join(wanted), Resources=wanted, Tags=tag_list(tags))
 
     def remove(self, image: FoundImage) -> None:
-        """Deregister an AMI and delete its snapshots; what is gone already is no error."""
+        """Deregister an AMI and delete its snapshots; what is gone already, or another AMI's too, is no error."""
         self._unless_gone("DeregisterImage", about=image.id, ImageId=image.id)
         for one in image.snapshots:
             self._unless_gone("DeleteSnapshot", about=one.snapshot, SnapshotId=one.snapshot)
