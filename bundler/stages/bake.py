@@ -43,7 +43,7 @@ class Images(Protocol):
         ...
 
     def own_tagged(self, key: str, value: str) -> tuple[FoundImage, ...]:
-        """Return the account's own AMIs with that tag."""
+        """Return the account's own AMIs with that tag, the oldest first."""
         ...
 
     def snapshots(self, ids: Sequence[str]) -> Mapping[str, FoundSnapshot]:

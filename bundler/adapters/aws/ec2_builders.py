@@ -47,10 +47,11 @@ class Ec2Builders:
 
         Newer Packers tag the key pair and security group that they make for a team's own template.
         """
-        instances, tagged = self._instances(run), {"Name": f"tag:{BAKE_TAG}", "Values": [str(run)]}
+        tagged: dict[str, object] = {"Name": f"tag:{BAKE_TAG}", "Values": [str(run)]}
+        named: dict[str, object] = {"Name": "group-name", "Values": [group_name(run)]}
+        instances = self._instances(run)
         names = {*self._keys({"Name": "key-name", "Values": [f"{key_prefix(run)}*"]}), *self._keys(tagged)}
         groups = {group for _, theirs in instances for group in theirs}
-        named = {"Name": "group-name", "Values": [group_name(run)]}
         ours = [group for asked in (named, tagged) for group, _ in self._groups([asked])]
         packers = [group for group, what in self._of_instances(groups) if what.startswith(_PACKERS_OWN)]
         return (

@@ -41,9 +41,9 @@ class Ec2Images:
         return next(iter(found), None)
 
     def own_tagged(self, key: str, value: str) -> tuple[FoundImage, ...]:
-        """Return the account's own AMIs with that tag, oldest id first."""
+        """Return the account's own AMIs with that tag, the oldest first."""
         found = self._images([_tagged(key, value)], about=f"{key}={value}", Owners=["self"])
-        return tuple(sorted(found, key=lambda image: image.id))
+        return tuple(sorted(found, key=lambda image: (image.created, image.id)))
 
     def uefi_data(self, ami: str) -> str | None:
         """Return the AMI's UEFI variables as EC2 encodes them, None where it has none."""
@@ -167,6 +167,7 @@ def _image(item: Answer) -> FoundImage:
         sriov_net_support=item.get("SriovNetSupport") or None,
         imds_support=item.get("ImdsSupport") or None,
         tpm_support=item.get("TpmSupport") or None,
+        created=str(item.get("CreationDate", "")),
         tags=_tags(item),
     )
 

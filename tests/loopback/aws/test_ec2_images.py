@@ -121,7 +121,8 @@ def test_a_name_that_is_taken_and_a_snapshot_that_is_not_there_are_rejected_with
 
 def test_images_are_found_by_id_name_and_tag(images: Ec2Images, ec2: Any) -> None:
     tags = {"bundle:test": uuid.uuid4().hex}
-    one, other = sorted((made(images, ec2, tags=tags) for _ in range(2)), key=lambda image: image.id)
+    one, other = sorted((made(images, ec2, tags=tags) for _ in range(2)), key=lambda image: (image.created, image.id))
+    assert one.created.startswith("20")
     assert images.image(one.id) == one
     assert images.image("ami-00000000000000000") is None
     assert images.own_named(one.name) == one
@@ -287,3 +288,9 @@ def test_what_ec2_leaves_out_is_what_it_means() -> None:
     assert (found.boot_mode, found.tags, found.devices, found.state) == (None, {}, (), "unknown")
     assert odd({}).image("x") is None
     assert odd({"UefiData": {}}).uefi_data("x") is None
+
+
+def test_of_several_images_the_newest_comes_last() -> None:
+    dates = ("2026-03-01T00:00:00.000Z", "2026-01-01T00:00:00.000Z", "2026-02-01T00:00:00.000Z")
+    found = [{**LEAST, "ImageId": f"ami-{number}", "CreationDate": date} for number, date in enumerate(dates)]
+    assert [one.id for one in odd({"Images": found}).own_tagged("a", "b")] == ["ami-1", "ami-2", "ami-0"]
