@@ -141,6 +141,7 @@ def test_packs_that_are_lost_are_read_from_the_ami_again(world: World) -> None:
     (baked,) = lock.bake
     world.cache.path(baked.packs[0].digest).unlink()
     assert world.run().all() == lock
+    assert world.cache.has(baked.packs[0].digest)
     assert len(world.packer.jobs) == 1
 
 
