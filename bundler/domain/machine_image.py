@@ -34,6 +34,7 @@ class FoundImage:
         state: pending, available, failed …
         architecture: amd64 or arm64; EC2's word where it is another.
         devices: the EBS devices that begin with a snapshot.
+        why: what EC2 says of its state, where it says something.
     """
 
     id: str
@@ -54,6 +55,7 @@ class FoundImage:
     sriov_net_support: str | None = None
     imds_support: str | None = None
     tpm_support: str | None = None
+    why: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -95,6 +97,7 @@ class ImageCopy:
         token: the same token gives the same copy again (CopyImage, ClientToken).
         tags: of the AMI and its snapshots.
         kms_key: encrypts the copy; None leaves it as the source is, or as the account's default says.
+        description: of the AMI; empty for the source's.
     """
 
     source: str
@@ -103,6 +106,7 @@ class ImageCopy:
     token: str
     tags: Mapping[str, str]
     kms_key: str | None = None
+    description: str = ""
 
 
 def require_portable(image: FoundImage) -> None:

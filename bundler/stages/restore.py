@@ -114,7 +114,7 @@ def plan_restore(index: BlockIndex, *, name: str, owner: Owner, found: Sequence[
     there = {
         snapshot.tags.get(DEVICE_TAG, ""): snapshot.id
         for snapshot in sorted(ours, key=lambda snapshot: snapshot.id, reverse=True)
-        if snapshot.state == "completed"
+        if snapshot.state == "completed" and snapshot.bears(owner.kms_key)
     }
     devices = {volume.device for volume in index.volumes}
     return RestorePlan(
@@ -125,7 +125,7 @@ def plan_restore(index: BlockIndex, *, name: str, owner: Owner, found: Sequence[
                 gib=volume.gib,
                 description=f"{name} {digest.short} {volume.device}",
                 tags={**owner.tags, **snapshot_tags(digest, volume.device)},
-                token=client_token(digest, volume.device, owner, attempt=_failures(ours, volume.device)),
+                token=client_token(digest, volume.device, owner, name=name, attempt=_failures(ours, volume.device)),
                 kms_key=owner.kms_key,
             )
             for volume in index.volumes
@@ -134,12 +134,14 @@ def plan_restore(index: BlockIndex, *, name: str, owner: Owner, found: Sequence[
     )
 
 
-def client_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0) -> str:
-    """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of content, place, key and attempt.
+def client_token(index: Digest, device: str, owner: Owner, *, name: str = "", attempt: int = 0) -> str:
+    """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of all that it is asked, and attempt.
 
-    A snapshot that went to `error` would be given again for ever: each of them makes the next token another one.
+    With other values beside it, a token is refused: two clusters of one account differ in their tags. A snapshot that
+    went to `error` would be given again for ever: each of them makes the next token another one.
     """
-    parts = (str(index), device, owner.account, owner.region, owner.kms_key or "", str(attempt))
+    tags = (f"{key}={value}" for key, value in sorted(owner.tags.items()))
+    parts = (str(index), device, owner.account, owner.region, owner.kms_key or "", name, *tags, str(attempt))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

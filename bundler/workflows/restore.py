@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from bundler.archive.ami_packs import ArchivePacks, read_block_index
 from bundler.archive.reader import Archive
-from bundler.domain.events import Emit, counted
+from bundler.domain.bake import client_token
+from bundler.domain.events import Emit, Noted, counted
 from bundler.domain.infrastructure import MachineImage
 from bundler.domain.names import owner_tags
 from bundler.domain.plan import Action, Plan
 from bundler.domain.restored import WantedAmi, is_from_bundle, wanted_amis
 from bundler.domain.site import Site
 from bundler.domain.snapshot import FoundSnapshot, NewSnapshot
+from bundler.errors import TargetError
 from bundler.journal import Journal
 from bundler.retry import Patience
 from bundler.stages.register import Images, RegisterPlan, Registry, observe_ami, register
-from bundler.stages.restore import INDEX_TAG, Owner, RestorePlan, SnapshotWriter, plan_restore, restore
+from bundler.stages.restore import DEVICE_TAG, INDEX_TAG, Owner, RestorePlan, SnapshotWriter, plan_restore, restore
 from bundler.transfer import Pace
 
 PHASE = "restore"
+SEALED = "restore-sealed"
+_STARTS = 3
+_VISIBLE_S = 60.0
+"""What EC2 has not shown by then was deleted: the same token has given an id that is gone."""
 
 
 class SiteImages(Images, Protocol):
@@ -42,10 +48,16 @@ class Machines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmiPlan:
-    """What is to be done for one AMI; `snapshots` is None where none are to be written."""
+    """What is to be done for one AMI.
+
+    Attributes:
+        snapshots: None where none are to be written.
+        failed: device -> snapshots that went to `error` before, and stay until somebody looks at them.
+    """
 
     ami: RegisterPlan
     snapshots: RestorePlan | None
+    failed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
@@ -58,7 +70,8 @@ class AmiPlan:
                 phase=PHASE,
                 verb="restore",
                 target=f"snapshot of {self.ami.wanted.name} {device}",
-                detail=f"{counted(len(sizes[device]), 'block')} of 512 KiB in a volume of {sizes[device].gib} GiB",
+                detail=f"{counted(len(sizes[device]), 'block')} of 512 KiB in a volume of {sizes[device].gib} GiB"
+                + "".join(f"; anew: {name} went to error" for name in self.failed.get(device, ())),
             )
             for device in sorted(self.snapshots.wanted)
         ]
@@ -111,16 +124,36 @@ class Restoration:
             return AmiPlan(ami=ami, snapshots=None)
         index = read_block_index(self.archive, wanted.baked)
         found = self.machines.images.own_snapshots_tagged(INDEX_TAG, str(index.digest))
-        return AmiPlan(ami=ami, snapshots=plan_restore(index, name=wanted.name, owner=self._owner(), found=found))
+        plan = plan_restore(index, name=wanted.name, owner=self._owner(), found=found)
+        failed = {
+            device: tuple(one.id for one in found if one.state == "error" and one.tags.get(DEVICE_TAG) == device)
+            for device in plan.wanted
+        }
+        return AmiPlan(ami=ami, snapshots=plan, failed=failed)
 
     def _restore(self, item: AmiPlan, plan: RestorePlan, journal: Journal) -> Mapping[str, str]:
-        return restore(
+        key = journal.key(SEALED, tokens={device: one.token for device, one in plan.wanted.items()})
+        sealed = self._sealed(journal, key)
+        if sealed is not None:
+            return {**plan.there, **sealed}
+        made = restore(
             plan,
             packs=ArchivePacks.of(self.archive, item.ami.wanted.baked),
-            writer=_HeldWriter(self.machines.blocks, journal.check),
+            writer=_HeldWriter(self.machines, journal.check, patience=self.patience, emit=self.pace.emit),
             progress=_Frames(journal),
             pace=self.pace,
         )
+        journal.record(SEALED, key, **{device: made[device] for device in plan.wanted})
+        return made
+
+    def _sealed(self, journal: Journal, key: str) -> Mapping[str, str] | None:
+        """Return snapshots that take no blocks any more, and that EC2 did not have complete when the last run ended."""
+        record = journal.find(key)
+        if record is None or not record.facts:
+            return None
+        states = {name: one.state for name, one in self.machines.images.snapshots([*record.facts.values()]).items()}
+        usable = all(states.get(name) in ("pending", "completed") for name in record.facts.values())
+        return record.facts if usable else None
 
     def _owner(self) -> Owner:
         return Owner(
@@ -155,19 +188,37 @@ class _Frames:
 
 @dataclass(frozen=True, slots=True)
 class _HeldWriter:
-    """Snapshots that are only written to while the lock of the site is ours."""
+    """Snapshots that are only written to while the lock of the site is ours, and that exist."""
 
-    writer: SnapshotWriter
+    machines: Machines
     check: Callable[[], None]
+    patience: Patience
+    emit: Emit
 
     def start(self, wanted: NewSnapshot) -> str:
-        self.check()
-        return self.writer.start(wanted)
+        """Start; a token whose snapshot was deleted gives that again for ever, so another one is taken."""
+        for attempt in range(_STARTS):
+            self.check()
+            token = client_token(wanted.token, str(attempt)) if attempt else wanted.token
+            snapshot = self.machines.blocks.start(replace(wanted, token=token))
+            if self._is_visible(snapshot):
+                return snapshot
+            self.emit(Noted(text=f"{snapshot}, begun before, is not there any more: beginning another one"))
+        raise TargetError(wanted.description, "was begun, and EC2 does not show it")
 
     def put(self, snapshot: str, number: int, content: bytes | memoryview, sha256: bytes) -> None:
         self.check()
-        self.writer.put(snapshot, number, content, sha256)
+        self.machines.blocks.put(snapshot, number, content, sha256)
 
     def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
         self.check()
-        self.writer.complete(snapshot, blocks, aggregate)
+        self.machines.blocks.complete(snapshot, blocks, aggregate)
+
+    def _is_visible(self, snapshot: str) -> bool:
+        started = self.patience.clock()
+        while snapshot not in self.machines.images.snapshots([snapshot]):
+            elapsed = self.patience.clock() - started
+            if elapsed > _VISIBLE_S:
+                return False
+            self.patience.pause(f"snapshot {snapshot}", ["not visible yet"], elapsed_s=elapsed)
+        return True

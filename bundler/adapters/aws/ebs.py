@@ -101,7 +101,10 @@ class EbsDirect:
             ConflictError: the snapshot does not take blocks (any more).
         """
         about = _about(snapshot, number)
-        retry(lambda: self._put(snapshot, number, content, sha256), subject=about, policy=self.policy)
+        try:
+            retry(lambda: self._put(snapshot, number, content, sha256), subject=about, policy=self.policy)
+        except _NotYetError as error:
+            raise ConflictError(about, "does not exist in this account and Region", hint=_BEGIN_AGAIN) from error
 
     def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
         """Seal a snapshot: AWS compares the number of blocks and the LINEAR aggregate of their SHA-256s.
@@ -146,7 +149,7 @@ class EbsDirect:
                 ChecksumAlgorithm=_ALGORITHM,
             )
 
-        with _conflicts(about, hint=_BEGIN_AGAIN):
+        with _conflicts(about, hint=_BEGIN_AGAIN, absent=_NotYetError):
             self.service.call_plainly(plain, lambda _headers, _body: {}, call)
 
     def _page(self, snapshot: str, token: str | None) -> Answer:
@@ -179,13 +182,21 @@ class EbsDirect:
         return content, sha256
 
 
+class _NotYetError(TransientError):
+    """A snapshot that was only just begun may not be known everywhere (coldsnap waits for two minutes)."""
+
+    answered = True
+
+
 @contextmanager
-def _conflicts(subject: str, *, hint: str) -> Iterator[None]:
+def _conflicts(subject: str, *, hint: str, absent: type[TransientError] | None = None) -> Iterator[None]:
     """Say of a snapshot that AWS does not know, or that is in no state for the call, what it means."""
     try:
         yield
     except RejectedError as error:
         cause = "does not exist in this account and Region" if error.code == _ABSENT else error.cause
+        if error.code == _ABSENT and absent is not None:
+            raise absent(subject, cause) from error
         raise ConflictError(subject, cause, hint=hint) from error
 
 

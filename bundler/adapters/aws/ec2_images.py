@@ -59,7 +59,9 @@ class Ec2Images:
         Raises:
             AccessError: it, or one of its snapshots, is not shared with this account.
         """
-        key: dict[str, object] = {} if wanted.kms_key is None else {"Encrypted": True, "KmsKeyId": wanted.kms_key}
+        more: dict[str, object] = {} if wanted.kms_key is None else {"Encrypted": True, "KmsKeyId": wanted.kms_key}
+        if wanted.description:
+            more["Description"] = wanted.description
         kinds = [{"ResourceType": kind, "Tags": tag_list(wanted.tags)} for kind in ("image", "snapshot")]
         return self._service.ask(
             "CopyImage",
@@ -70,7 +72,7 @@ class Ec2Images:
             Name=wanted.name,
             ClientToken=wanted.token,
             TagSpecifications=kinds,
-            **key,
+            **more,
         )
 
     def register(self, image: NewImage) -> str:
@@ -165,6 +167,7 @@ def _image(item: Answer) -> FoundImage:
         sriov_net_support=item.get("SriovNetSupport") or None,
         imds_support=item.get("ImdsSupport") or None,
         tpm_support=item.get("TpmSupport") or None,
+        why=str((item.get("StateReason") or {}).get("Message") or ""),
         tags=_tags(item),
     )
 
@@ -188,6 +191,7 @@ def _snapshot(item: Answer) -> FoundSnapshot:
         tags=_tags(item),
         owner=str(item.get("OwnerId", "")),
         is_encrypted=bool(item.get("Encrypted", False)),
+        kms_key=str(item.get("KmsKeyId") or ""),
         why=str(item.get("StateMessage") or ""),
     )
 
