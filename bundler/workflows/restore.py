@@ -16,7 +16,7 @@ from bundler.domain.plan import Action, Plan
 from bundler.domain.restored import WantedAmi, is_from_bundle, wanted_amis
 from bundler.domain.site import Site
 from bundler.domain.snapshot import FoundSnapshot, NewSnapshot
-from bundler.errors import TargetError
+from bundler.errors import ConflictError, LockLostError, TargetError
 from bundler.journal import Journal
 from bundler.retry import Patience
 from bundler.stages.register import Images, RegisterPlan, Registry, observe_ami, register
@@ -136,13 +136,20 @@ class Restoration:
         sealed = self._sealed(journal, key)
         if sealed is not None:
             return {**plan.there, **sealed}
-        made = restore(
-            plan,
-            packs=ArchivePacks.of(self.archive, item.ami.wanted.baked),
-            writer=_HeldWriter(self.machines, journal.check, patience=self.patience, emit=self.pace.emit),
-            progress=_Frames(journal),
-            pace=self.pace,
-        )
+        progress = _Frames(journal)
+        try:
+            made = restore(
+                plan,
+                packs=ArchivePacks.of(self.archive, item.ami.wanted.baked),
+                writer=_HeldWriter(self.machines, journal.check, patience=self.patience, emit=self.pace.emit),
+                progress=progress,
+                pace=self.pace,
+            )
+        except LockLostError:
+            raise
+        except ConflictError:
+            progress.doubt()
+            raise
         journal.record(SEALED, key, **{device: made[device] for device in plan.wanted})
         return made
 
@@ -168,13 +175,20 @@ class Restoration:
         return Registry(images=self.machines.images, tags=tags, patience=self.patience, emit=emit)
 
 
-@dataclass(frozen=True, slots=True)
 class _Frames:
     """How many frames of an AMI's packs are put, in the journal: a hint that saves sending them again."""
 
-    journal: Journal
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._believed: Mapping[str, str] | None = None
+
+    def doubt(self) -> None:
+        """Let the next run put every block again, where this one believed that some were put."""
+        if self._believed is not None:
+            self.put(self._believed, 0)
 
     def frames(self, snapshots: Mapping[str, str]) -> int:
+        self._believed = snapshots
         record = self.journal.find(self._key(snapshots))
         text = "" if record is None else record.facts.get("frames", "")
         return int(text) if text.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""AMIs and snapshots of one account and Region in memory, with EBS direct; `die_at` kills, `writes` keeps every write."""
+"""AMIs and snapshots of one account and Region in memory, with EBS direct; `writes` keeps every write."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from bundler.archive.packs import PackWriter, compress
@@ -25,12 +26,14 @@ TWO_DEVICES: Content = {
 HOME = {"account": "444455556666", "region": "eu-west-1", "partition": "aws"}
 
 
+@cache
 def block(seed: int) -> bytes:
     """The block of a seed: mostly zeros, so that packs are small."""
     start = hashlib.shake_128(f"block {seed}".encode()).digest(2 << 10)
     return start + bytes(BLOCK_BYTES - len(start))
 
 
+@cache
 def sha256(seed: int) -> bytes:
     return hashlib.sha256(block(seed)).digest()
 

@@ -127,7 +127,7 @@ def test_a_name_that_is_taken_by_an_ami_nobody_sees_is_told_with_what_ec2_says()
     run = Run()
     run.account.hidden.add(run.ours())
     with pytest.raises(
-        ConflictError, match="by an AMI that EC2 does not show: AMI name .* is already in use"
+        ConflictError, match=r"by an AMI that EC2 does not show: AMI name .* is already in use"
     ) as caught:
         run.register()
     assert "deregister-image" in caught.value.hint
@@ -175,7 +175,7 @@ def test_a_snapshot_that_is_pending_for_ever_or_gone_ends_at_the_deadline(state:
         run.account.delete("snap-a")
     else:
         run.account.becomes("snap-a", state)
-    with pytest.raises(TargetError, match="is not complete after 6[0-9] s"):
+    with pytest.raises(TargetError, match=r"is not complete after 6[0-9] s"):
         run.register()
     assert run.account.writes == []
 
@@ -193,7 +193,7 @@ def test_an_ami_that_is_pending_for_ever_ends_at_the_deadline_and_the_next_run_w
     run = Run(deadline_s=60)
     run.account.registered_as = "pending"
     for _ in range(2):
-        with pytest.raises(TargetError, match="is still pending after 6[0-9] s"):
+        with pytest.raises(TargetError, match=r"is still pending after 6[0-9] s"):
             run.register()
     assert run.account.writes == [f"register {WANTED.name}"]
 
