@@ -115,6 +115,60 @@ class MadeAmi:
         return cls(locked=LockedAmi.model_validate(values), baked=baked, packed=made, blobs=blobs)
 
 
+def forged(
+    made: MadeAmi,
+    *,
+    index: bytes | None = None,
+    table: PackTable | None = None,
+    packs: Mapping[Digest, bytes] | None = None,
+) -> MadeAmi:
+    """The same AMI with another index, table or packs, and a lock that is signed for them."""
+    raw = made.packed.index.raw if index is None else index
+    new = made.packed.table if table is None else table
+    held = made.packed.packs if packs is None else packs
+    baked = made.baked.model_copy(
+        update={
+            "index": blob(raw, INDEX_TYPE),
+            "table": blob(new.raw, TABLE_TYPE),
+            "packs": tuple(blob(held[pack], PACK_TYPE) for pack in new.packs),
+        }
+    )
+    blobs = {Digest.of(content): content for content in (raw, new.raw, *held.values())}
+    return replace(made, baked=baked, blobs=blobs)
+
+
+def with_pack(made: MadeAmi, number: int, content: bytes) -> MadeAmi:
+    """The same AMI with other bytes for one pack."""
+    digests = [*made.packed.table.packs]
+    packs = {**made.packed.packs, Digest.of(content): content}
+    packs.pop(digests[number])
+    digests[number] = Digest.of(content)
+    return forged(made, table=replace(made.packed.table, packs=tuple(digests)), packs=packs)
+
+
+def with_other_frame(made: MadeAmi, number: int, seeds: Sequence[int]) -> MadeAmi:
+    """The same AMI whose frame holds the blocks of `seeds`, while its table says what it said."""
+    table = made.packed.table
+    frame = table.frames[number]
+    content = compress([block(seed) for seed in seeds], (b"",) * len(seeds)).content
+    pack = made.packed.packs[table.packs[frame.pack]]
+    frames = [replace(one, length=len(content)) if one == frame else one for one in table.frames]
+    moved = len(content) - frame.length
+    frames = [
+        replace(one, offset=one.offset + moved) if one.pack == frame.pack and one.offset > frame.offset else one
+        for one in frames
+    ]
+    other = replace(made, packed=replace(made.packed, table=replace(table, frames=tuple(frames))))
+    whole = pack[: frame.offset] + content + pack[frame.offset + frame.length :]
+    return with_pack(other, frame.pack, whole)
+
+
+def frame_seeds(made: MadeAmi, number: int, content: Content = TWO_DEVICES) -> list[int]:
+    """The seeds of the blocks of a frame, in their order."""
+    known = {sha256(seed): seed for blocks in content.values() for seed in blocks.values()}
+    return [known[digest] for digest in made.packed.table.digests(made.packed.table.frames[number])]
+
+
 def attributes(*devices: str, gib: int = 1) -> dict[str, Any]:
     """What RegisterImage is told, of volumes of one size."""
     return {
