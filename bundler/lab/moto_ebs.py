@@ -151,6 +151,15 @@ class SnapshotStore:
         with self._lock:
             self._snapshots[_key(backend, snapshot_id)] = snapshot
 
+    def fail(self, snapshot_id: str, why: str) -> None:
+        """Let a snapshot go to `error`, as AWS does where a key cannot be used or nobody writes for too long."""
+        with self._lock:
+            found = [(key, one) for key, one in self._snapshots.items() if one.id == snapshot_id]
+        for (account, region, _), snapshot in found:
+            snapshot.status = "error"
+            made: Any = ebs_backends[account][region].ec2_backend.snapshots[snapshot_id]
+            made.status, made.state_message = "error", why
+
     def put(self, snapshot: LabSnapshot, number: int, content: bytes, sha256: bytes) -> None:
         """Keep a block; the last one put under a number counts."""
         with self._lock, snapshot.file.open("ab") as file:
@@ -168,8 +177,8 @@ class SnapshotStore:
         made = ec2.create_snapshot(volume_id=volume.id, description=asked.get("Description", ""))
         made.add_tags({tag["Key"]: tag["Value"] for tag in asked.get("Tags", [])})
         made.status = "pending"
-        made.encrypted = bool(asked.get("Encrypted") or asked.get("KmsKeyArn"))
-        made.kms_key_id = asked.get("KmsKeyArn")
+        made.encrypted = bool(asked.get("Encrypted") or asked.get("KmsKeyArn") or ec2.get_ebs_encryption_by_default())
+        made.kms_key_id = asked.get("KmsKeyArn") or (default_key(ec2) if made.encrypted else None)
         self._folder.mkdir(parents=True, exist_ok=True)
         snapshot = LabSnapshot(
             id=made.id,
@@ -193,6 +202,11 @@ class SnapshotStore:
         if parent.status != "completed" or asked["VolumeSize"] < parent.gib:
             raise Refused("ValidationException", "The parent snapshot is not complete, or larger than the volume.")
         return parent
+
+
+def default_key(ec2: Any) -> str:
+    """Return the ARN of the key that an account's Region encrypts with where none is named."""
+    return str(ec2.default_kms_key_id or ec2._create_default_encryption_key())
 
 
 def _key(backend: EBSBackend, name: str) -> tuple[str, str, str]:

@@ -13,6 +13,7 @@ from bundler.domain.ami import AmiSource, BakedAmi, LockedAmi
 from bundler.domain.blob import Blob
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume
 from bundler.domain.digest import Digest
+from bundler.domain.lock import LockedTool
 from bundler.domain.packs import PackTable
 from bundler.workflows.bakes import INDEX_TYPE, PACK_TYPE, TABLE_TYPE
 from tests.fakes.archives import Sample, sample
@@ -193,8 +194,18 @@ def with_amis(made: Sample, *amis: MadeAmi) -> Sample:
 
 
 def ami_sample(*amis: MadeAmi) -> Sample:
-    """A bundle with these AMIs, else one with two devices."""
-    return with_amis(sample(), *(amis or (MadeAmi.of(),)))
+    """A bundle with these AMIs, else one with two devices; it carries a kubectl that nobody runs."""
+    made, content = sample(), b"#!/bin/sh\nexit 1\n"
+    (helm,) = made.lock.tools
+    kubectl = LockedTool(
+        name="kubectl", version="1.35.2", platform=helm.platform, content=blob(content, helm.content.media_type)
+    )
+    made = replace(
+        made,
+        lock=made.lock.model_copy(update={"tools": (helm, kubectl)}),
+        blobs={**made.blobs, Digest.of(content): content},
+    )
+    return with_amis(made, *(amis or (MadeAmi.of(),)))
 
 
 def restored_blocks(content: Mapping[int, int] | Sequence[tuple[int, int]]) -> dict[int, bytes]:
