@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.journey import Workspace, clean_environment
 from tests.peers import boto_client, lab_control
 
 ROOT = Path(__file__).parent.parent
+RESTORING = [sys.executable, "-m", "tests.restoring"]
 _seeds = count(1000, 1000)
 
 
@@ -84,6 +86,12 @@ class RestoreSite:
         document |= changes
         (self.folder / "site.yaml").write_text(yaml.safe_dump(document, sort_keys=False, width=4096))
 
+    @property
+    def document(self) -> dict[str, Any]:
+        """The site file."""
+        found: dict[str, Any] = yaml.safe_load((self.folder / "site.yaml").read_text())
+        return found
+
     def run(self, *more: str, die: str = "", expect: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Restore, in a process of its own."""
         done = self._process("restore", str(self.archive), "site.yaml", "trust", *more, die=die)
@@ -94,12 +102,31 @@ class RestoreSite:
         """Read a snapshot out into a cache in the folder."""
         return self._process("export", snapshot, "cache", *more, die=die)
 
+    @contextmanager
+    def started(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Restore, beside the test."""
+        argv = [*RESTORING, "restore", str(self.archive), "site.yaml", "trust"]
+        environment = {**clean_environment(), **self.environment}
+        process = subprocess.Popen(
+            argv, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
     def _process(self, *arguments: str, die: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "tests.restoring", *arguments]
         outside = {"AWS_ENDPOINT_URL": self.facts.aws_url} if arguments[0] == "export" else {}
         environment = {**clean_environment(), **self.environment, **outside, **({"DIE": die} if die else {})}
         return subprocess.run(
-            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+            [*RESTORING, *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
     def fault(self, operation: str, kind: str, *, service: str = "ebs", **more: object) -> None:

@@ -55,7 +55,8 @@ def _die_at(moment: str) -> None:
 @click.argument("site_file", type=click.Path(path_type=Path))
 @click.argument("trust", type=click.Path(path_type=Path))
 @click.option("--deadline", default=60.0)
-def restore(archive: Path, site_file: Path, trust: Path, deadline: float) -> None:
+@click.option("--visible", default=60.0, help="How long EC2 may take to show what it has just made.")
+def restore(archive: Path, site_file: Path, trust: Path, deadline: float, visible: float) -> None:
     """Restore the AMIs of an archive."""
     from bundler import trust as store
     from bundler.domain.finding import raise_findings
@@ -66,8 +67,10 @@ def restore(archive: Path, site_file: Path, trust: Path, deadline: float) -> Non
     from bundler.stages.verify import verify
     from bundler.wiring import InstallOptions, Surroundings, archive_source, aws_for, read_site, site_folder
     from bundler.wiring.inside import _journal_place, _journal_session, _machines
+    from bundler.workflows import restore as workflow
     from bundler.workflows.restore import Machines, Restoration
 
+    workflow._VISIBLE_S = visible
     site, around = read_site(site_file), Surroundings(emit=_tell)
     with archive_source(str(archive), around) as source:
         opened = verify(source, trust=store.load_accepted_trust(trust), full=False)
@@ -81,6 +84,8 @@ def restore(archive: Path, site_file: Path, trust: Path, deadline: float) -> Non
             pace=around.pace,
         )
         planned = restoration.observe()
+        for item in planned:
+            click.echo("".join(f"{action}\n" for action in item.plan), nl=False)
         if sum((item.plan for item in planned), Plan()).empty:
             click.echo("Nothing to do.")
             return

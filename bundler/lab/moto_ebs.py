@@ -242,9 +242,8 @@ class LabEbsResponse(EBSResponse):
         return ebs_backends[self.current_account][self.region]
 
     def start_snapshot(self) -> ActionResult:
-        """Begin; the same client token and parameters give the same snapshot."""
+        """Begin; the same client token and parameters give the same snapshot, also where it is deleted by now."""
         made = self.store.start(self._backend, self.params)
-        ec2 = self._backend.ec2_backend.snapshots[made.id]
         result = {
             "SnapshotId": made.id,
             "OwnerId": self.current_account,
@@ -252,8 +251,8 @@ class LabEbsResponse(EBSResponse):
             "StartTime": made.started,
             "VolumeSize": made.gib,
             "BlockSize": BLOCK_BYTES,
-            "Tags": [{"Key": tag["key"], "Value": tag["value"]} for tag in ec2.get_tags()],
-            "Description": ec2.description,
+            "Tags": self._get_param("Tags"),
+            "Description": self._get_param("Description"),
             "ParentSnapshotId": self._get_param("ParentSnapshotId"),
             "KmsKeyArn": self._get_param("KmsKeyArn"),
         }
