@@ -83,22 +83,28 @@ def wanted_amis(site: Site, lock: Lock) -> tuple[WantedAmi, ...]:
     return tuple(found[key] for key in sorted(found))
 
 
+def absent_amis(site: Site, lock: Lock) -> tuple[Finding, ...]:
+    """Return a finding for each node group that names an AMI which the bundle does not hold."""
+    there = sorted({f"{ami.name} for {ami.architecture}" for ami in lock.bake})
+    held = ", ".join(there) if there else "none"
+    return tuple(
+        _finding(group, group.ami, f"is no AMI of this bundle for {group.architecture}; it holds {held}")
+        for group in site.node_groups
+        if is_from_bundle(group) and lock.baked(group.ami, group.architecture) is None
+    )
+
+
 def check_amis(site: Site, lock: Lock) -> tuple[Finding, ...]:
     """Return what keeps the bundle's AMIs from being restored and started at a site."""
-    found: list[Finding] = []
+    found = [*absent_amis(site, lock)]
     for group in site.node_groups:
-        if is_from_bundle(group):
-            found += _group(site, group, lock)
+        baked = lock.baked(group.ami, group.architecture) if is_from_bundle(group) else None
+        if baked is not None:
+            found += _group(site, group, baked, lock)
     return tuple(found)
 
 
-def _group(site: Site, group: NodeGroup, lock: Lock) -> Iterator[Finding]:
-    baked = lock.baked(group.ami, group.architecture)
-    if baked is None:
-        there = sorted({f"{ami.name} for {ami.architecture}" for ami in lock.bake})
-        held = ", ".join(there) if there else "none"
-        yield _finding(group, group.ami, f"is no AMI of this bundle for {group.architecture}; it holds {held}")
-        return
+def _group(site: Site, group: NodeGroup, baked: BakedAmi, lock: Lock) -> Iterator[Finding]:
     if site.restore.route != "ebs-direct" and site.partition != baked.partition:
         cause = f"was built in partition {baked.partition}; the route {site.restore.route} does not leave it"
         yield _finding(group, group.ami, cause, hint="Take restore.route: ebs-direct in the site file.")

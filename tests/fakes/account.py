@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bundler.domain.machine_image import FoundDevice, FoundImage, ImageCopy, NewImage
-from bundler.domain.snapshot import FoundSnapshot, NewSnapshot
+from bundler.domain.snapshot import BlockList, FoundSnapshot, ListedBlock, NewSnapshot, SnapshotBlocks
 from bundler.errors import ConflictError, RejectedError
 
 ACCOUNT = "111122223333"
@@ -33,21 +33,25 @@ class Clock:
 
 @dataclass
 class Account:
-    """Fits the ports SiteImages and SnapshotWriter.
+    """Fits the ports of restore, register and read back: SiteImages, SnapshotWriter, SnapshotReader.
 
     Attributes:
         images: by id, those of other owners too.
         settles: state of a snapshot right after CompleteSnapshot; AWS says `pending` for a while.
+        content: the blocks of each snapshot.
         hidden: ids that EC2 has given and does not show yet.
     """
 
     images: dict[str, FoundImage] = field(default_factory=dict)
     made: dict[str, FoundSnapshot] = field(default_factory=dict)
-    blocks: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    content: dict[str, dict[int, bytes]] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
     settles: str = "completed"
     hidden: set[str] = field(default_factory=set)
     registered_as: str = "available"
+    gib: dict[str, int] = field(default_factory=dict)
+    uefi: dict[str, str] = field(default_factory=dict)
+    reading: list[int] = field(default_factory=list)
     _by_token: dict[str, tuple[object, str]] = field(default_factory=dict)
     _sealed: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -82,6 +86,10 @@ class Account:
             tags=image.tags,
             devices=devices,
             state=self.registered_as,
+            root_device=image.attributes.root_device,
+            ena_support=image.attributes.ena_support,
+            boot_mode=image.attributes.boot_mode,
+            imds_support=image.attributes.imds_support,
         )
 
     def copy(self, wanted: ImageCopy) -> str:
@@ -109,7 +117,7 @@ class Account:
             self._by_token[wanted.token] = (wanted, name)
             key = wanted.kms_key or ""
             self.made[name] = FoundSnapshot(id=name, state="pending", tags=wanted.tags, kms_key=key)
-            self.blocks[name] = {}
+            self.content[name] = {}
         return name
 
     def put(self, snapshot: str, number: int, content: bytes | memoryview, sha256: bytes) -> None:
@@ -117,17 +125,36 @@ class Account:
             self._open(snapshot)
             self.writes.append(f"put {snapshot} {number}")
             assert hashlib.sha256(content).digest() == sha256
-            self.blocks[snapshot][number] = bytes(content)
+            self.content[snapshot][number] = bytes(content)
 
     def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
         self._open(snapshot)
         self.writes.append(f"complete {snapshot}")
-        held = self.blocks[snapshot]
+        held = self.content[snapshot]
         whole = b"".join(hashlib.sha256(held[number]).digest() for number in sorted(held))
         if (blocks, aggregate) != (len(held), hashlib.sha256(whole).digest()):
             raise ConflictError(snapshot, "holds other blocks")
         self._sealed.add(snapshot)
         self.becomes(snapshot, self.settles)
+
+    def blocks(self, snapshot: str) -> SnapshotBlocks:
+        if snapshot not in self.made:
+            raise ConflictError(f"snapshot {snapshot}", "does not exist in this account and Region")
+        found = BlockList()
+        for number in sorted(self.content[snapshot]):
+            found.add(ListedBlock(number, f"token of {number}"))
+        return SnapshotBlocks(snapshot=snapshot, gib=self.gib.get(snapshot, 1), blocks=found)
+
+    def read(self, snapshot: str, block: ListedBlock, *, progress: Callable[[], int]) -> tuple[bytes, bytes]:
+        assert block.token == f"token of {block.number}"
+        assert progress() >= 0
+        raw = self.content[snapshot][block.number]
+        with self._lock:
+            self.reading.append(block.number)
+        return raw, hashlib.sha256(raw).digest()
+
+    def uefi_data(self, ami: str) -> str | None:
+        return self.uefi.get(ami)
 
     def add(self, **values: object) -> str:
         """Add an image; return its id."""

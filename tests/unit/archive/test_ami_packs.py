@@ -68,7 +68,7 @@ def test_what_is_right_is_restored(tmp_path: Path) -> None:
     account = Account()
     made = restored(opened(AMI, tmp_path), account)
     for device, blocks in TWO_DEVICES.items():
-        assert account.blocks[made[device]] == restored_blocks(blocks)
+        assert account.content[made[device]] == restored_blocks(blocks)
 
 
 ONE_DEVICE = {"root_device": "/dev/xvda", "devices": [{"device": "/dev/xvda", "size": 1}]}
@@ -163,7 +163,7 @@ def test_a_block_that_is_not_the_one_of_the_table_is_refused_before_its_frame_is
     assert isinstance(error, DigestError)
     assert "holds another block than the table says" in error.cause
     assert f"frame {frame}" in error.subject
-    put = {content for blocks in account.blocks.values() for content in blocks.values()}
+    put = {content for blocks in account.content.values() for content in blocks.values()}
     assert not put & set(restored_blocks(dict(enumerate(seeds))).values())
     assert account.made, "snapshots may have been begun"
     assert not [write for write in account.writes if write.startswith("complete")]

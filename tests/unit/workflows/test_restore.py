@@ -76,7 +76,7 @@ class Run:
 
     def contents(self) -> list[dict[int, bytes]]:
         """The blocks of every snapshot of every AMI."""
-        return [self.account.blocks[one.snapshot] for ami in self.account.images.values() for one in ami.snapshots]
+        return [self.account.content[one.snapshot] for ami in self.account.images.values() for one in ami.snapshots]
 
     def count(self, verb: str) -> int:
         return sum(write.startswith(verb) for write in self.account.writes)
