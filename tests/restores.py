@@ -98,6 +98,16 @@ class RestoreSite:
         assert expect is None or done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def push(self) -> None:
+        """Push images and charts, as install does."""
+        done = self._process("push-all", str(self.archive), "site.yaml", "trust", die="")
+        assert done.returncode == 0, done.stderr
+
+    def verify(self, *more: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        """`bundle verify --installed`."""
+        fixed = ("--installed", "--site", "site.yaml", "--trust", "trust")
+        return self.workspace.bundle("verify", str(self.archive), *fixed, *more, expect=expect)
+
     def export(self, snapshot: str, *more: str, die: str = "") -> subprocess.CompletedProcess[str]:
         """Read a snapshot out into a cache in the folder."""
         return self._process("export", snapshot, "cache", *more, die=die)

@@ -122,6 +122,32 @@ def export(snapshot: str, cache: Path, pack_bytes: int) -> None:
     click.echo(f"{made.index.digest} {' '.join(map(str, made.table.packs))}")
 
 
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("site_file", type=click.Path(path_type=Path))
+@click.argument("trust", type=click.Path(path_type=Path))
+def push(archive: Path, site_file: Path, trust: Path) -> None:
+    """Push the images and charts of an archive to the private registry of a site, as install does."""
+    from bundler import trust as store
+    from bundler.adapters.aws.ecr import EcrRepositories
+    from bundler.domain.image_map import PrivateRegistry
+    from bundler.stages import push as stage
+    from bundler.stages.repositories import observe_repositories, repositories
+    from bundler.stages.verify import verify
+    from bundler.wiring import Surroundings, archive_source, aws_for, read_site, registry_client
+    from bundler.workflows.push import observe_push
+
+    site, around = read_site(site_file), Surroundings()
+    with archive_source(str(archive), around) as source:
+        opened = verify(source, trust=store.load_accepted_trust(trust), full=False)
+        registry = registry_client(around, site)
+        private = PrivateRegistry(host=site.registry_host, prefix=site.registry.prefix)
+        wanted = observe_push(opened, target=private, registry=registry, immutable=False, pace=around.pace)
+        ecr = EcrRepositories(aws_for(around, site).service("ecr"), account=site.account)
+        repositories(observe_repositories(site, wanted.repositories, registry=ecr), registry=ecr)
+        stage.push(wanted, archive=opened, registry=registry)
+
+
 def _tell(event: object) -> None:
     sys.stderr.write(f"{event}\n")
 
@@ -129,4 +155,5 @@ def _tell(event: object) -> None:
 if __name__ == "__main__":
     COMMANDS["restore"] = ("tests.restoring:restore", "")
     COMMANDS["export"] = ("tests.restoring:export", "")
+    COMMANDS["push-all"] = ("tests.restoring:push", "")
     main()
