@@ -165,9 +165,11 @@ class NetworkError(BundleError):
 
     Attributes:
         unreachable: nothing answered there, and no proxy stood in between: a route or an endpoint is missing.
+        busy: the service was reached, and had no time however often it was asked.
     """
 
     unreachable: bool = False
+    busy: bool = False
     exit_code = 5
     title = "Network error"
     hint = "Run the same command again."

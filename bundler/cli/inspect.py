@@ -1,4 +1,4 @@
-"""`bundle inspect` and `bundle verify`."""
+"""`bundle inspect`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.options import ca_file_option, jobs_option, output_option, progress_option, showing, trust_option
+from bundler.cli.options import ca_file_option, output_option, trust_option
 from bundler.cli.render import human_bytes, show_document, show_table
-from bundler.domain.events import PhaseDone
 
 if TYPE_CHECKING:
     from bundler.archive.reader import Archive
@@ -33,40 +32,15 @@ def inspect(archive: str, trust_folder: Path | None, ca_file: Path | None, outpu
     from bundler.wiring import Surroundings, archive_source
 
     with archive_source(archive, Surroundings(ca_file=ca_file)) as source:
-        opened = _open(source, trust_folder)
+        opened = open_archive(source, trust_folder)
         if output == "text":
             _show(opened)
         else:
             show_document(describe(opened), output)
 
 
-@click.command()
-@click.argument("archive")
-@trust_option
-@ca_file_option
-@jobs_option
-@progress_option
-@output_option
-def verify(
-    archive: str, trust_folder: Path | None, ca_file: Path | None, jobs: int, progress: str, output: str
-) -> None:
-    """Check signature and every byte of an archive.
-
-    ARCHIVE is a file or s3://bucket/key. The signature must be by a key of the trust root that was accepted here.
-    """
-    from bundler.wiring import Surroundings, archive_source
-
-    with showing(progress) as emit, archive_source(archive, Surroundings(ca_file=ca_file)) as source:
-        opened = _open(source, trust_folder)
-        opened.verify_all(emit=emit, workers=jobs)
-        emit(PhaseDone(phase="verify", detail=f"{len(opened.members) + 1} members, {human_bytes(source.size)}"))
-    if output == "text":
-        click.echo(f"{archive} is complete and signed.\nroot {opened.root.digest}")
-    else:
-        show_document({"archive": archive, "root": str(opened.root.digest), "bytes": source.size}, output)
-
-
-def _open(source: ByteSource, trust_folder: Path | None) -> Archive:
+def open_archive(source: ByteSource, trust_folder: Path | None) -> Archive:
+    """Return an archive whose signature, lock and table of contents are right."""
     from bundler import trust as store
     from bundler.stages.verify import verify as open_verified
 

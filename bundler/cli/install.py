@@ -69,9 +69,9 @@ def install(
     """Install an archive into a closed VPC.
 
     ARCHIVE is a file, or s3://bucket/key, which is read by ranges without a local copy. Phases: verify, preflight,
-    infrastructure, push, identity, core, nodes, check-nodes, add-ons, check. The plan is shown (on stderr) before
-    anything is written; run the same command again after an interruption and it goes on; a finished install writes
-    nothing.
+    infrastructure, push, restore, identity, core, nodes, check-nodes, add-ons, check. The plan is shown (on stderr)
+    before anything is written; run the same command again after an interruption and it goes on; a finished install
+    writes nothing.
     """
     from bundler import trust as store
     from bundler import wiring

@@ -35,6 +35,7 @@ class FoundImage:
         architecture: amd64 or arm64; EC2's word where it is another.
         devices: the EBS devices that begin with a snapshot.
         created: ISO 8601, as EC2 writes it.
+        why: what EC2 says of its state, where it says something.
     """
 
     id: str
@@ -56,6 +57,7 @@ class FoundImage:
     imds_support: str | None = None
     tpm_support: str | None = None
     created: str = ""
+    why: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -97,6 +99,7 @@ class ImageCopy:
         token: the same token gives the same copy again (CopyImage, ClientToken).
         tags: of the AMI and its snapshots.
         kms_key: encrypts the copy; None leaves it as the source is, or as the account's default says.
+        description: of the AMI; empty for the source's.
     """
 
     source: str
@@ -105,6 +108,7 @@ class ImageCopy:
     token: str
     tags: Mapping[str, str]
     kms_key: str | None = None
+    description: str = ""
 
 
 def require_portable(image: FoundImage) -> None:

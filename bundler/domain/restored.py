@@ -12,6 +12,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.finding import Finding
 from bundler.domain.infrastructure import MachineImage
 from bundler.domain.lock import Lock
+from bundler.domain.node_template import BOTTLEROCKET_DATA
 from bundler.domain.oci import Platform
 from bundler.domain.site import NodeGroup, Site
 
@@ -24,6 +25,12 @@ KEPT_FREE = 0.15
 NOT_YET = "ami-00000000"
 """Stands in plans for an AMI that is not restored yet."""
 _DEFINITION_EXIT = 2
+_SYSTEMS = {
+    "bake": frozenset({"al2023"}),
+    "template": frozenset({"al2023", "al2"}),
+    "bottlerocket": frozenset({"bottlerocket"}),
+}
+"""Which `os` of a node group each kind of AMI is for; of one that is carried by its id nobody says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +83,24 @@ def wanted_amis(site: Site, lock: Lock) -> tuple[WantedAmi, ...]:
     return tuple(found[key] for key in sorted(found))
 
 
+def absent_amis(site: Site, lock: Lock) -> tuple[Finding, ...]:
+    """Return a finding for each node group that names an AMI which the bundle does not hold."""
+    there = sorted({f"{ami.name} for {ami.architecture}" for ami in lock.bake})
+    held = ", ".join(there) if there else "none"
+    return tuple(
+        _finding(group, group.ami, f"is no AMI of this bundle for {group.architecture}; it holds {held}")
+        for group in site.node_groups
+        if is_from_bundle(group) and lock.baked(group.ami, group.architecture) is None
+    )
+
+
 def check_amis(site: Site, lock: Lock) -> tuple[Finding, ...]:
     """Return what keeps the bundle's AMIs from being restored and started at a site."""
-    found: list[Finding] = []
+    found = [*absent_amis(site, lock)]
     for group in site.node_groups:
-        if is_from_bundle(group):
-            found += _group(site, group, lock)
+        baked = lock.baked(group.ami, group.architecture) if is_from_bundle(group) else None
+        if baked is not None:
+            found += _group(site, group, baked, lock)
     return tuple(found)
 
 
@@ -94,32 +113,46 @@ def preload_notes(site: Site, lock: Lock) -> tuple[str, ...]:
     return (f"targets of the definition does not name this site ({place}): its nodes pull what their AMIs preload",)
 
 
-def _group(site: Site, group: NodeGroup, lock: Lock) -> Iterator[Finding]:
-    baked = lock.baked(group.ami, group.architecture)
-    if baked is None:
-        there = sorted({f"{ami.name} for {ami.architecture}" for ami in lock.bake})
-        held = ", ".join(there) if there else "none"
-        yield _finding(group, group.ami, f"is no AMI of this bundle for {group.architecture}; it holds {held}")
-        return
+def _group(site: Site, group: NodeGroup, baked: BakedAmi, lock: Lock) -> Iterator[Finding]:
     if site.restore.route != "ebs-direct" and site.partition != baked.partition:
         cause = f"was built in partition {baked.partition}; the route {site.restore.route} does not leave it"
         yield _finding(group, group.ami, cause, hint="Take restore.route: ebs-direct in the site file.")
     if site.restore.route == "share" and site.region != baked.region:
         cause = f"was built in {baked.region}; the route share uses it there only"
         yield _finding(group, group.ami, cause, hint="Take restore.route: copy, or ebs-direct, in the site file.")
+    yield from _system(group, lock)
     yield from _room(group, baked, lock)
 
 
-def _room(group: NodeGroup, baked: BakedAmi, lock: Lock) -> Iterator[Finding]:
-    root = WantedAmi(baked=baked).image().root_gib or 0
-    if root > group.volume.size_gib:
-        yield _finding(group, group.ami, f"needs a root volume of {root} GiB, the group says {group.volume.size_gib}")
+def _system(group: NodeGroup, lock: Lock) -> Iterator[Finding]:
+    """Look whether the AMI reads the user data that the group's `os` makes."""
+    locked = next((ami for ami in lock.amis if (ami.name, ami.architecture) == (group.ami, group.architecture)), None)
+    fits = None if locked is None else _SYSTEMS.get(locked.kind)
+    if locked is None or fits is None or group.os in fits:
         return
-    needed_gib = (baked.written_bytes + _images_bytes(lock, baked)) / (1 << 30) / (1 - KEPT_FREE)
-    if needed_gib > group.volume.size_gib:
+    cause = f"is of the kind {locked.kind}, for os {' or '.join(sorted(fits, reverse=True))}; the group says {group.os}"
+    yield _finding(group, group.ami, cause, hint="Correct os in the site file, or name another AMI of the bundle.")
+
+
+def _room(group: NodeGroup, baked: BakedAmi, lock: Lock) -> Iterator[Finding]:
+    """Look whether the volume that the group sizes holds what the AMI brings and what nodes pull."""
+    device = BOTTLEROCKET_DATA if group.os == "bottlerocket" else baked.attributes.root_device
+    carried = next((one.size for one in baked.attributes.devices if one.device == device), 0)
+    has, what = group.volume.size_gib, "data" if group.os == "bottlerocket" else "root"
+    if carried > has:
+        yield _finding(
+            group,
+            group.ami,
+            f"needs a {what} volume of {carried} GiB, the group says {has}",
+            hint="Give it a larger volume.sizeGiB.",
+        )
+        return
+    brought = 0 if group.os == "bottlerocket" else baked.written_bytes
+    needed_gib = (brought + _images_bytes(lock, baked)) / (1 << 30) / (1 - KEPT_FREE)
+    if needed_gib > has:
         cause = (
             f"and the bundle's images, unpacked, need about {needed_gib:.0f} GiB with what kubelet keeps free;"
-            f" the group's root volume has {group.volume.size_gib}"
+            f" the group's {what} volume has {has}"
         )
         yield _finding(group, group.ami, cause, hint="Give it a larger volume.sizeGiB.")
 

@@ -90,7 +90,7 @@ class FoundSnapshot:
     Attributes:
         state: pending, completed or error; `why` says more of it where EC2 does.
         owner: 12 digits.
-        kms_key: ARN, where it is encrypted.
+        kms_key: ARN of the key that it is encrypted with; empty where it is not.
     """
 
     id: str
@@ -100,3 +100,9 @@ class FoundSnapshot:
     is_encrypted: bool = False
     kms_key: str = ""
     why: str = ""
+
+    def bears(self, kms_key: str | None) -> bool:
+        """Whether it is encrypted as a site asks; by which key an alias means, only KMS knows."""
+        if kms_key is None:
+            return True
+        return self.kms_key == kms_key if ":key/" in kms_key else self.is_encrypted

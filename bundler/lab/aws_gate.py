@@ -15,7 +15,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,6 +27,7 @@ from moto.sts.models import sts_backends
 from werkzeug.datastructures import EnvironHeaders
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
+from bundler.domain.blocks import BLOCK_BYTES
 from bundler.lab import aws_errors
 from bundler.lab.aws_errors import Refusal
 from bundler.lab.faults import Fault, Faults
@@ -86,7 +87,10 @@ class AwsGate:
             return self._answer_refusal(refusal, call, start_response)
         if claim is not None and claim.presigned and call.service == "sts":
             return self._answer_identity(claim, call, request, start_response)
-        return self._pass_on(environ, request, claim, call, start_response)
+        if fault is None or fault.kind != "damaged":
+            return self._pass_on(environ, request, claim, call, start_response)
+        request = replace(request, body=_damaged(request.body))
+        return [_damaged(b"".join(self._pass_on(environ, request, claim, call, start_response)))]
 
     def _record(self, call: Call, status: int) -> None:
         self._log.aws(call.service, call.operation, status=status, dry_run=call.dry_run)
@@ -191,6 +195,14 @@ class AwsGate:
             with self._moto.lock:
                 self._apps[service] = create_backend_app(backend)
         return self._apps[service]
+
+
+def _damaged(content: bytes) -> bytes:
+    """Change one bit of what is as large as a block."""
+    if len(content) < BLOCK_BYTES:
+        return content
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 def _read(environ: Environ) -> HttpRequest:

@@ -135,9 +135,10 @@ class SilentApi:
 class Control:
     """What tests may ask of a running lab under `/_lab/`."""
 
-    def __init__(self, faults: Faults, ecr: EmbeddedEcr) -> None:
+    def __init__(self, faults: Faults, ecr: EmbeddedEcr, snapshots: SnapshotStore) -> None:
         self._faults = faults
         self._ecr = ecr
+        self._snapshots = snapshots
 
     def __call__(self, method: str, path: str, body: bytes) -> tuple[int, object]:
         """Answer a control request with a status and a JSON value."""
@@ -147,6 +148,7 @@ class Control:
             ("PATCH", "/_lab/settings"): self._change,
             ("POST", "/_lab/tokens/expire"): self._expire,
             ("POST", "/_lab/uploads/drop"): self._drop,
+            ("POST", "/_lab/snapshots/fail"): self._fail,
         }
         action = actions.get((method, path))
         if action is None:
@@ -171,6 +173,11 @@ class Control:
 
     def _expire(self, _: object) -> None:
         self._ecr.tokens.expire_all()
+
+    def _fail(self, value: object) -> None:
+        if not isinstance(value, dict) or value.keys() != {"id", "why"}:
+            raise UsageError("snapshot", "needs id and why")
+        self._snapshots.fail(str(value["id"]), str(value["why"]))
 
     def _drop(self, _: object) -> None:
         self._ecr.store.drop_uploads()
@@ -254,7 +261,7 @@ class Lab:
     def _start_aws(self, ecr: EmbeddedEcr) -> str:
         machines = self._make_machines()
         self._snapshots = correct_moto(self._state / "snapshots", machines=machines, network=self._network)
-        control = Control(self._faults, ecr)
+        control = Control(self._faults, ecr, self._snapshots)
         server = AwsServer(self._place, faults=self._faults, log=self._log, control=control)
         return server.start()
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from bundler.errors import UsageError
 
-Kind = Literal["denied", "throttled", "unavailable", "expired", "reset", "cut", "slow"]
+Kind = Literal["denied", "throttled", "unavailable", "expired", "reset", "cut", "slow", "damaged"]
 ANY = "*"
 
 
@@ -19,9 +19,11 @@ class Fault:
     Attributes:
         service: `ec2`, `ecr`, …, `ecr.dkr` (the registry of the closed side), `source` (of the connected side), or `*`.
         operation: an AWS operation name, or a registry verb such as `PutManifest`; `*` for all.
-        kind: what happens. `reset` closes the connection without an answer, `cut` in the middle of a body.
+        kind: what happens. `reset` closes the connection without an answer, `cut` in the middle of a body; `damaged`
+            (EBS direct only) changes a bit of the block that is put or got.
         nth: the first matching call that is hit, counted from 1 from now on.
         times: how many calls in a row are hit.
+        spare: of so many calls one is spared; 0 for none.
         delay_s: for `slow`: seconds before the answer.
         retry_after_s: for `throttled` and `unavailable`: sent as Retry-After.
     """
@@ -31,6 +33,7 @@ class Fault:
     kind: Kind
     nth: int = 1
     times: int = 1
+    spare: int = 0
     delay_s: float = 0.0
     retry_after_s: int | None = None
 
@@ -78,6 +81,7 @@ class Faults:
                 if not fault.matches(service, operation):
                     continue
                 seen[0] += 1
-                if hit is None and fault.nth <= seen[0] < fault.nth + fault.times:
+                is_spared = fault.spare and seen[0] % fault.spare == 0
+                if hit is None and not is_spared and fault.nth <= seen[0] < fault.nth + fault.times:
                     hit = fault
         return hit

@@ -151,6 +151,15 @@ class SnapshotStore:
         with self._lock:
             self._snapshots[_key(backend, snapshot_id)] = snapshot
 
+    def fail(self, snapshot_id: str, why: str) -> None:
+        """Let a snapshot go to `error`, as AWS does where a key cannot be used or nobody writes for too long."""
+        with self._lock:
+            found = [(key, one) for key, one in self._snapshots.items() if one.id == snapshot_id]
+        for (account, region, _), snapshot in found:
+            snapshot.status = "error"
+            made: Any = ebs_backends[account][region].ec2_backend.snapshots[snapshot_id]
+            made.status, made.state_message = "error", why
+
     def put(self, snapshot: LabSnapshot, number: int, content: bytes, sha256: bytes) -> None:
         """Keep a block; the last one put under a number counts."""
         with self._lock, snapshot.file.open("ab") as file:
@@ -204,9 +213,14 @@ def _encryption(ec2: Any, asked: Mapping[str, Any], parent: Any | None) -> tuple
     if parent is not None:
         return parent.encrypted, parent.kms_key_id
     if asked.get("Encrypted") or asked.get("KmsKeyArn"):
-        return True, asked.get("KmsKeyArn")
+        return True, asked.get("KmsKeyArn") or default_key(ec2)
     by_default = bool(ec2.get_ebs_encryption_by_default())
-    return by_default, str(ec2.default_kms_key_id or ec2._create_default_encryption_key()) if by_default else None
+    return by_default, default_key(ec2) if by_default else None
+
+
+def default_key(ec2: Any) -> str:
+    """Return the ARN of the key that an account's Region encrypts with where none is named."""
+    return str(ec2.default_kms_key_id or ec2._create_default_encryption_key())
 
 
 def _key(backend: EBSBackend, name: str) -> tuple[str, str, str]:
@@ -242,9 +256,8 @@ class LabEbsResponse(EBSResponse):
         return ebs_backends[self.current_account][self.region]
 
     def start_snapshot(self) -> ActionResult:
-        """Begin; the same client token and parameters give the same snapshot."""
+        """Begin; the same client token and parameters give the same snapshot, also where it is deleted by now."""
         made = self.store.start(self._backend, self.params)
-        ec2 = self._backend.ec2_backend.snapshots[made.id]
         result = {
             "SnapshotId": made.id,
             "OwnerId": self.current_account,
@@ -252,8 +265,8 @@ class LabEbsResponse(EBSResponse):
             "StartTime": made.started,
             "VolumeSize": made.gib,
             "BlockSize": BLOCK_BYTES,
-            "Tags": [{"Key": tag["key"], "Value": tag["value"]} for tag in ec2.get_tags()],
-            "Description": ec2.description,
+            "Tags": self._get_param("Tags"),
+            "Description": self._get_param("Description"),
             "ParentSnapshotId": self._get_param("ParentSnapshotId"),
             "KmsKeyArn": self._get_param("KmsKeyArn"),
         }

@@ -11,7 +11,7 @@ from moto.core.responses import ActionResult, EmptyResult
 from moto.ebs.models import ebs_backends
 from moto.ec2.responses import EC2Response
 
-from bundler.lab.moto_ebs import SnapshotStore
+from bundler.lab.moto_ebs import SnapshotStore, default_key
 from bundler.lab.moto_patch import Refused
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class SnapshotCopies(EC2Response):
         return str(kms_backends[self.current_account][self.region].describe_key(key).arn)
 
     def _default_key(self) -> str:
-        return str(self.ec2_backend.default_kms_key_id or self.ec2_backend._create_default_encryption_key())
+        return default_key(self.ec2_backend)
 
     def _need_snapshot(self, name: str | None, backend: Any | None = None) -> Any:
         if name is None:

@@ -11,6 +11,7 @@ from typing import Protocol
 from bundler.domain.access import ClusterFacts
 from bundler.domain.finding import Finding
 from bundler.domain.reference import Reference
+from bundler.domain.restored import is_from_bundle
 from bundler.domain.site import Site
 from bundler.errors import (
     AccessError,
@@ -50,6 +51,10 @@ class AwsProbe(Protocol):
 
     def s3(self) -> None:
         """Ask S3 for anything; a denial is an answer too."""
+        ...
+
+    def ebs(self) -> None:
+        """Ask EBS direct for a snapshot that nobody has; that it does not exist, and a denial, are answers."""
         ...
 
     def iam(self, profile: str) -> None:
@@ -144,6 +149,8 @@ def checks(site: Site, probes: Probes) -> list[_Check]:
         wanted.append(_Check(name="Auto Scaling", run=aws.autoscaling))
         if site.access_entries == "ensure":
             wanted.append(_Check(name="EKS", run=partial(_check_cluster, site, aws)))
+        if site.restore.route == "ebs-direct" and any(map(is_from_bundle, site.node_groups)):
+            wanted.append(_Check(name="EBS direct", run=partial(_check_ebs, site, aws)))
         if site.endpoints.iam is not None:
             wanted.append(_Check(name="IAM", run=partial(aws.iam, site.node_groups[0].instance_profile)))
     return wanted
@@ -175,6 +182,20 @@ def _check_registry(site: Site, registry: ImageRegistry) -> None:
             "without private DNS set `endpoints: {ecr.dkr: vpce-…:443}` in the site file."
         )
         raise NetworkError(site.registry_host, error.cause, hint=hint) from error
+
+
+def _check_ebs(site: Site, aws: AwsProbe) -> None:
+    try:
+        aws.ebs()
+    except NetworkError as error:
+        if not error.unreachable:
+            raise
+        hint = (
+            f"The AMIs of the bundle are restored by EBS direct: the VPC needs the endpoint com.amazonaws.{site.region}"
+            ".ebs with private DNS, whose security group admits tcp/443 from here; without private DNS set "
+            "`endpoints: {ebs: https://vpce-…}` in the site file. Where there is none, take restore.route: copy."
+        )
+        raise NetworkError(error.subject, error.cause, hint=hint) from error
 
 
 def _check_caller(site: Site, aws: AwsProbe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -18,8 +18,13 @@ from bundler.retry import Patience
 
 PHASE = "restore"
 _NAME_TAKEN = "InvalidAMIName.Duplicate"
+_COPIES = 3
+_VISIBLE_S = 60.0
+"""What EC2 has not shown by then was taken away: the same token has given an id that is gone."""
+_AVAILABLE = "available"
 _WORKING = ("pending", "transient")
-_LOOK = "Look at it in EC2 (StateReason), then run the same command again: it begins that one anew."
+_ANEW = "Look at it in EC2 for more (StateMessage); run the same command again: it begins a new one."
+_SLOW = "EC2 is still at work, or has given up. Run the same command again: it goes on waiting for the same one."
 
 
 class Images(Protocol):
@@ -89,11 +94,14 @@ def observe_ami(wanted: WantedAmi, site: Site, *, images: Images) -> RegisterPla
     route = site.restore.route
     if route == "share":
         return RegisterPlan(wanted=wanted, there=_shared(wanted, images), route=route)
-    tagged = [
-        image for image in images.own_tagged(AMI_TAG, str(wanted.digest)) if image.state in ("available", *_WORKING)
-    ]
-    there = tagged[0] if tagged else _ours_by_name(wanted, images)
+    tagged = images.own_tagged(AMI_TAG, str(wanted.digest))
+    usable = sorted((one for one in tagged if one.state in (_AVAILABLE, *_WORKING)), key=_readiest_first)
+    there = usable[0] if usable else _ours_by_name(wanted, images)
     return RegisterPlan(wanted=wanted, there=there, route=route)
+
+
+def _readiest_first(image: FoundImage) -> tuple[bool, str]:
+    return image.state != _AVAILABLE, image.id
 
 
 def _shared(wanted: WantedAmi, images: Images) -> FoundImage:
@@ -111,15 +119,18 @@ def _shared(wanted: WantedAmi, images: Images) -> FoundImage:
 def _ours_by_name(wanted: WantedAmi, images: Images) -> FoundImage | None:
     """An AMI of that name: ours where it says so; registered, and not tagged before the end came."""
     found = images.own_named(wanted.name)
-    if found is None or found.state not in ("available", *_WORKING):
+    if found is None:
         return None
     if found.description != wanted.description:
-        raise ConflictError(
-            f"AMI name {wanted.name}",
-            f"is taken by {found.id}, which this tool did not register",
-            hint=f"Look what it is; to give the name back: aws ec2 deregister-image --image-id {found.id}",
-        )
+        raise _name_taken(wanted, f"is taken by {found.id}, which this tool did not register", found.id)
+    if found.state not in (_AVAILABLE, *_WORKING):
+        raise _name_taken(wanted, f"is taken by {found.id}, which is {found.state}", found.id)
     return found
+
+
+def _name_taken(wanted: WantedAmi, cause: str, ami: str) -> ConflictError:
+    hint = f"Look what it is; to give the name back: aws ec2 deregister-image --image-id {ami}"
+    return ConflictError(f"AMI name {wanted.name}", cause, hint=hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,25 +188,45 @@ class _Register:
             snapshots=snapshots,
             tags=self.tags,
         )
-        try:
-            return self._seen(images.register(new))
-        except RejectedError as error:
-            ours = _ours_by_name(wanted, images) if error.code == _NAME_TAKEN else None
-            if ours is None:  # the answer to a first try may have been lost
-                raise
-            return ours
+        return self._made(lambda: self._seen(images.register(new)))
 
     def copied(self, site: Site) -> FoundImage:
-        wanted, baked = self.wanted, self.wanted.baked
-        copy = ImageCopy(
+        return self._made(lambda: self._copied(site))
+
+    def _copied(self, site: Site) -> FoundImage:
+        """Copy; a token whose copy was deregistered gives that for as long as EC2 knows it, so another one is taken."""
+        for attempt in range(_COPIES):
+            ami = self.registry.images.copy(self._copy(site, attempt))
+            found = self._visible(ami, deadline_s=_VISIBLE_S)
+            if found is not None:
+                return found
+            self.registry.emit(Noted(text=f"{ami}, copied before, is not there any more: copying it again"))
+        raise TargetError(f"AMI {self.wanted.name}", "was copied, and EC2 does not show it", hint=_SLOW)
+
+    def _copy(self, site: Site, attempt: int) -> ImageCopy:
+        wanted, baked, key = self.wanted, self.wanted.baked, site.restore.kms_key
+        parts = [str(wanted.digest), site.account, site.region, key or "", *([str(attempt)] if attempt else [])]
+        return ImageCopy(
             source=baked.ami,
             region=baked.region,
             name=wanted.name,
-            token=client_token(str(wanted.digest), site.account, site.region, site.restore.kms_key or ""),
+            description=wanted.description,
+            token=client_token(*parts),
             tags=self.tags,
-            kms_key=site.restore.kms_key,
+            kms_key=key,
         )
-        return self._seen(self.registry.images.copy(copy))
+
+    def _made(self, make: Callable[[], FoundImage]) -> FoundImage:
+        try:
+            return make()
+        except RejectedError as error:
+            if error.code != _NAME_TAKEN:
+                raise
+            ours = _ours_by_name(self.wanted, self.registry.images)  # the answer to a first try may have been lost
+            if ours is None:
+                cause = f"is taken by an AMI that EC2 does not show: {error.cause}"
+                raise _name_taken(self.wanted, cause, "ID") from error
+            return ours
 
     def await_snapshots(self, ids: Sequence[str]) -> None:
         patience = self.registry.patience
@@ -203,7 +234,7 @@ class _Register:
         while waiting := self._incomplete(ids):
             elapsed = patience.clock() - started
             if elapsed > patience.deadline_s:
-                raise TargetError(f"snapshot {waiting[0]}", f"is not complete after {elapsed:.0f} s")
+                raise TargetError(f"snapshot {waiting[0]}", f"is not complete after {elapsed:.0f} s", hint=_SLOW)
             patience.pause("snapshots", [f"snapshot {name}" for name in waiting], elapsed_s=elapsed)
 
     def _incomplete(self, ids: Sequence[str]) -> list[str]:
@@ -211,7 +242,7 @@ class _Register:
         for snapshot in found.values():
             if snapshot.state == "error":
                 why = snapshot.why or "EC2 does not say why"
-                raise TargetError(f"snapshot {snapshot.id}", f"went to error: {why}", hint=_LOOK)
+                raise TargetError(f"snapshot {snapshot.id}", f"went to error: {why}", hint=_ANEW)
         return [name for name in ids if name not in found or found[name].state != "completed"]
 
     def available(self, image: FoundImage) -> FoundImage:
@@ -221,18 +252,31 @@ class _Register:
         while image.state in _WORKING:
             elapsed = patience.clock() - started
             if elapsed > patience.deadline_s:
-                raise TargetError(image.subject, f"is still {image.state} after {elapsed:.0f} s")
+                raise TargetError(image.subject, f"is still {image.state} after {elapsed:.0f} s", hint=_SLOW)
             patience.pause(image.subject, [image.state], elapsed_s=elapsed)
             image = self._seen(image.id)
-        if image.state != "available":
-            raise TargetError(image.subject, f"is {image.state}", hint=_LOOK)
-        if image.owner and image.tags.get(AMI_TAG) != str(self.wanted.digest) and image.name == self.wanted.name:
+        if image.state != _AVAILABLE:
+            why = image.why or "EC2 does not say why"
+            hint = f"To make it anew: aws ec2 deregister-image --image-id {image.id}; then run the same command again."
+            raise TargetError(image.subject, f"is {image.state}: {why}", hint=hint)
+        if image.name == self.wanted.name and image.tags.get(AMI_TAG) != str(self.wanted.digest):
             self.registry.images.tag([image.id], self.tags)
         self.registry.emit(Noted(text=f"{self.wanted.baked.name} {self.wanted.baked.architecture} is {image.id}"))
         return image
 
     def _seen(self, ami: str) -> FoundImage:
-        found = self.registry.images.image(ami)
+        found = self._visible(ami, deadline_s=self.registry.patience.deadline_s)
         if found is None:
-            raise TargetError(f"AMI {ami}", "is not visible yet", hint="Run the same command again.")
+            raise TargetError(f"AMI {ami}", "was made, and EC2 does not show it", hint=_SLOW)
+        return found
+
+    def _visible(self, ami: str, *, deadline_s: float) -> FoundImage | None:
+        """Return an AMI that EC2 gave an id for; it may show it a moment later (EC2 API, eventual consistency)."""
+        patience = self.registry.patience
+        started = patience.clock()
+        while (found := self.registry.images.image(ami)) is None:
+            elapsed = patience.clock() - started
+            if elapsed > deadline_s:
+                return None
+            patience.pause(f"AMI {ami}", ["not visible yet"], elapsed_s=elapsed)
         return found

@@ -136,7 +136,7 @@ def plan_restore(
     there = {
         snapshot.tags.get(DEVICE_TAG, ""): snapshot.id
         for snapshot in sorted(ours, key=lambda snapshot: snapshot.id, reverse=True)
-        if snapshot.state == "completed"
+        if snapshot.state == "completed" and snapshot.bears(owner.kms_key)
     }
     devices = {volume.device for volume in index.volumes}
 
@@ -147,7 +147,7 @@ def plan_restore(
             gib=volume.gib,
             description=f"{name} {digest.short} {volume.device}",
             tags={**owner.tags, **snapshot_tags(digest, volume.device)},
-            token=client_token(digest, volume.device, owner, attempt=attempt, parent=parent),
+            token=client_token(digest, volume.device, owner, attempt=attempt, beside=(name, parent or "")),
             parent=parent,
             kms_key=owner.kms_key if parent is None else None,
         )
@@ -160,14 +160,15 @@ def plan_restore(
     )
 
 
-def client_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0, parent: str | None = None) -> str:
-    """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of content, place, key and attempt.
+def client_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0, beside: Sequence[str] = ()) -> str:
+    """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of all that it is asked, and attempt.
 
-    A snapshot that went to `error` would be given again for ever: each of them makes the next token another one. So
-    does the parent: with the same token and another one AWS refuses.
+    With other values beside it, a token is refused: two clusters of one account differ in their tags, and a parent
+    makes another request, too; `beside` has those values. A snapshot that went to `error` would be given again for
+    ever: each of them makes the next token another one.
     """
-    begun_with = () if parent is None else (parent,)
-    parts = (str(index), device, owner.account, owner.region, owner.kms_key or "", str(attempt), *begun_with)
+    tags = (f"{key}={value}" for key, value in sorted(owner.tags.items()))
+    parts = (str(index), device, owner.account, owner.region, owner.kms_key or "", *beside, *tags, str(attempt))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

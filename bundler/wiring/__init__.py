@@ -14,7 +14,7 @@ from bundler.wiring.clients import (
     ship_file,
     transport_for,
 )
-from bundler.wiring.inside import InstallOptions, closed, status_of
+from bundler.wiring.inside import InstallOptions, closed, installed, status_of
 from bundler.wiring.outside import connected, local_source
 from bundler.wiring.surroundings import (
     Surroundings,
@@ -39,6 +39,7 @@ __all__ = [
     "cluster_credential",
     "complete_root",
     "connected",
+    "installed",
     "local_source",
     "lock_path",
     "own_platform",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bundler.stages.preflight import Probes
     from bundler.workflows.install import Inside
     from bundler.workflows.status import SiteStatus
+    from bundler.workflows.verify_installed import Installed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,20 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
         session=_journal_session(archive, options, surroundings),
         patience=Patience(deadline_s=options.deadline_s, emit=surroundings.emit),
         pace=surroundings.pace,
+    )
+
+
+def installed(site: Site, surroundings: Surroundings) -> Installed:
+    """Return what `bundle verify --installed` reads."""
+    from bundler.adapters.aws.ebs import EbsDirect
+    from bundler.adapters.aws.ec2_images import Ec2Images
+    from bundler.workflows.verify_installed import Installed
+
+    aws = aws_for(surroundings, site, connections=BLOCK_CONNECTIONS)
+    return Installed(
+        images=Ec2Images(aws.service("ec2")),
+        blocks=EbsDirect(service=aws.service("ebs"), policy=retry_policy(surroundings)),
+        registry=registry_client(surroundings, site),
     )
 
 

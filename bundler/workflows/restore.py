@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from bundler.archive.ami_packs import ArchivePacks, read_base_index, read_block_index
 from bundler.archive.reader import Archive
+from bundler.domain.bake import client_token
 from bundler.domain.blocks import BlockIndex
 from bundler.domain.digest import Digest
-from bundler.domain.events import Emit, counted
+from bundler.domain.events import Emit, Noted, counted
 from bundler.domain.finding import Finding, raise_findings
 from bundler.domain.infrastructure import MachineImage
 from bundler.domain.names import owner_tags
-from bundler.domain.parents import BASE_CHECK, INDEX_TAG, Encryption, Parents, check_parents, find_parents
+from bundler.domain.parents import BASE_CHECK, DEVICE_TAG, INDEX_TAG, Encryption, Parents, check_parents, find_parents
 from bundler.domain.plan import Action, Plan
 from bundler.domain.restored import WantedAmi, is_from_bundle, wanted_amis
 from bundler.domain.site import Site
 from bundler.domain.snapshot import FoundSnapshot, ListedBlock, NewSnapshot, SnapshotBlocks
-from bundler.errors import BundleError, StoppedError
+from bundler.errors import BundleError, ConflictError, LockLostError, StoppedError, TargetError
 from bundler.journal import Journal
 from bundler.retry import Patience
 from bundler.stages.register import Images, RegisterPlan, Registry, observe_ami, register
@@ -27,6 +28,10 @@ from bundler.stages.restore import Owner, RestorePlan, SnapshotWriter, plan_rest
 from bundler.transfer import Pace
 
 PHASE = "restore"
+SEALED = "restore-sealed"
+_STARTS = 3
+_VISIBLE_S = 60.0
+"""What EC2 has not shown by then was deleted: the same token has given an id that is gone."""
 
 
 class SiteImages(Images, Protocol):
@@ -56,11 +61,13 @@ class AmiPlan:
     Attributes:
         snapshots: None where none are to be written.
         findings: what keeps a delta from being restored here.
+        failed: device -> snapshots that went to `error` before, and stay until somebody looks at them.
     """
 
     ami: RegisterPlan
     snapshots: RestorePlan | None
     findings: tuple[Finding, ...] = ()
+    failed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
@@ -74,7 +81,8 @@ class AmiPlan:
                 verb="restore",
                 target=f"snapshot of {self.ami.wanted.name} {device}",
                 detail=f"{counted(len(sizes[device]), 'block')} of 512 KiB in a volume of {sizes[device].gib} GiB"
-                + ("" if new.parent is None else f" that begins with {new.parent}"),
+                + ("" if new.parent is None else f" that begins with {new.parent}")
+                + "".join(f"; anew: {name} went to error" for name in self.failed.get(device, ())),
             )
             for device, new in sorted(self.snapshots.wanted.items())
         ]
@@ -148,13 +156,14 @@ class Restoration:
         plan = self._plan(wanted, index)
         base = read_base_index(self.archive, wanted.baked, index) if plan.wanted else None
         if base is None:
-            return AmiPlan(ami=ami, snapshots=plan)
+            return AmiPlan(ami=ami, snapshots=plan, failed=self._failed(index, plan))
         site, found, encryption = self.site, self._tagged(base.digest), self._encryption()
         parents = find_parents(base, found=found, encryption=encryption)
         if parents is None:
             findings = check_parents(wanted.baked, base, found=found, encryption=encryption, site=site)
             return AmiPlan(ami=ami, snapshots=None, findings=tuple(findings))
-        return AmiPlan(ami=ami, snapshots=self._plan(wanted, index, parents))
+        plan = self._plan(wanted, index, parents)
+        return AmiPlan(ami=ami, snapshots=plan, failed=self._failed(index, plan))
 
     def _plan(self, wanted: WantedAmi, index: BlockIndex, parents: Parents | None = None) -> RestorePlan:
         found = self._tagged(index.digest)
@@ -167,14 +176,43 @@ class Restoration:
     def _tagged(self, index: Digest) -> tuple[FoundSnapshot, ...]:
         return self.machines.images.own_snapshots_tagged(INDEX_TAG, str(index))
 
+    def _failed(self, index: BlockIndex, plan: RestorePlan) -> Mapping[str, tuple[str, ...]]:
+        found = self._tagged(index.digest)
+        return {
+            device: tuple(one.id for one in found if one.state == "error" and one.tags.get(DEVICE_TAG) == device)
+            for device in plan.wanted
+        }
+
     def _restore(self, item: AmiPlan, plan: RestorePlan, journal: Journal) -> Mapping[str, str]:
-        return restore(
-            plan,
-            packs=ArchivePacks.of(self.archive, item.ami.wanted.baked),
-            writer=_HeldWriter(self.machines.blocks, journal.check),
-            progress=_Frames(journal),
-            pace=self.pace,
-        )
+        key = journal.key(SEALED, tokens={device: one.token for device, one in plan.wanted.items()})
+        sealed = self._sealed(journal, key)
+        if sealed is not None:
+            return {**plan.there, **sealed}
+        progress = _Frames(journal)
+        try:
+            made = restore(
+                plan,
+                packs=ArchivePacks.of(self.archive, item.ami.wanted.baked),
+                writer=_HeldWriter(self.machines, journal.check, patience=self.patience, emit=self.pace.emit),
+                progress=progress,
+                pace=self.pace,
+            )
+        except LockLostError:
+            raise
+        except ConflictError:
+            progress.doubt()
+            raise
+        journal.record(SEALED, key, **{device: made[device] for device in plan.wanted})
+        return made
+
+    def _sealed(self, journal: Journal, key: str) -> Mapping[str, str] | None:
+        """Return snapshots that take no blocks any more, and that EC2 did not have complete when the last run ended."""
+        record = journal.find(key)
+        if record is None or not record.facts:
+            return None
+        states = {name: one.state for name, one in self.machines.images.snapshots([*record.facts.values()]).items()}
+        usable = all(states.get(name) in ("pending", "completed") for name in record.facts.values())
+        return record.facts if usable else None
 
     def _owner(self) -> Owner:
         return Owner(
@@ -189,13 +227,20 @@ class Restoration:
         return Registry(images=self.machines.images, tags=tags, patience=self.patience, emit=emit)
 
 
-@dataclass(frozen=True, slots=True)
 class _Frames:
     """How many frames of an AMI's packs are put, in the journal: a hint that saves sending them again."""
 
-    journal: Journal
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._believed: Mapping[str, str] | None = None
+
+    def doubt(self) -> None:
+        """Let the next run put every block again, where this one believed that some were put."""
+        if self._believed is not None:
+            self.put(self._believed, 0)
 
     def frames(self, snapshots: Mapping[str, str]) -> int:
+        self._believed = snapshots
         record = self.journal.find(self._key(snapshots))
         text = "" if record is None else record.facts.get("frames", "")
         return int(text) if text.isdecimal() else 0
@@ -209,25 +254,43 @@ class _Frames:
 
 @dataclass(frozen=True, slots=True)
 class _HeldWriter:
-    """Snapshots that are only written to while the lock of the site is ours."""
+    """Snapshots that are only written to while the lock of the site is ours, and that exist."""
 
-    writer: SnapshotWriter
+    machines: Machines
     check: Callable[[], None]
+    patience: Patience
+    emit: Emit
 
     def start(self, wanted: NewSnapshot) -> str:
-        self.check()
-        return self.writer.start(wanted)
+        """Start; a token whose snapshot was deleted gives that again for ever, so another one is taken."""
+        for attempt in range(_STARTS):
+            self.check()
+            token = client_token(wanted.token, str(attempt)) if attempt else wanted.token
+            snapshot = self.machines.blocks.start(replace(wanted, token=token))
+            if self._is_visible(snapshot):
+                return snapshot
+            self.emit(Noted(text=f"{snapshot}, begun before, is not there any more: beginning another one"))
+        raise TargetError(wanted.description, "was begun, and EC2 does not show it")
 
     def put(self, snapshot: str, number: int, content: bytes | memoryview, sha256: bytes) -> None:
         self.check()
-        self.writer.put(snapshot, number, content, sha256)
+        self.machines.blocks.put(snapshot, number, content, sha256)
 
     def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
         self.check()
-        self.writer.complete(snapshot, blocks, aggregate)
+        self.machines.blocks.complete(snapshot, blocks, aggregate)
 
     def blocks(self, snapshot: str) -> SnapshotBlocks:
-        return self.writer.blocks(snapshot)
+        return self.machines.blocks.blocks(snapshot)
 
     def read(self, snapshot: str, block: ListedBlock, *, progress: Callable[[], int]) -> tuple[bytes, bytes]:
-        return self.writer.read(snapshot, block, progress=progress)
+        return self.machines.blocks.read(snapshot, block, progress=progress)
+
+    def _is_visible(self, snapshot: str) -> bool:
+        started = self.patience.clock()
+        while snapshot not in self.machines.images.snapshots([snapshot]):
+            elapsed = self.patience.clock() - started
+            if elapsed > _VISIBLE_S:
+                return False
+            self.patience.pause(f"snapshot {snapshot}", ["not visible yet"], elapsed_s=elapsed)
+        return True

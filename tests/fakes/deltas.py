@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 
 from bundler.archive.packs import PackWriter, compress
-from bundler.domain.ami import AmiAttributes, AmiBase, AmiDevice, BakedAmi
+from bundler.domain.ami import AmiAttributes, AmiBase, AmiDevice, BakedAmi, LockedAmi
 from bundler.domain.blob import Blob
 from bundler.domain.blocks import BlockIndex, Volume
 from bundler.domain.delta import difference
 from bundler.domain.digest import Digest
 from tests.fakes.archives import Sample, sample
+from tests.fakes.bakes import SOURCE
 from tests.fakes.memory_ebs import MemoryPacks, block
 
 BUILT = Digest.of(b"root of sample-6")
@@ -58,5 +59,6 @@ def delta_sample(**changes: object) -> Sample:
         packs=tuple(map(blob_of, packs.packs.values())),
         base=AmiBase(bundle="sample-6", root=BUILT, index=blob_of(BASE.raw), difference=blob_of(contents[1])),
     )
-    made = sample(bake=(baked.model_copy(update=changes),))
+    locked = LockedAmi(name=baked.name, architecture=baked.architecture, kind="id", source=SOURCE)
+    made = sample(amis=(locked,), bake=(baked.model_copy(update=changes),))
     return Sample(lock=made.lock, blobs={**made.blobs, **{Digest.of(content): content for content in contents}})

@@ -6,8 +6,8 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from bundler.adapters.aws.clients import MAX_PAGES, Answer, Service
@@ -17,12 +17,20 @@ from bundler.domain.snapshot import BlockList, ListedBlock, NewSnapshot, Snapsho
 from bundler.errors import ConflictError, NetworkError, RejectedError, TransientError
 from bundler.retry import RetryPolicy, retry
 
+Result = TypeVar("Result")
 _PAGE = 10_000
 LONGEST_PAUSE_MIN = 4320
 """How long a snapshot may wait for its next block: the most that StartSnapshot takes."""
 _BEGIN_AGAIN = "Run the same command again: it finds what is there, and begins a new snapshot where it must."
 _ABSENT = "ResourceNotFoundException"
 _ALGORITHM = "SHA256"
+
+
+@dataclass(slots=True)
+class _Moved:
+    """How many blocks went through, of all threads: only ever a hint that something moves."""
+
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +44,7 @@ class EbsDirect:
 
     service: Service
     policy: RetryPolicy
+    _moved: _Moved = field(default_factory=_Moved)
 
     def blocks(self, snapshot: str) -> SnapshotBlocks:
         """Return the written blocks of a snapshot, ascending, with the tokens to read them (they live seven days).
@@ -69,7 +78,7 @@ class EbsDirect:
             NetworkError: it comes damaged however often it is asked for.
         """
         about = _about(snapshot, block.number)
-        return retry(lambda: self._read(snapshot, block, about), subject=about, policy=self.policy, progress=progress)
+        return self._patiently(lambda: self._read(snapshot, block, about), about, progress)
 
     def start(self, wanted: NewSnapshot) -> str:
         """Start a snapshot, or return the one that the same request started before; return its id.
@@ -101,7 +110,10 @@ class EbsDirect:
             ConflictError: the snapshot does not take blocks (any more).
         """
         about = _about(snapshot, number)
-        retry(lambda: self._put(snapshot, number, content, sha256), subject=about, policy=self.policy)
+        try:
+            self._patiently(lambda: self._put(snapshot, number, content, sha256), about)
+        except _NotYetError as error:
+            raise ConflictError(about, "does not exist in this account and Region", hint=_BEGIN_AGAIN) from error
 
     def complete(self, snapshot: str, blocks: int, aggregate: bytes) -> None:
         """Seal a snapshot: AWS compares the number of blocks and the LINEAR aggregate of their SHA-256s.
@@ -119,6 +131,30 @@ class EbsDirect:
                 ChecksumAlgorithm=_ALGORITHM,
                 ChecksumAggregationMethod="LINEAR",
             )
+
+    def _patiently(self, call: Callable[[], Result], about: str, progress: Callable[[], int] = lambda: 0) -> Result:
+        """Try again what came damaged or met a service without time; every block that gets through renews the budget.
+
+        botocore tries again too, but with one allowance for all threads: in a storm it is soon used up.
+        """
+
+        def once() -> Result:
+            reached = self._moved.count
+            try:
+                result = call()
+            except TransientError:
+                raise
+            except NetworkError as error:
+                if error.busy or (error.unreachable and self._moved.count > reached):
+                    raise _later(error) from error
+                raise
+            self._moved.count += 1
+            return result
+
+        def moved() -> int:
+            return self._moved.count + progress()
+
+        return retry(once, subject=about, policy=self.policy, progress=moved)
 
     def _put(self, snapshot: str, number: int, content: bytes | memoryview, sha256: bytes) -> None:
         about, checksum = _about(snapshot, number), base64.b64encode(sha256).decode()
@@ -146,7 +182,7 @@ class EbsDirect:
                 ChecksumAlgorithm=_ALGORITHM,
             )
 
-        with _conflicts(about, hint=_BEGIN_AGAIN):
+        with _conflicts(about, hint=_BEGIN_AGAIN, absent=_NotYetError):
             self.service.call_plainly(plain, lambda _headers, _body: {}, call)
 
     def _page(self, snapshot: str, token: str | None) -> Answer:
@@ -179,13 +215,27 @@ class EbsDirect:
         return content, sha256
 
 
+class _NotYetError(TransientError):
+    """A snapshot that was only just begun may not be known everywhere (coldsnap waits for two minutes)."""
+
+    answered = True
+
+
+def _later(error: NetworkError) -> TransientError:
+    later = TransientError(error.subject, error.cause, hint=error.hint)
+    later.answered = error.busy
+    return later
+
+
 @contextmanager
-def _conflicts(subject: str, *, hint: str) -> Iterator[None]:
+def _conflicts(subject: str, *, hint: str, absent: type[TransientError] | None = None) -> Iterator[None]:
     """Say of a snapshot that AWS does not know, or that is in no state for the call, what it means."""
     try:
         yield
     except RejectedError as error:
         cause = "does not exist in this account and Region" if error.code == _ABSENT else error.cause
+        if error.code == _ABSENT and absent is not None:
+            raise absent(subject, cause) from error
         raise ConflictError(subject, cause, hint=hint) from error
 
 

@@ -61,7 +61,9 @@ class Ec2Images:
         Raises:
             AccessError: it, or one of its snapshots, is not shared with this account.
         """
-        key: dict[str, object] = {} if wanted.kms_key is None else {"Encrypted": True, "KmsKeyId": wanted.kms_key}
+        more: dict[str, object] = {} if wanted.kms_key is None else {"Encrypted": True, "KmsKeyId": wanted.kms_key}
+        if wanted.description:
+            more["Description"] = wanted.description
         kinds = [{"ResourceType": kind, "Tags": tag_list(wanted.tags)} for kind in ("image", "snapshot")]
         return self._service.ask(
             "CopyImage",
@@ -72,7 +74,7 @@ class Ec2Images:
             Name=wanted.name,
             ClientToken=wanted.token,
             TagSpecifications=kinds,
-            **key,
+            **more,
         )
 
     def register(self, image: NewImage) -> str:
@@ -168,6 +170,7 @@ def _image(item: Answer) -> FoundImage:
         imds_support=item.get("ImdsSupport") or None,
         tpm_support=item.get("TpmSupport") or None,
         created=str(item.get("CreationDate", "")),
+        why=str((item.get("StateReason") or {}).get("Message") or ""),
         tags=_tags(item),
     )
 

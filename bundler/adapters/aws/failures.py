@@ -157,7 +157,9 @@ def _answered(
         return _bad_credentials(code, message, asked)
     if code in _BUSY or (isinstance(status, int) and status >= 500):
         where = f"{asked.action} on {asked.resource}"
-        return NetworkError(where, f"the service is busy or failing: {code} {message}".rstrip())
+        error = NetworkError(where, f"the service is busy or failing: {code} {message}".rstrip())
+        error.busy = True
+        return error
     return _rejected(code, message, asked)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from bundler.adapters.aws.clients import Aws
+from bundler.adapters.aws.ebs import EbsDirect
 from bundler.adapters.aws.eks import Eks
 from bundler.adapters.aws.iam import Iam
 from bundler.domain.access import ClusterFacts
-from bundler.errors import AccessError
+from bundler.errors import AccessError, ConflictError
+from bundler.retry import RetryPolicy
+
+NOBODYS = "snap-00000000000000000"
 
 
 class AwsProbe:
@@ -40,6 +44,16 @@ class AwsProbe:
             self._aws.service("s3").call("ListBuckets", about="buckets", MaxBuckets=1)
         except AccessError as error:
             if not error.subject.startswith("s3:ListAllMyBuckets on "):
+                raise
+
+    def ebs(self) -> None:
+        """Ask EBS direct for a snapshot that nobody has; who may not read any has been answered."""
+        try:
+            EbsDirect(service=self._aws.service("ebs"), policy=RetryPolicy(tries=1)).blocks(NOBODYS)
+        except ConflictError:
+            return
+        except AccessError as error:
+            if not error.subject.startswith("ebs:ListSnapshotBlocks on "):
                 raise
 
     def iam(self, profile: str) -> None:

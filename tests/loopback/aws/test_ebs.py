@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,23 +17,24 @@ from bundler.cache import Cache
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.digest import Digest
 from bundler.domain.packs import PackTable
-from bundler.domain.snapshot import DeviceSnapshot, NewSnapshot
+from bundler.domain.snapshot import DeviceSnapshot, ListedBlock, NewSnapshot
 from bundler.errors import AccessError, BundleError, ConflictError, NetworkError
 from bundler.exports import ExportFolder
 from bundler.retry import RetryPolicy
 from bundler.stages.export import Exported, export
 from bundler.stages.restore import Owner, plan_restore, restore
 from bundler.transfer import pause
+from tests.fakes.scripted_server import Reply, ScriptedServer
 from tests.loopback.aws.conftest import Closed
 
 pytestmark = pytest.mark.loopback
 BLOCKS = {number: f"block {number % 70}".encode().ljust(BLOCK_BYTES, b".") for number in range(0, 180, 2)}
 
 
-def ebs(closed: Closed) -> EbsDirect:
-    endpoints = {"ebs": closed.lab.aws_url}
-    aws = Aws(AwsSettings(region=closed.site.region, endpoints=endpoints, connections=64))
-    return EbsDirect(service=aws.service("ebs"), policy=RetryPolicy(sleep=pause))
+def ebs(closed: Closed, *, url: str = "", sleep: Callable[[float], None] = pause) -> EbsDirect:
+    endpoints = {"ebs": url or closed.lab.aws_url}
+    aws = Aws(AwsSettings(region=closed.site.region, endpoints=endpoints, connections=64, sleep=sleep))
+    return EbsDirect(service=aws.service("ebs"), policy=RetryPolicy(sleep=sleep))
 
 
 def snapshot(closed: Closed, blocks: Mapping[int, bytes], name: str) -> str:
@@ -73,17 +76,17 @@ class NoProgress:
         """Forget it."""
 
 
-def exported(closed: Closed, cache: Cache, name: str) -> Exported:
+def exported(closed: Closed, cache: Cache, name: str, *, reader: EbsDirect | None = None) -> Exported:
     devices = [DeviceSnapshot(device="/dev/xvda", snapshot=snapshot(closed, BLOCKS, name))]
-    return export(devices, reader=ebs(closed), place=ExportFolder(cache, key=name))
+    return export(devices, reader=reader or ebs(closed), place=ExportFolder(cache, key=name))
 
 
-def restored(closed: Closed, cache: Cache, made: Exported, key: str) -> str:
+def restored(closed: Closed, cache: Cache, made: Exported, key: str, *, writer: EbsDirect | None = None) -> str:
     owner = Owner(account=closed.site.account, region=closed.site.region, tags={"test": key})
     plan = plan_restore(made.index, name="workers", owner=owner, found=())
     plan = replace(plan, wanted={device: replace(one, token=key) for device, one in plan.wanted.items()})
     packs = Packs(cache, made.table)
-    return restore(plan, packs=packs, writer=ebs(closed), progress=NoProgress())["/dev/xvda"]
+    return restore(plan, packs=packs, writer=writer or ebs(closed), progress=NoProgress())["/dev/xvda"]
 
 
 def test_a_restored_snapshot_is_the_exported_one_byte_for_byte(closed: Closed, tmp_path: Path) -> None:
@@ -151,3 +154,91 @@ def test_a_service_that_is_not_there_is_a_network_error(closed: Closed) -> None:
     aws = Aws(AwsSettings(region=closed.site.region, endpoints={"ebs": "http://127.0.0.1:9"}, quick=True))
     with pytest.raises(NetworkError, match="no answer from http"):
         EbsDirect(service=aws.service("ebs"), policy=RetryPolicy()).blocks("snap-1")
+
+
+def hurried(seconds: float) -> None:
+    """A hundred times as fast."""
+    pause(seconds / 100)
+
+
+@pytest.mark.parametrize("kind", ["throttled", "unavailable"])
+def test_a_storm_in_which_one_call_of_five_gets_through_is_weathered(closed: Closed, tmp_path: Path, kind: str) -> None:
+    """Most blocks are refused eight times in a row; others that get through renew their budget."""
+    cache, key, hasty = Cache(tmp_path), f"storm-{kind}", ebs(closed, sleep=hurried)
+    source = exported(closed, cache, f"{key}-source")
+    closed.fault("ebs", "GetSnapshotBlock", kind, times=100_000, spare=5)
+    hard = exported(closed, Cache(tmp_path / "other"), f"{key}-again", reader=hasty)
+    assert hard.index == source.index
+    closed.fault("ebs", "PutSnapshotBlock", kind, times=100_000, spare=5)
+    made = restored(closed, cache, source, key, writer=hasty)
+    closed.no_faults()
+    assert content(closed, made) == BLOCKS
+
+
+def test_a_storm_in_which_nothing_gets_through_ends(closed: Closed, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    made = exported(closed, cache, "hurricane")
+    closed.fault("ebs", "PutSnapshotBlock", "throttled", nth=20, times=100_000)
+    with pytest.raises(NetworkError, match="the service is busy"):
+        restored(closed, cache, made, "hurricane", writer=ebs(closed, sleep=hurried))
+
+
+def test_a_block_that_comes_damaged_is_asked_for_again(closed: Closed, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    closed.fault("ebs", "GetSnapshotBlock", "damaged", nth=3, times=5)
+    made = exported(closed, cache, "damaged-get")
+    closed.no_faults()
+    assert content(closed, restored(closed, cache, made, "damaged-get")) == BLOCKS
+
+
+def test_a_block_that_always_comes_damaged_is_never_taken(closed: Closed, tmp_path: Path) -> None:
+    closed.fault("ebs", "GetSnapshotBlock", "damaged", times=100_000)
+    with pytest.raises(NetworkError, match="came damaged: 524288 bytes that are not what their checksum says"):
+        exported(closed, Cache(tmp_path), "damaged-for-ever", reader=ebs(closed, sleep=hurried))
+
+
+def test_a_block_that_arrives_damaged_is_refused_by_its_checksum_and_the_next_run_goes_on(
+    closed: Closed, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path)
+    made = exported(closed, cache, "damaged-put")
+    closed.fault("ebs", "PutSnapshotBlock", "damaged", nth=30)
+    with pytest.raises(ConflictError, match="checksum does not match") as caught:
+        restored(closed, cache, made, "damaged-put")
+    assert "Run the same command again" in caught.value.hint
+    assert content(closed, restored(closed, cache, made, "damaged-put")) == BLOCKS
+
+
+def listing(**changes: object) -> bytes:
+    known = {"BlockSize": BLOCK_BYTES, "VolumeSize": 1, "Blocks": [], "ExpiryTime": 1, **changes}
+    return json.dumps(known).encode()
+
+
+@pytest.mark.parametrize("size", [512, 0, 1 << 20, None])
+def test_a_list_of_blocks_of_another_size_is_no_answer_of_this_api(closed: Closed, size: int | None) -> None:
+    server = ScriptedServer(lambda _: Reply(body=listing(BlockSize=size)))
+    with server, pytest.raises(NetworkError, match="lacks what the API promises") as caught:
+        ebs(closed, url=server.url).blocks("snap-1")
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("length", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES + 1, 2 * BLOCK_BYTES])
+def test_a_block_of_another_length_is_never_taken_although_its_checksum_is_right(closed: Closed, length: int) -> None:
+    body = bytes(length)
+    headers = {
+        "x-amz-Checksum": base64.b64encode(hashlib.sha256(body).digest()).decode(),
+        "x-amz-Checksum-Algorithm": "SHA256",
+        "x-amz-Data-Length": str(length),
+    }
+    with ScriptedServer(lambda _: Reply(headers=headers, body=body)) as server:
+        api = replace(ebs(closed, url=server.url), policy=RetryPolicy(tries=2, sleep=hurried))
+        with pytest.raises(NetworkError, match=f"came damaged: {length} bytes"):
+            api.read("snap-1", ListedBlock(0, "token"), progress=lambda: 0)
+
+
+def test_a_snapshot_that_is_not_known_yet_is_waited_for_and_then_missed(closed: Closed) -> None:
+    api = ebs(closed, sleep=hurried)
+    with pytest.raises(ConflictError, match="block 0 of snap-00000000000000000: does not exist") as caught:
+        api.put("snap-00000000000000000", 0, BLOCKS[0], hashlib.sha256(BLOCKS[0]).digest())
+    assert caught.value.exit_code == 7
+    assert closed.written().count("PutSnapshotBlock") >= 8

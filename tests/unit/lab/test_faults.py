@@ -41,3 +41,10 @@ def test_cleared_faults_are_gone() -> None:
 def test_what_is_no_fault_is_refused(value: object) -> None:
     with pytest.raises(UsageError):
         parse_fault(value)
+
+
+def test_one_of_so_many_calls_may_be_spared() -> None:
+    faults = Faults()
+    faults.plan(Fault(service="ebs", operation="*", kind="throttled", times=100, spare=3))
+    hit = [faults.take("ebs", "PutSnapshotBlock") is not None for _ in range(7)]
+    assert hit == [True, True, False, True, True, False, True]

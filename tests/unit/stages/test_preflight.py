@@ -21,7 +21,7 @@ from bundler.errors import (
 )
 from bundler.stages.preflight import Probes, check_version, preflight
 from tests.fakes.memory_registry import MemoryRegistry
-from tests.fakes.sites import ACCOUNT, make_site
+from tests.fakes.sites import ACCOUNT, group_document, make_site
 
 
 @dataclass
@@ -53,6 +53,9 @@ class Aws:
 
     def s3(self) -> None:
         self._ask("s3")
+
+    def ebs(self) -> None:
+        self._ask("ebs")
 
     def iam(self, profile: str) -> None:
         self._ask("iam")
@@ -148,6 +151,39 @@ def test_iam_is_asked_only_where_the_site_has_a_way_to_it() -> None:
     aws = Aws(facts=facts_of(site), failing={"iam": NetworkError("iam", "silent")})
     (finding,) = run(site, aws)
     assert (finding.check, finding.subject) == ("IAM", "iam")
+
+
+BUNDLED = [group_document(ami="workers")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"nodeGroups": BUNDLED, "restore": {"route": "copy"}}, {"nodeGroups": BUNDLED, "restore": {"route": "share"}}],
+)
+def test_ebs_direct_is_asked_only_where_blocks_are_written(changes: dict[str, object]) -> None:
+    site = make_site(**changes)
+    aws = Aws(facts=facts_of(site))
+    assert run(site, aws) == ()
+    assert "ebs" not in aws.asked
+    site = make_site(nodeGroups=[group_document(), group_document(name="second", ami="workers")])
+    run(site, aws)
+    assert "ebs" in aws.asked
+
+
+def test_a_silent_ebs_direct_is_found_with_the_endpoint_that_it_needs() -> None:
+    silent = NetworkError("ebs", "no answer from https://ebs.ap-northeast-1.amazonaws.com")
+    silent.unreachable = True
+    site = make_site(nodeGroups=BUNDLED)
+    (finding,) = run(site, Aws(facts=facts_of(site), failing={"ebs": silent}))
+    assert (finding.check, finding.subject, finding.exit_code) == ("EBS direct", "ebs", 5)
+    assert "com.amazonaws.ap-northeast-1.ebs" in finding.hint
+    assert "endpoints: {ebs: https://vpce-…}" in finding.hint
+
+
+def test_an_ebs_direct_that_was_reached_lacks_no_endpoint() -> None:
+    site = make_site(nodeGroups=BUNDLED)
+    (finding,) = run(site, Aws(facts=facts_of(site), failing={"ebs": NetworkError("ebs", "the service is busy")}))
+    assert (finding.cause, finding.hint) == ("the service is busy", NetworkError.hint)
 
 
 def test_the_wrong_account_is_found() -> None:

@@ -191,7 +191,7 @@ def test_a_snapshot_that_begins_with_a_parent_names_it_and_no_key() -> None:
 
 def test_the_token_follows_the_parent_too() -> None:
     digest = index_of(NEW).digest
-    tokens = {client_token(digest, "/dev/xvda", OWNER, parent=parent) for parent in (None, "snap-1", "snap-2")}
+    tokens = {client_token(digest, "/dev/xvda", OWNER, beside=("w", parent)) for parent in ("", "snap-1", "snap-2")}
     assert len(tokens) == 3
 
 
