@@ -62,8 +62,10 @@ def verify(
         emit(PhaseDone(phase="verify", detail=f"{len(opened.members) + 1} members, {human_bytes(source.size)}"))
     if output == "text":
         click.echo(f"{archive} is complete and signed.\nroot {opened.root.digest}")
+        _show_requires(opened.lock)
     else:
-        show_document({"archive": archive, "root": str(opened.root.digest), "bytes": source.size}, output)
+        found = {"archive": archive, "root": str(opened.root.digest), "bytes": source.size}
+        show_document({**found, "requires": _requires(opened.lock)}, output)
 
 
 def _open(source: ByteSource, trust_folder: Path | None) -> Archive:
@@ -72,6 +74,27 @@ def _open(source: ByteSource, trust_folder: Path | None) -> Archive:
 
     trusted = store.load_accepted_trust(store.trust_folder(trust_folder, environ=os.environ))
     return open_verified(source, trust=trusted, full=False)
+
+
+def _requires(lock: Lock) -> list[dict[str, str]]:
+    """What the archive does not carry and the site must hold."""
+    return [
+        {
+            "ami": ami.name,
+            "architecture": ami.architecture,
+            "bundle": ami.base.bundle,
+            "root": str(ami.base.root),
+            "index": str(ami.base.index.digest),
+        }
+        for ami in lock.bake
+        if ami.base is not None
+    ]
+
+
+def _show_requires(lock: Lock) -> None:
+    for one in _requires(lock):
+        needed = f"the snapshots of {one['ami']} {one['architecture']} that {one['bundle']} brings"
+        click.echo(f"needs on site: {needed} (block index {one['index']})")
 
 
 def describe(archive: Archive) -> dict[str, object]:
@@ -87,12 +110,7 @@ def describe(archive: Archive) -> dict[str, object]:
         "members": len(archive.members) + 1,
         "kubernetesVersion": lock.kubernetes_version,
         "platforms": [str(platform) for platform in lock.platforms],
-        "requires": [
-            {"ami": ami.name, "architecture": ami.architecture, "bundle": ami.base.bundle, "root": str(ami.base.root)}
-            | {"index": str(ami.base.index.digest)}
-            for ami in lock.bake
-            if ami.base is not None
-        ],
+        "requires": _requires(lock),
         "images": [
             {
                 "reference": str(image.reference),
@@ -174,9 +192,7 @@ def _show(archive: Archive) -> None:
     click.echo(f"root     {archive.root.digest}")
     click.echo(f"created  {lock.created}")
     click.echo(f"size     {human_bytes(archive.source.size)} in {len(archive.members) + 1} members")
-    for ami, base in ((ami, ami.base) for ami in lock.bake if ami.base is not None):
-        needed = f"the snapshots of {ami.name} {ami.architecture} that {base.bundle} brings"
-        click.echo(f"needs on site: {needed} (block index {base.index.digest})")
+    _show_requires(lock)
     click.echo()
     show_table(
         ("IMAGE", "DIGEST", "SIZE", "PLATFORMS", "FORM", "ORIGIN"),
