@@ -117,18 +117,8 @@ class Inside:
     facts: LabFacts
     site: Site
     folder: Path
-
-    @property
-    def aws(self) -> Aws:
-        return Aws(AwsSettings(region=self.site.region, endpoints=site_endpoints(self.site), connections=64))
-
-    @property
-    def ebs(self) -> EbsDirect:
-        return EbsDirect(service=self.aws.service("ebs"), policy=RetryPolicy(sleep=pause))
-
-    @property
-    def images(self) -> Ec2Images:
-        return Ec2Images(self.aws.service("ec2"))
+    images: Ec2Images
+    ebs: EbsDirect
 
     def restoration(self, archive: Archive, *, kms_key: str | None = None) -> Restoration:
         site = self.site.model_copy(update={"restore": Restore().model_copy(update={"kms_key": kms_key})})
@@ -163,10 +153,9 @@ class Inside:
     def content(self, image: FoundImage) -> dict[str, dict[int, bytes]]:
         """What the AMI's volumes read as, where it is not zeros."""
         found: dict[str, dict[int, bytes]] = {}
-        ebs = self.ebs
         for one in image.snapshots:
-            blocks = ebs.blocks(one.snapshot).blocks
-            held = {block.number: ebs.read(one.snapshot, block, progress=lambda: 0)[0] for block in blocks}
+            blocks = self.ebs.blocks(one.snapshot).blocks
+            held = {block.number: self.ebs.read(one.snapshot, block, progress=lambda: 0)[0] for block in blocks}
             found[one.device] = {number: content for number, content in held.items() if any(content)}
         return found
 
@@ -211,7 +200,10 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inside]:
             monkeypatch.setenv(name, value)
         site = parse_site(read_document(facts.site_file))
         group = site.node_groups[0].model_copy(update={"ami": "workers"})
-        yield Inside(facts, site.model_copy(update={"node_groups": (group,)}), tmp_path / "state")
+        aws = Aws(AwsSettings(region=site.region, endpoints=site_endpoints(site), connections=64))
+        ebs = EbsDirect(service=aws.service("ebs"), policy=RetryPolicy(sleep=pause))
+        wanted = site.model_copy(update={"node_groups": (group,)})
+        yield Inside(facts, wanted, tmp_path / "state", Ec2Images(aws.service("ec2")), ebs)
 
 
 def ami_bytes(path: Path) -> int:
