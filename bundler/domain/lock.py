@@ -210,7 +210,7 @@ def parse_lock(raw: bytes, *, source: str) -> Lock:
     """Return the lock in `raw`.
 
     Raises:
-        FormatError: not a lock, not the one spelling of it, or a release whose chart it does not hold.
+        FormatError: not a lock, or a release or bake whose chart or AMI it does not hold.
         LimitError: larger than 256 MiB.
     """
     if len(raw) > MAX_LOCK_BYTES:
@@ -223,6 +223,11 @@ def parse_lock(raw: bytes, *, source: str) -> Lock:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "document"
         raise FormatError(source, f"is not a lock: {place}: {first['msg']}", hint=_BROKEN_HINT) from None
+    amis = {(ami.name, ami.architecture) for ami in lock.amis}
+    stray = next((one for one in lock.bake if (one.name, one.architecture) not in amis), None)
+    if stray is not None:
+        cause = f"records a bake of {stray.name} {stray.architecture}, which is no AMI of the lock"
+        raise FormatError(source, cause, hint=_BROKEN_HINT)
     charts = {chart.reference for chart in lock.charts}
     lost = next((release for release in lock.releases if release.chart not in charts), None)
     if lost is not None:

@@ -34,6 +34,7 @@ class FoundImage:
         state: pending, available, failed …
         architecture: amd64 or arm64; EC2's word where it is another.
         devices: the EBS devices that begin with a snapshot.
+        created: ISO 8601, as EC2 writes it.
     """
 
     id: str
@@ -54,6 +55,7 @@ class FoundImage:
     sriov_net_support: str | None = None
     imds_support: str | None = None
     tpm_support: str | None = None
+    created: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property

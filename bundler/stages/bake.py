@@ -18,7 +18,7 @@ from bundler.domain.leftover import Leftover
 from bundler.domain.machine_image import FoundImage, ImageCopy, attributes_of, require_portable
 from bundler.domain.packer_job import PackerJob
 from bundler.domain.snapshot import FoundSnapshot
-from bundler.errors import BundleError, ConflictError, LockChangedError, PolicyError, TargetError
+from bundler.errors import BundleError, ConflictError, LocalResourceError, LockChangedError, PolicyError, TargetError
 from bundler.retry import Patience
 from bundler.transfer import to_the_end
 
@@ -43,7 +43,7 @@ class Images(Protocol):
         ...
 
     def own_tagged(self, key: str, value: str) -> tuple[FoundImage, ...]:
-        """Return the account's own AMIs with that tag."""
+        """Return the account's own AMIs with that tag, the oldest first."""
         ...
 
     def snapshots(self, ids: Sequence[str]) -> Mapping[str, FoundSnapshot]:
@@ -340,8 +340,13 @@ class _Bake:
 
     def _facts(self, image: FoundImage) -> NodeFacts:
         """What the AMI says of itself. One that is not fit never becomes it: floors and all are among its inputs."""
+        path = self.request.facts_file
         try:
-            return self.request.check(self.request.facts_file.read_bytes())
+            raw = path.read_bytes()
+        except OSError as error:
+            raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
+        try:
+            return self.request.check(raw)
         except BundleError:
             self._say(f"removing {image.subject}: it is not fit for the bundle")
             with to_the_end():

@@ -15,7 +15,7 @@ FACTS = NodeFacts(
     runc="1.3.3",
     kubelet="1.36.0",
     nodeadm="v1",
-    kubelet_sha256="0" * 64,
+    kubelet_sha256="3" * 64,
     credential_provider_sha256="1" * 64,
     sandbox_image="pause",
 )

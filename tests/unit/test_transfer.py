@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bundler.errors import FormatError, NetworkError, StoppedError
-from bundler.transfer import Interruptible, check_stopped, ordered_map, parallel_map, pause
+from bundler.errors import FormatError, NetworkError, StoppedError, UsageError
+from bundler.transfer import Interruptible, check_stopped, ordered_map, parallel_map, pause, to_the_end
 
 
 def test_results_keep_the_order_of_the_items() -> None:
@@ -163,3 +163,28 @@ def test_a_consumer_who_stops_ends_an_ordered_map() -> None:
     assert next(results) == "0"
     results.close()
     assert threading.active_count() < 10
+
+
+def test_what_must_come_to_its_end_is_neither_woken_nor_stopped() -> None:
+    done, begun = list[str](), threading.Event()
+
+    def work(number: int) -> None:
+        if number == 0:
+            begun.wait()
+            raise UsageError("x", "stop")
+        try:
+            while True:
+                begun.set()
+                pause(0.01)
+        finally:
+            with to_the_end():
+                pause(0.01)
+                check_stopped()
+                with Interruptible(lambda: done.append("woken")):
+                    done.append("cleaned")
+            with pytest.raises(StoppedError):
+                check_stopped()
+
+    with pytest.raises(UsageError):
+        parallel_map(work, [0, 1], workers=2)
+    assert done == ["cleaned"]

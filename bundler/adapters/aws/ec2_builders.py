@@ -9,12 +9,14 @@ from bundler.domain.bake import BAKE_TAG, group_name, key_prefix
 from bundler.domain.digest import Digest
 from bundler.domain.leftover import Leftover
 from bundler.domain.node_template import tag_list
-from bundler.errors import ConflictError, RejectedError
+from bundler.errors import ConflictError, DefinitionError, RejectedError, TargetError
 from bundler.retry import Patience
 
 _SSH = 22
+_RELEASED_S = 120.0
 _PACKERS_OWN = "Temporary group for Packer"
 _GONE = frozenset({"InvalidInstanceID.NotFound", "InvalidKeyPair.NotFound", "InvalidGroup.NotFound"})
+_STILL_USED = frozenset({"DependencyViolation", "InvalidGroup.InUse"})
 _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
 
 
@@ -31,25 +33,26 @@ class Ec2Builders:
         Ours and not Packer's, whose name nobody can know beforehand: a run that is killed finds it again.
 
         Raises:
+            DefinitionError: there is no such subnet.
             ConflictError: there is no default VPC, and no subnet was named.
         """
-        name = group_name(run)
-        found = self._groups([{"Name": "group-name", "Values": [name]}])
-        group = found[0][0] if found else self._create(name, run, self._vpc(subnet))
+        name, vpc = group_name(run), self._vpc(subnet)
+        found = self._groups([{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [vpc]}])
+        group = found[0][0] if found else self._create(name, run, vpc)
         self._admit(group)
         return group
 
     def leftovers(self, run: Digest) -> tuple[Leftover, ...]:
-        """Return what bears the run's tag or name: instances first, for groups and keys are theirs."""
+        """Return what bears the run's tag or name: instances first, for groups and keys are theirs.
+
+        Newer Packers tag the key pair and security group that they make for a team's own template.
+        """
+        tagged: dict[str, object] = {"Name": f"tag:{BAKE_TAG}", "Values": [str(run)]}
+        named: dict[str, object] = {"Name": "group-name", "Values": [group_name(run)]}
         instances = self._instances(run)
-        names = self._service.ask(
-            "DescribeKeyPairs",
-            lambda answer: [str(item["KeyName"]) for item in answer.get("KeyPairs", [])],
-            about=key_prefix(run),
-            Filters=[{"Name": "key-name", "Values": [f"{key_prefix(run)}*"]}],
-        )
+        names = {*self._keys({"Name": "key-name", "Values": [f"{key_prefix(run)}*"]}), *self._keys(tagged)}
         groups = {group for _, theirs in instances for group in theirs}
-        ours = [group for group, _ in self._groups([{"Name": "group-name", "Values": [group_name(run)]}])]
+        ours = [group for asked in (named, tagged) for group, _ in self._groups([asked])]
         packers = [group for group, what in self._of_instances(groups) if what.startswith(_PACKERS_OWN)]
         return (
             *(Leftover(kind="instance", id=name) for name, _ in instances),
@@ -61,7 +64,8 @@ class Ec2Builders:
         """Take one away, and wait until it is gone.
 
         Raises:
-            ConflictError: an instance does not end.
+            TargetError: an instance does not end.
+            RejectedError: a security group is used by something else.
         """
         if leftover.kind == "instance":
             self._unless_gone("TerminateInstances", leftover, InstanceIds=[leftover.id])
@@ -69,17 +73,40 @@ class Ec2Builders:
         elif leftover.kind == "key pair":
             self._unless_gone("DeleteKeyPair", leftover, KeyName=leftover.id)
         else:
-            self._unless_gone("DeleteSecurityGroup", leftover, GroupId=leftover.id)
+            self._delete_group(leftover)
+
+    def _delete_group(self, leftover: Leftover) -> None:
+        """For a moment EC2 holds a group for an instance that has ended."""
+        started = self._patience.clock()
+        while True:
+            try:
+                return self._unless_gone("DeleteSecurityGroup", leftover, GroupId=leftover.id)
+            except RejectedError as error:
+                elapsed = self._patience.clock() - started
+                if error.code not in _STILL_USED or elapsed > _RELEASED_S:
+                    raise
+                self._patience.pause(str(leftover), ["released"], elapsed_s=elapsed)
+
+    def _keys(self, asked: dict[str, object]) -> list[str]:
+        return self._service.ask(
+            "DescribeKeyPairs",
+            lambda answer: [str(item["KeyName"]) for item in answer.get("KeyPairs", [])],
+            Filters=[asked],
+        )
 
     def _vpc(self, subnet: str | None) -> str:
         """The VPC of the subnet, or the account's default one."""
         if subnet is not None:
-            return self._service.ask(
+            theirs = self._service.ask(
                 "DescribeSubnets",
-                lambda answer: str(answer["Subnets"][0]["VpcId"]),
+                lambda answer: [str(item["VpcId"]) for item in answer.get("Subnets", [])],
                 about=subnet,
                 Filters=[{"Name": "subnet-id", "Values": [subnet]}],
             )
+            if not theirs:
+                cause = f"does not exist in {self._service.region}, or this account may not see it"
+                raise DefinitionError(subnet, cause, hint="Correct builder.subnet in the definition.")
+            return theirs[0]
         found = self._service.ask(
             "DescribeVpcs",
             lambda answer: [str(item["VpcId"]) for item in answer.get("Vpcs", [])],
@@ -136,7 +163,8 @@ class Ec2Builders:
         while self._state(instance) not in ("terminated", "gone"):
             elapsed = self._patience.clock() - started
             if elapsed > self._patience.deadline_s:
-                raise ConflictError(f"instance {instance}", f"does not end in {elapsed:.0f} s")
+                hint = "Look at it in EC2, then run this again."
+                raise TargetError(f"instance {instance}", f"does not end in {elapsed:.0f} s", hint=hint)
             self._patience.pause(f"instance {instance}", ["terminated"], elapsed_s=elapsed)
 
     def _state(self, instance: str) -> str:

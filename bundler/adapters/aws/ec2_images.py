@@ -20,7 +20,9 @@ _OPTIONAL = {
     "tpm_support": "TpmSupport",
     "uefi_data": "UefiData",
 }
-_GONE = frozenset({"InvalidAMIID.Unavailable", "InvalidAMIID.NotFound", "InvalidSnapshot.NotFound"})
+_GONE = frozenset(
+    ("InvalidAMIID.Unavailable", "InvalidAMIID.NotFound", "InvalidSnapshot.NotFound", "InvalidSnapshot.InUse")
+)
 
 
 class Ec2Images:
@@ -39,9 +41,9 @@ class Ec2Images:
         return next(iter(found), None)
 
     def own_tagged(self, key: str, value: str) -> tuple[FoundImage, ...]:
-        """Return the account's own AMIs with that tag, oldest id first."""
+        """Return the account's own AMIs with that tag, the oldest first."""
         found = self._images([_tagged(key, value)], about=f"{key}={value}", Owners=["self"])
-        return tuple(sorted(found, key=lambda image: image.id))
+        return tuple(sorted(found, key=lambda image: (image.created, image.id)))
 
     def uefi_data(self, ami: str) -> str | None:
         """Return the AMI's UEFI variables as EC2 encodes them, None where it has none."""
@@ -102,7 +104,7 @@ class Ec2Images:
         self._service.call("CreateTags", about=", ".join(wanted), Resources=wanted, Tags=tag_list(tags))
 
     def remove(self, image: FoundImage) -> None:
-        """Deregister an AMI and delete its snapshots; what is gone already is no error."""
+        """Deregister an AMI and delete its snapshots; what is gone already, or another AMI's too, is no error."""
         self._unless_gone("DeregisterImage", about=image.id, ImageId=image.id)
         for one in image.snapshots:
             self._unless_gone("DeleteSnapshot", about=one.snapshot, SnapshotId=one.snapshot)
@@ -165,6 +167,7 @@ def _image(item: Answer) -> FoundImage:
         sriov_net_support=item.get("SriovNetSupport") or None,
         imds_support=item.get("ImdsSupport") or None,
         tpm_support=item.get("TpmSupport") or None,
+        created=str(item.get("CreationDate", "")),
         tags=_tags(item),
     )
 

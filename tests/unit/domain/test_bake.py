@@ -20,6 +20,7 @@ from bundler.domain.bake import (
 from bundler.domain.definition import Template
 from bundler.domain.digest import Digest
 from bundler.domain.lock import Evidence, Lock, lock_bytes, parse_lock
+from bundler.errors import FormatError
 from tests.fakes.bakes import SOURCE, bake_of
 from tests.fakes.images import image
 from tests.fakes.preloads import CHINA, GOV, ami_of, lock_of, locked
@@ -156,6 +157,12 @@ def test_a_lock_with_amis_and_bakes_is_read_as_it_was_written() -> None:
     raw = lock_bytes(lock)
     assert parse_lock(raw, source="lock") == lock
     assert lock_bytes(parse_lock(raw, source="lock")) == raw
+
+
+def test_a_lock_that_records_a_bake_of_no_ami_is_refused() -> None:
+    raw = lock_bytes(LOCK.model_copy(update={"bake": (bake_of(WORKERS.model_copy(update={"name": "stray"})),)}))
+    with pytest.raises(FormatError, match="records a bake of stray amd64"):
+        parse_lock(raw, source="lock")
 
 
 def test_a_lock_without_amis_has_none_of_their_keys() -> None:

@@ -20,6 +20,7 @@ from bundler.errors import (
     BundleError,
     ConflictError,
     FindingsError,
+    LocalResourceError,
     LockChangedError,
     MissingToolError,
     NetworkError,
@@ -295,6 +296,16 @@ def test_an_ami_that_packer_gave_up_waiting_for_is_told(world: World) -> None:
     assert refused(world.bake, TargetError).cause == "did not become available"
     world.packer.state = "available"
     assert world.bake().image.state == "available"
+    assert len(world.own) == 1
+
+
+def test_what_an_ami_of_before_said_of_itself_is_not_taken_for_the_new_ones(world: World) -> None:
+    world.facts.write_bytes(b"facts of before")
+    world.packer.facts = None
+    error = refused(world.bake, LocalResourceError)
+    assert error.cause == "cannot be read: No such file or directory"
+    world.packer.facts = b"facts"
+    assert world.bake(check=lambda raw: FACTS if raw == b"facts" else unfit(raw)).facts == FACTS
     assert len(world.own) == 1
 
 

@@ -1,0 +1,195 @@
+"""Runs of Packer: alone on this host, with files of their own, told in a few words; Packer is a script."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bundler.adapters import packer_builds
+from bundler.adapters.packer import Packer, PackerSettings
+from bundler.adapters.packer_builds import PackerBuilds
+from bundler.domain.digest import Digest
+from bundler.domain.events import Event, Noted, Waiting
+from bundler.domain.packer_job import PackerJob
+from bundler.errors import DefinitionError, PackerError
+
+pytestmark = pytest.mark.loopback
+RUN, OTHER = Digest.of(b"run"), Digest.of(b"other")
+BUILT = """\
+echo "1,,ui,say,==> bake: Launching a source AWS instance..."
+echo "1,bake,artifact,0,builder-id,mitchellh.amazonebs"
+echo "1,bake,artifact,0,id,eu-west-1:ami-0123456789abcdef0"
+"""
+
+
+def builds(folder: Path, *lines: str, emit: Callable[[Event], None] = lambda event: None) -> PackerBuilds:
+    """Packer says a version, and runs these lines of shell when it builds; $HERE is `folder`."""
+    program = folder / "packer-stub"
+    script = "\n".join(lines)
+    program.write_text(
+        f'#!/bin/sh\nHERE={folder}\ncase "$1" in version) echo "Packer v1.6.6" ;; build)\n:\n{script}\n;; esac\n'
+    )
+    program.chmod(0o755)
+    packer = Packer(PackerSettings(binary=program, work=folder / "work", environ={"PATH": os.environ["PATH"]}))
+    return PackerBuilds(packer, work=folder / "work", region="eu-west-1", endpoint="http://ec2", emit=emit)
+
+
+def job(folder: Path, run: Digest = RUN, **more: object) -> PackerJob:
+    (folder / "template").mkdir(exist_ok=True)
+    (folder / "template" / "template.json").write_text('{"builders": [{"type": "amazon-ebs", "tags": {"a": "b"}}]}')
+    given = {"name": "workers amd64", "run": run, "folder": folder / "template", "file": "template.json", **more}
+    return PackerJob(variables={"x": "1"}, **given)  # type: ignore[arg-type]
+
+
+def test_a_build_gives_the_ami_of_our_region_and_says_its_steps(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    made = builds(tmp_path, BUILT, emit=heard.append)
+    with made.alone(RUN):
+        assert made.build(job(tmp_path)) == "ami-0123456789abcdef0"
+    assert heard == [Noted(text="workers amd64: launching the instance")]
+
+
+def test_our_template_is_told_where_ec2_is_and_its_files_are_in_the_folder_of_the_run(tmp_path: Path) -> None:
+    made = builds(
+        tmp_path, 'for word; do echo "$word" >>$HERE/words; cat "${word#-var-file=}" >>$HERE/seen; done', BUILT
+    )
+    with made.alone(RUN):
+        made.build(job(tmp_path))
+    assert json.dumps({"x": "1", "ec2_endpoint": "http://ec2"}) in (tmp_path / "seen").read_text()
+    paths = [word for word in (tmp_path / "words").read_text().split() if word.endswith(".json")]
+    assert len(paths) == 2
+    assert all(str(tmp_path / "work" / "runs" / RUN.hex[:16]) in path for path in paths)
+    assert [path.name for path in (tmp_path / "work" / "runs").iterdir()] == [f"{RUN.hex[:16]}.lock"]
+
+
+def test_a_teams_template_is_built_in_a_copy_whose_builders_bear_our_tags(tmp_path: Path) -> None:
+    made = builds(tmp_path, "cp template.json $HERE/seen; pwd >$HERE/where; ls -a >$HERE/listed", BUILT)
+    wanted = job(tmp_path, tags={"bundle:bake": "sha256:1"})
+    (wanted.folder / "script.sh").write_text("true")
+    (wanted.folder / ".git").mkdir()
+    before = (wanted.folder / "template.json").read_bytes()
+    with made.alone(RUN):
+        made.build(wanted)
+    (builder,) = json.loads((tmp_path / "seen").read_text())["builders"]
+    assert builder["tags"] == {"a": "b", "bundle:bake": "sha256:1"}
+    for key in ("run_tags", "run_volume_tags", "snapshot_tags"):
+        assert builder[key] == {"bundle:bake": "sha256:1"}
+    assert "script.sh" in (tmp_path / "listed").read_text()
+    assert ".git\n" not in (tmp_path / "listed").read_text()
+    assert not Path((tmp_path / "where").read_text().strip()).exists()
+    assert (wanted.folder / "template.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"builders": 1}', '{"builders": ["x"]}'])
+def test_what_is_no_template_is_told(tmp_path: Path, content: str) -> None:
+    made, wanted = builds(tmp_path, BUILT), job(tmp_path, tags={"a": "b"})
+    (wanted.folder / "template.json").write_text(content)
+    with made.alone(RUN), pytest.raises(DefinitionError, match="is no Packer template"):
+        made.build(wanted)
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    made = builds(tmp_path, BUILT)
+    with made.alone(RUN), pytest.raises(DefinitionError, match="cannot be copied"):
+        made.build(replace(job(tmp_path, tags={}), folder=tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "regions"), [("true", "none"), (BUILT.replace("eu-west-1", "us-east-1"), "us-east-1")]
+)
+def test_an_ami_of_another_region_or_none_is_told(tmp_path: Path, lines: str, regions: str) -> None:
+    made = builds(tmp_path, lines)
+    with made.alone(RUN), pytest.raises(PackerError, match=f"made no AMI in eu-west-1 .Regions: {regions}.") as caught:
+        made.build(job(tmp_path))
+    assert "eu-west-1" in caught.value.hint
+    assert "there still" in caught.value.safe
+
+
+def test_in_a_long_silence_people_are_told_what_it_is_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packer_builds, "_TELL_S", 1.5)
+    heard: list[Event] = []
+    made = builds(tmp_path, BUILT, "sleep 3.5", emit=heard.append)
+    with made.alone(RUN):
+        made.build(job(tmp_path))
+    waits = [event for event in heard if isinstance(event, Waiting)]
+    assert 1 <= len(waits) <= 2
+    assert (waits[0].subject, waits[0].state) == ("workers amd64", "launching the instance")
+    assert waits[0].elapsed_s >= 1.5
+
+
+def test_a_packer_that_is_killed_is_told_so(tmp_path: Path) -> None:
+    made = builds(tmp_path, "kill -9 $$")
+    with made.alone(RUN), pytest.raises(PackerError, match="packer was killed by signal 9"):
+        made.build(job(tmp_path))
+
+
+def test_a_run_is_held_by_one_at_a_time_and_others_do_not_wait(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    first, second = builds(tmp_path), builds(tmp_path, emit=heard.append)
+    entered = threading.Event()
+
+    def wait() -> None:
+        with second.alone(RUN):
+            entered.set()
+
+    thread = threading.Thread(target=wait)
+    with first.alone(RUN):
+        with second.alone(OTHER):
+            thread.start()
+        assert not entered.wait(0.3)
+    thread.join()
+    assert entered.is_set()
+    assert [event.text for event in heard if isinstance(event, Noted)] == [
+        "another build, or what a killed one left, works on the same bake: waiting for its end"
+    ]
+
+
+def test_a_run_holds_the_lock_of_its_own_bake_alone(tmp_path: Path) -> None:
+    """Else a Packer that outlives us would hold up every other bake of that build."""
+    made = builds(tmp_path, "ls -l /proc/self/fd >$HERE/handles", BUILT)
+    with made.alone(RUN), made.alone(OTHER):
+        made.build(job(tmp_path))
+    handles = (tmp_path / "handles").read_text()
+    assert f"{RUN.hex[:16]}.lock" in handles
+    assert f"{OTHER.hex[:16]}.lock" not in handles
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.loopback.test_packer_builds import RUN, builds, job
+folder = Path(sys.argv[1])
+made = builds(folder, "touch $HERE/runs", "trap '' TERM PIPE", "sleep 3")
+with made.alone(RUN):
+    made.build(job(folder))
+"""
+
+
+def test_what_we_leave_when_we_are_killed_is_waited_for_and_its_files_are_removed(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), str(root)])
+    try:
+        while not (tmp_path / "runs").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    left = tmp_path / "work" / "runs" / RUN.hex[:16]
+    assert list(left.glob("*.pkrvars.json")), "nobody was there to remove it"
+    began, heard = time.monotonic(), list[Event]()
+    with builds(tmp_path, emit=heard.append).alone(RUN):
+        assert not left.exists()
+    assert time.monotonic() - began > 1
+    assert len(heard) == 1

@@ -1,0 +1,210 @@
+"""The bakes of a build: what is recorded, kept or found is not made again, and is checked whenever it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bundler.archive.payload import folder_digest
+from bundler.cache import Cache
+from bundler.domain.bake import bake_inputs, with_bakes
+from bundler.domain.blob import Blob
+from bundler.domain.definition import Definition
+from bundler.domain.digest import Digest
+from bundler.domain.events import Event, Noted
+from bundler.domain.lock import Lock
+from bundler.errors import FindingsError, LockChangedError
+from bundler.exports import ExportFolder
+from bundler.retry import Patience
+from bundler.stages.bake import Bakery
+from bundler.stages.pin import Sights
+from bundler.transfer import Pace
+from bundler.workflows.bakes import BakeRun, Foundry
+from tests.fakes.bakes import SOURCE
+from tests.fakes.memory_ec2 import ACCOUNT, AWS, MemoryEc2, MemoryPacker
+from tests.fakes.preloads import ami_of, lock_of
+from tests.unit.stages.test_export import Snapshots
+from tests.unit.stages.test_pin import definition
+
+LINES = {
+    "os": "Amazon Linux 2023", "architecture": "amd64", "kernel": "6.12", "containerd": "2.1.5", "runc": "1.3.3",
+    "kubelet": "1.36.0", "nodeadm": "v1", "kubelet_sha256": "3" * 64, "credential_provider_sha256": "1" * 64,
+    "sandbox_image": "localhost/kubernetes/pause",
+}  # fmt: skip
+TOLD = "".join(f"{key}={value}\n" for key, value in LINES.items())
+TOLD += f"image\tlocalhost/kubernetes/pause\tsha256:{'2' * 64}\tpinned\n"
+
+
+def no_fetch(lock: Lock, blobs: tuple[Blob, ...]) -> None:
+    assert blobs == ()
+
+
+@dataclass
+class World:
+    """A lock with one AMI, an empty account, and a cache."""
+
+    folder: Path
+    ec2: MemoryEc2 = field(default_factory=MemoryEc2)
+    heard: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.source = self.ec2.add("aws", owner=AWS)
+        self.packer = MemoryPacker(ec2=self.ec2, facts=TOLD.encode())
+        self.template = self.folder / "template"
+        self.template.mkdir()
+        for name in ("template.json", "bake.sh", "facts.sh", "cleanup.sh"):
+            (self.template / name).write_text(name)
+        source = SOURCE.model_copy(update={"id": self.source.id})
+        self.ami = ami_of(lock_of(), source=source, volume_size=20)
+        self.lock = lock_of().model_copy(update={"amis": (self.ami,), "kubernetes_version": "1.36"})
+        self.reader = Snapshots(**{self.snapshot(number): {0: 1, 7: 2} for number in range(1, 9)})
+
+    @staticmethod
+    def snapshot(number: int) -> str:
+        return f"{number:017x}"
+
+    @property
+    def cache(self) -> Cache:
+        return Cache(self.folder / "cache")
+
+    @property
+    def said(self) -> str:
+        return "\n".join(event.text for event in self.heard if isinstance(event, Noted))
+
+    def run(self, lock: Lock | None = None, *, again: bool = False) -> BakeRun:
+        bakery = Bakery(images=self.ec2, builders=self.ec2, packer=self.packer, patience=Patience(sleep=lambda _: None))
+        return BakeRun(
+            definition=self.definition(),
+            lock=lock or self.lock,
+            folder=self.folder,
+            cache=self.cache,
+            foundry=Foundry(
+                sights=self._no_sights,
+                account=lambda: ACCOUNT,
+                region="eu-west-1",
+                bakery=lambda: bakery,
+                reader=lambda: self.reader,
+                place=lambda key: ExportFolder(self.cache, key=key),
+                template=self.template,
+            ),
+            fetch=no_fetch,
+            again=again,
+            pace=Pace(emit=self.heard.append),
+        )
+
+    @staticmethod
+    def definition() -> Definition:
+        return definition("  - {name: workers}")
+
+    @staticmethod
+    def _no_sights(folder: Path) -> Sights:
+        raise AssertionError(folder)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_bake_is_recorded_with_all_that_the_archive_carries_of_it(world: World) -> None:
+    lock = world.run().all()
+    (baked,) = lock.bake
+    assert (baked.name, baked.architecture, baked.account, baked.region) == ("workers", "amd64", ACCOUNT, "eu-west-1")
+    assert baked.facts is not None
+    assert baked.facts.kubelet == "1.36.0"
+    assert (baked.blocks, baked.packed_with is not None) == (2, True)
+    assert all(world.cache.has(blob.digest) for blob in baked.blobs)
+    assert baked.inputs == bake_inputs(lock, world.ami, template=folder_digest(world.template))
+    assert world.packer.jobs[0].variables["volume_size"] == "20"
+    assert not list(world.folder.rglob("payload")), "images that are in the cache anyway"
+
+
+def test_a_lock_that_records_its_bakes_is_left_alone(world: World) -> None:
+    lock = world.run().all()
+    before = list(world.ec2.done)
+    assert world.run(lock).all() is lock
+    assert world.ec2.done == before
+
+
+def test_the_same_inputs_are_taken_from_the_cache_though_the_lock_was_lost(world: World) -> None:
+    lock = world.run().all()
+    before = list(world.ec2.done)
+    assert world.run().all() == lock
+    assert world.ec2.done == before
+    assert "its packs are in the cache" in world.said
+
+
+def test_packs_that_are_lost_are_read_from_the_ami_again(world: World) -> None:
+    lock = world.run().all()
+    (baked,) = lock.bake
+    world.cache.path(baked.packs[0].digest).unlink()
+    assert world.run().all() == lock
+    assert world.cache.has(baked.packs[0].digest)
+    assert len(world.packer.jobs) == 1
+
+
+def test_a_template_of_ours_that_changed_bakes_again(world: World) -> None:
+    world.run().all()
+    (world.template / "bake.sh").write_text("better")
+    world.run().all()
+    assert len(world.packer.jobs) == 2
+
+
+def test_rebake_bakes_again_and_takes_the_place_of_the_record(world: World) -> None:
+    lock = world.run().all()
+    again = world.run(lock, again=True).all()
+    assert len(world.packer.jobs) == 2
+    assert [one.name for one in again.bake] == ["workers"]
+    assert again.bake[0].ami != lock.bake[0].ami
+
+
+@pytest.mark.parametrize("lost", ["cache", "lock"])
+def test_what_was_baked_before_is_checked_against_what_the_bundle_asks_for_now(world: World, lost: str) -> None:
+    lock = world.run().all()
+    older = (lock if lost == "cache" else world.lock).model_copy(update={"kubernetes_version": "1.35"})
+    with pytest.raises(FindingsError, match=r"kubelet: is 1\.36\.0, which does not fit Kubernetes 1\.35"):
+        world.run(older).all()
+    assert len(world.packer.jobs) == 1
+
+
+def mended(world: World, **change: object) -> None:
+    lock = world.run().all()
+    (baked,) = lock.bake
+    changed = baked.model_copy(update=change)
+    world.run(with_bakes(lock, (changed,))).mend(changed)
+
+
+def test_mending_reads_the_recorded_ami_without_the_host_that_baked_it(world: World) -> None:
+    lock = world.run().all()
+    for path in world.folder.rglob("facts"):
+        path.unlink()
+    for blob in lock.bake[0].blobs:
+        world.cache.path(blob.digest).unlink()
+    world.run(lock).mend(lock.bake[0])
+    assert all(world.cache.has(blob.digest) for blob in lock.bake[0].blobs)
+    assert len(world.packer.jobs) == 1
+
+
+def test_packs_of_another_zstandard_name_both_versions(world: World) -> None:
+    table = Blob(media_type="x/y", digest=Digest.of(b"other"), size=5)
+    with pytest.raises(
+        LockChangedError, match=r"made with zstandard 0\.1\.0, and this host's zstandard [0-9]"
+    ) as caught:
+        mended(world, table=table, packed_with="0.1.0")
+    assert "--rebake" in caught.value.hint
+
+
+def test_an_ami_that_holds_something_else_now_is_told(world: World) -> None:
+    index = Blob(media_type="x/y", digest=Digest.of(b"other"), size=5)
+    with pytest.raises(LockChangedError, match="holds other blocks than those of ami-"):
+        mended(world, index=index)
+
+
+def test_an_ami_that_is_gone_is_not_baked_anew(world: World) -> None:
+    lock = world.run().all()
+    world.ec2.remove(world.ec2.images[lock.bake[0].ami])
+    with pytest.raises(LockChangedError, match=f"AMI {lock.bake[0].ami}"):
+        world.run(lock).mend(lock.bake[0])
+    assert len(world.packer.jobs) == 1
