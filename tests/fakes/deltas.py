@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from bundler.archive.packs import PackWriter, compress
-from bundler.domain.ami import AmiAttributes, AmiBase, AmiDevice, BakedAmi
+from bundler.domain.ami import AmiAttributes, AmiBase, AmiDevice, BakedAmi, LockedAmi
 from bundler.domain.blob import Blob
 from bundler.domain.blocks import BlockIndex, Volume
 from bundler.domain.delta import difference
@@ -58,5 +58,6 @@ def delta_sample(**changes: object) -> Sample:
         packs=tuple(map(blob_of, packs.packs.values())),
         base=AmiBase(bundle="sample-6", root=BUILT, index=blob_of(BASE.raw), difference=blob_of(contents[1])),
     )
-    made = sample(bake=(baked.model_copy(update=changes),))
+    locked = LockedAmi(name="workers", architecture="amd64", kind="id")
+    made = sample(amis=(locked,), bake=(baked.model_copy(update=changes),))
     return Sample(lock=made.lock, blobs={**made.blobs, **{Digest.of(content): content for content in contents}})
