@@ -48,6 +48,28 @@ def open_archive(source: ByteSource, trust_folder: Path | None) -> Archive:
     return open_verified(source, trust=trusted, full=False)
 
 
+def requires(lock: Lock) -> list[dict[str, str]]:
+    """What the archive does not carry and the site must hold."""
+    return [
+        {
+            "ami": ami.name,
+            "architecture": ami.architecture,
+            "bundle": ami.base.bundle,
+            "root": str(ami.base.root),
+            "index": str(ami.base.index.digest),
+        }
+        for ami in lock.bake
+        if ami.base is not None
+    ]
+
+
+def show_requires(lock: Lock) -> None:
+    """Tell people what a site must hold for a delta."""
+    for one in requires(lock):
+        needed = f"the snapshots of {one['ami']} {one['architecture']} that {one['bundle']} brings"
+        click.echo(f"needs on site: {needed} (block index {one['index']})")
+
+
 def describe(archive: Archive) -> dict[str, object]:
     """Return an archive's contents for machines."""
     lock = archive.lock
@@ -61,12 +83,7 @@ def describe(archive: Archive) -> dict[str, object]:
         "members": len(archive.members) + 1,
         "kubernetesVersion": lock.kubernetes_version,
         "platforms": [str(platform) for platform in lock.platforms],
-        "requires": [
-            {"ami": ami.name, "architecture": ami.architecture, "bundle": ami.base.bundle, "root": str(ami.base.root)}
-            | {"index": str(ami.base.index.digest)}
-            for ami in lock.bake
-            if ami.base is not None
-        ],
+        "requires": requires(lock),
         "images": [
             {
                 "reference": str(image.reference),
@@ -148,9 +165,7 @@ def _show(archive: Archive) -> None:
     click.echo(f"root     {archive.root.digest}")
     click.echo(f"created  {lock.created}")
     click.echo(f"size     {human_bytes(archive.source.size)} in {len(archive.members) + 1} members")
-    for ami, base in ((ami, ami.base) for ami in lock.bake if ami.base is not None):
-        needed = f"the snapshots of {ami.name} {ami.architecture} that {base.bundle} brings"
-        click.echo(f"needs on site: {needed} (block index {base.index.digest})")
+    show_requires(lock)
     click.echo()
     show_table(
         ("IMAGE", "DIGEST", "SIZE", "PLATFORMS", "FORM", "ORIGIN"),

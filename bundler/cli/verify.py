@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.inspect import open_archive
+from bundler.cli.inspect import open_archive, requires, show_requires
 from bundler.cli.options import (
     FILE,
     ca_file_option,
@@ -72,9 +72,11 @@ def verify(
                 report = _read_back(opened, site, surroundings)
     if output != "text":
         document = {"archive": archive, "root": str(opened.root.digest), "bytes": source.size}
+        document["requires"] = requires(opened.lock)
         show_document(document if report is None else {**document, "installed": _described(report)}, output)
     elif report is None or not report.findings:
         click.echo(f"{archive} is complete and signed.\nroot {opened.root.digest}")
+        show_requires(opened.lock)
         _show_report(report)
     if report is not None and site is not None:
         raise_findings(f"site of cluster {site.cluster.name}", report.findings)

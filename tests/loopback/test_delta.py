@@ -23,7 +23,8 @@ from bundler.archive.reader import Archive
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.machine_image import FoundImage
 from bundler.domain.site import Restore, Site, parse_site
-from bundler.errors import FindingsError
+from bundler.domain.snapshot import FoundSnapshot
+from bundler.errors import AccessError, FindingsError
 from bundler.journal import Place, Session, hold
 from bundler.lab.lab import LabFacts
 from bundler.lab.lab import lab as running_lab
@@ -32,7 +33,7 @@ from bundler.retry import Patience, RetryPolicy
 from bundler.transfer import Pace, pause
 from bundler.workflows.restore import Machines, Restoration
 from tests.journey import Workspace, small_definition, workspace
-from tests.peers import boto_client
+from tests.peers import boto_client, lab_control
 
 pytestmark = pytest.mark.loopback
 BUILDER = "444455556666"
@@ -116,18 +117,8 @@ class Inside:
     facts: LabFacts
     site: Site
     folder: Path
-
-    @property
-    def aws(self) -> Aws:
-        return Aws(AwsSettings(region=self.site.region, endpoints=site_endpoints(self.site), connections=64))
-
-    @property
-    def ebs(self) -> EbsDirect:
-        return EbsDirect(service=self.aws.service("ebs"), policy=RetryPolicy(sleep=pause))
-
-    @property
-    def images(self) -> Ec2Images:
-        return Ec2Images(self.aws.service("ec2"))
+    images: Ec2Images
+    ebs: EbsDirect
 
     def restoration(self, archive: Archive, *, kms_key: str | None = None) -> Restoration:
         site = self.site.model_copy(update={"restore": Restore().model_copy(update={"kms_key": kms_key})})
@@ -162,12 +153,22 @@ class Inside:
     def content(self, image: FoundImage) -> dict[str, dict[int, bytes]]:
         """What the AMI's volumes read as, where it is not zeros."""
         found: dict[str, dict[int, bytes]] = {}
-        ebs = self.ebs
         for one in image.snapshots:
-            blocks = ebs.blocks(one.snapshot).blocks
-            held = {block.number: ebs.read(one.snapshot, block, progress=lambda: 0)[0] for block in blocks}
+            blocks = self.ebs.blocks(one.snapshot).blocks
+            held = {block.number: self.ebs.read(one.snapshot, block, progress=lambda: 0)[0] for block in blocks}
             found[one.device] = {number: content for number, content in held.items() if any(content)}
         return found
+
+    def snapshots(self, path: Path) -> tuple[FoundSnapshot, ...]:
+        """The snapshots of the AMI of an archive."""
+        with opened(path) as archive:
+            (baked,) = archive.lock.bake
+        return self.images.own_snapshots_tagged("bundle:ami-index", str(baked.index.digest))
+
+    def fault(self, operation: str, *, nth: int) -> None:
+        """From the nth call on nobody may do that."""
+        wanted = {"service": "ebs", "operation": operation, "kind": "denied", "nth": nth, "times": 1000}
+        lab_control(self.facts, "POST", "faults", wanted)
 
     def written(self) -> list[str]:
         return [str(line.get("operation", line.get("method"))) for line in mutations(self.facts.requests_file)]
@@ -199,7 +200,10 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inside]:
             monkeypatch.setenv(name, value)
         site = parse_site(read_document(facts.site_file))
         group = site.node_groups[0].model_copy(update={"ami": "workers"})
-        yield Inside(facts, site.model_copy(update={"node_groups": (group,)}), tmp_path / "state")
+        aws = Aws(AwsSettings(region=site.region, endpoints=site_endpoints(site), connections=64))
+        ebs = EbsDirect(service=aws.service("ebs"), policy=RetryPolicy(sleep=pause))
+        wanted = site.model_copy(update={"node_groups": (group,)})
+        yield Inside(facts, wanted, tmp_path / "state", Ec2Images(aws.service("ec2")), ebs)
 
 
 def ami_bytes(path: Path) -> int:
@@ -235,8 +239,13 @@ def test_a_bundle_against_the_first_is_small_and_installs_where_the_first_is(bui
         assert inside.written() == before
         inside.copy_base(archive, key)
         assert inside.restoration(archive, kms_key=key).check() == (), "the copy that the hint names fits"
+    inside.fault("PutSnapshotBlock", nth=7)
+    with pytest.raises(AccessError, match="ebs:PutSnapshotBlock"):
+        inside.install(second)
+    lab_control(inside.facts, "DELETE", "faults")
     before = inside.written()
     made = inside.install(second)
+    assert len(inside.snapshots(second)) == 2, "those that were begun are finished"
     assert inside.content(made) == {device: bytes_of(disk) for device, disk in SECOND.items()}
     puts = inside.written()[len(before) :].count("PutSnapshotBlock")
     assert puts == len(CHANGED) + 10 + 3 + 1, "changed, gone, and moved: on the root device and on the other"
@@ -249,6 +258,8 @@ def test_the_lock_records_what_is_carried_until_all_of_it_is_asked_for(builder: 
     builder.lock(builder.ami(FIRST))
     first = builder.build()
     builder.work.bundle("build", "--key", "keys/bundle.key", "--out", "out", "--against", str(first), expect=2)
+    both = builder.work.bundle("build", "--key", "keys/bundle.key", "--against", str(first), "--whole", expect=2)
+    assert "says the opposite" in both.stderr
     builder.lock(builder.ami(SECOND))
     whole = builder.build().read_bytes()
     assert "base" not in builder.baked()
@@ -263,7 +274,11 @@ def test_the_lock_records_what_is_carried_until_all_of_it_is_asked_for(builder: 
     (builder.work.folder / "out" / "small-2.tar").unlink()
     assert builder.build().read_bytes() == delta, "read from the AMI again"
     shown = builder.work.bundle("inspect", "out/small-2.tar", "--trust", "trust")
-    assert "needs on site" in shown.stdout
+    needed = "needs on site: the snapshots of workers amd64 that small-1 brings"
+    assert needed in shown.stdout
+    assert needed in builder.work.bundle("verify", "out/small-2.tar", "--trust", "trust").stdout
+    told = builder.work.bundle("inspect", "out/small-2.tar", "--trust", "trust", "-o", "json").stdout
+    assert json.loads(told)["requires"][0]["index"] == dict(builder.baked())["base"]["index"]["digest"]  # type: ignore[index]
 
 
 def test_an_ami_that_has_not_changed_carries_no_block(builder: Builder, inside: Inside) -> None:
