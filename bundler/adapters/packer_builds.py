@@ -43,16 +43,23 @@ class PackerBuilds:
     emit: Emit = silent
     _locks: dict[Digest, int] = field(default_factory=dict)
 
+    def need(self) -> None:
+        """Make sure that Packer can build AMIs.
+
+        Raises:
+            MissingToolError: Packer, or its plugin, is not installed.
+        """
+        self.packer.need_amazon()
+
     def build(self, job: PackerJob) -> str:
         """Run a template; return the id of the AMI in our Region.
 
         Raises:
             PackerError: with the step that failed; or it made no AMI in our Region.
             DefinitionError: Packer refuses the template or its variables.
-            MissingToolError: Packer, or its plugin, is not installed.
+            MissingToolError: Packer is not installed.
         """
         packer = self.packer.within(self._folder(job.run))
-        packer.need_amazon()
         if job.tags is None:
             with packer.gated(job.folder / job.file) as template:
                 return self._build(

@@ -21,7 +21,7 @@ from bundler.adapters.packer_builds import PackerBuilds
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted, Waiting
 from bundler.domain.packer_job import PackerJob
-from bundler.errors import DefinitionError, PackerError
+from bundler.errors import DefinitionError, MissingToolError, PackerError
 
 pytestmark = pytest.mark.loopback
 RUN, OTHER = Digest.of(b"run"), Digest.of(b"other")
@@ -57,6 +57,18 @@ def test_a_build_gives_the_ami_of_our_region_and_says_its_steps(tmp_path: Path) 
     with made.alone(RUN):
         assert made.build(job(tmp_path)) == "ami-0123456789abcdef0"
     assert heard == [Noted(text="workers amd64: launching the instance")]
+
+
+def test_a_packer_that_cannot_build_amis_is_told_before(tmp_path: Path) -> None:
+    builds(tmp_path).need()
+    (tmp_path / "packer-stub").unlink()
+    with pytest.raises(MissingToolError, match="is not installed"):
+        builds_without(tmp_path).need()
+
+
+def builds_without(folder: Path) -> PackerBuilds:
+    packer = Packer(PackerSettings(binary=folder / "packer-stub", work=folder / "work"))
+    return PackerBuilds(packer, work=folder / "work", region="eu-west-1")
 
 
 def test_our_template_is_told_where_ec2_is_and_its_files_are_in_the_folder_of_the_run(tmp_path: Path) -> None:
