@@ -173,6 +173,7 @@ def skopeo() -> Callable[..., bytes]:
 
 
 LONGEST_FIRST = (
+    "test_bake_kills.py",
     "test_install_killed.py",
     "test_install_memory.py",
     "test_memory.py",

@@ -79,11 +79,13 @@ class Running:
         folder: where it runs: relative paths in a template start there; None for here.
         keep_open: handles that it holds until it ends, whatever becomes of us.
         tick: told about once a second how many seconds it runs.
+        subject: what people call the template, where that is not its path.
     """
 
     folder: Path | None = None
     keep_open: tuple[int, ...] = ()
     tick: Callable[[float], None] = lambda _: None
+    subject: str = ""
 
 
 class Packer:
@@ -150,7 +152,7 @@ class Packer:
                     raise error.__context__ from None
                 raise
         if not found.succeeded:
-            raise self._refused(template, found.why)
+            raise self._refused(running.subject or str(template), found.why)
 
     def build(
         self, template: Path, variables: Mapping[str, str], *, hear: Hear, running: Running = Running()
@@ -166,16 +168,16 @@ class Packer:
             lines = self._command_lines(template, file, hear, running)
             done: _Result = lines.build(parallel=False, machine_readable=True)
         if done.exit_code:
-            raise PackerError(str(template), done.why)
+            raise PackerError(running.subject or str(template), done.why)
         return built_amis(done.lines)
 
-    def _refused(self, template: Path, why: str) -> DefinitionError:
+    def _refused(self, template: str, why: str) -> DefinitionError:
         newer = newer_needed(why)
         if not newer:
             hint = "Correct the template or its variables."
-            return DefinitionError(str(template), f"packer validate refuses it: {why}", hint=hint)
+            return DefinitionError(template, f"packer validate refuses it: {why}", hint=hint)
         cause = f"needs a newer Packer than {_spelled(self.version())}: {newer}"
-        return DefinitionError(str(template), cause, hint=f"Take that out of the template, or: {_GET_PACKER}")
+        return DefinitionError(template, cause, hint=f"Take that out of the template, or: {_GET_PACKER}")
 
     def _command_lines(
         self, template: Path, variables: Path | None, hear: Hear, running: Running = Running()

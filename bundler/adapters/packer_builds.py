@@ -43,16 +43,23 @@ class PackerBuilds:
     emit: Emit = silent
     _locks: dict[Digest, int] = field(default_factory=dict)
 
+    def need(self) -> None:
+        """Make sure that Packer can build AMIs.
+
+        Raises:
+            MissingToolError: Packer, or its plugin, is not installed.
+        """
+        self.packer.need_amazon()
+
     def build(self, job: PackerJob) -> str:
         """Run a template; return the id of the AMI in our Region.
 
         Raises:
             PackerError: with the step that failed; or it made no AMI in our Region.
             DefinitionError: Packer refuses the template or its variables.
-            MissingToolError: Packer, or its plugin, is not installed.
+            MissingToolError: Packer is not installed.
         """
         packer = self.packer.within(self._folder(job.run))
-        packer.need_amazon()
         if job.tags is None:
             with packer.gated(job.folder / job.file) as template:
                 return self._build(
@@ -106,14 +113,19 @@ class PackerBuilds:
     def _build(self, packer: Packer, job: PackerJob, template: Path, folder: Path | None = None) -> str:
         held = self._locks.get(job.run)
         story = _Story(job.name, self.emit)
-        running = Running(folder=folder, keep_open=() if held is None else (held,), tick=story.tick)
+        running = Running(
+            folder=folder,
+            keep_open=() if held is None else (held,),
+            tick=story.tick,
+            subject=f"AMI {job.name}" if folder is None else str(job.folder / job.file),
+        )
         packer.validate(template, job.variables, running=running)
         made = packer.build(template, job.variables, hear=story.hear, running=running)
         if self.region not in made:
             elsewhere = ", ".join(sorted(made)) or "none"
             hint = f"Let the template build in {self.region} (region, or ami_regions)."
             cause = f"the template made no AMI in {self.region} (Regions: {elsewhere})"
-            raise PackerError(job.name, cause, safe="What it made elsewhere is there still.", hint=hint)
+            raise PackerError(running.subject, cause, safe="What it made elsewhere is there still.", hint=hint)
         return made[self.region]
 
     @contextmanager
@@ -128,7 +140,9 @@ class PackerBuilds:
         try:
             template = copy / job.file
             if template.suffix == ".json" and not template.name.endswith(".pkr.json"):
-                template.write_text(json.dumps(_tagged(template, tags)), encoding="utf-8")
+                template.write_text(
+                    json.dumps(_tagged(template, tags, subject=job.folder / job.file)), encoding="utf-8"
+                )
             yield copy
         finally:
             shutil.rmtree(copy, ignore_errors=True)
@@ -157,7 +171,7 @@ class _Story:
             self._emit(Waiting(subject=self._name, state=self._at, elapsed_s=elapsed_s, limit_s=LIMIT_S))
 
 
-def _tagged(path: Path, tags: Mapping[str, str]) -> dict[str, Any]:
+def _tagged(path: Path, tags: Mapping[str, str], *, subject: Path) -> dict[str, Any]:
     """Return a legacy JSON template whose amazon builders give our tags to all that they make."""
     try:
         template = json.loads(path.read_bytes())
@@ -166,5 +180,5 @@ def _tagged(path: Path, tags: Mapping[str, str]) -> dict[str, Any]:
             for key in _TAGGED:
                 builder[key] = {**builder.get(key, {}), **tags}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DefinitionError(str(path), f"is no Packer template: {error}") from error
+        raise DefinitionError(str(subject), f"is no Packer template: {error}") from error
     return dict(template)

@@ -86,12 +86,19 @@ class Builders(Protocol):
 class Packer(Protocol):
     """Packer."""
 
+    def need(self) -> None:
+        """Make sure that it can build AMIs.
+
+        Raises:
+            MissingToolError: Packer, or its plugin, is not installed.
+        """
+        ...
+
     def build(self, job: PackerJob) -> str:
         """Run a template; return the id of the AMI.
 
         Raises:
             PackerError: with the step that failed; nothing of the build is left.
-            MissingToolError: Packer, or its plugin, is not installed.
         """
         ...
 
@@ -294,6 +301,7 @@ class _Bake:
 
     def _job(self) -> PackerJob:
         request = self.request
+        self.bakery.packer.need()  # before gigabytes are made ready for it
         source = self._team_source() if request.ami.kind == "template" else self._source()
         request.facts_file.parent.mkdir(parents=True, exist_ok=True)
         request.facts_file.unlink(missing_ok=True)

@@ -156,6 +156,8 @@ def _fetch_into_cache(lock: Lock, blobs: Sequence[Blob], request: BuildRequest, 
     wanted = [(blob.digest, blob.size) for blob in blobs if not outside.cache.has(blob.digest)]
     supply = _supply(request, outside)
     fetch(lock, wanted, place=lambda digest: CachePlace(outside.cache, digest), supply=supply, pace=outside.pace)
+    if wanted:
+        outside.pace.emit(PhaseDone(phase="preload", detail=f"{counted(len(wanted), 'blob')} fetched for the AMI"))
 
 
 def _supply(request: BuildRequest, outside: Connected) -> Supply:

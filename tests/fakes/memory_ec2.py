@@ -13,7 +13,7 @@ from bundler.domain.leftover import Leftover
 from bundler.domain.machine_image import FoundDevice, FoundImage, ImageCopy
 from bundler.domain.packer_job import PackerJob
 from bundler.domain.snapshot import FoundSnapshot
-from bundler.errors import ConflictError, PackerError
+from bundler.errors import ConflictError, MissingToolError, PackerError
 
 ACCOUNT, AWS, OTHERS = "444455556666", "602401143452", "999988887777"
 
@@ -138,6 +138,10 @@ class MemoryPacker:
     error: BaseException | None = None
     state: str = "available"
     held: list[Digest] = field(default_factory=list)
+
+    def need(self) -> None:
+        if isinstance(self.error, MissingToolError):
+            raise self.error
 
     def build(self, job: PackerJob) -> str:
         assert self.held == [job.run], "it is held alone"

@@ -21,7 +21,7 @@ from bundler.adapters.packer_builds import PackerBuilds
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted, Waiting
 from bundler.domain.packer_job import PackerJob
-from bundler.errors import DefinitionError, PackerError
+from bundler.errors import DefinitionError, MissingToolError, PackerError
 
 pytestmark = pytest.mark.loopback
 RUN, OTHER = Digest.of(b"run"), Digest.of(b"other")
@@ -59,6 +59,18 @@ def test_a_build_gives_the_ami_of_our_region_and_says_its_steps(tmp_path: Path) 
     assert heard == [Noted(text="workers amd64: launching the instance")]
 
 
+def test_a_packer_that_cannot_build_amis_is_told_before(tmp_path: Path) -> None:
+    builds(tmp_path).need()
+    (tmp_path / "packer-stub").unlink()
+    with pytest.raises(MissingToolError, match="is not installed"):
+        builds_without(tmp_path).need()
+
+
+def builds_without(folder: Path) -> PackerBuilds:
+    packer = Packer(PackerSettings(binary=folder / "packer-stub", work=folder / "work"))
+    return PackerBuilds(packer, work=folder / "work", region="eu-west-1")
+
+
 def test_our_template_is_told_where_ec2_is_and_its_files_are_in_the_folder_of_the_run(tmp_path: Path) -> None:
     made = builds(
         tmp_path, 'for word; do echo "$word" >>$HERE/words; cat "${word#-var-file=}" >>$HERE/seen; done', BUILT
@@ -94,8 +106,9 @@ def test_a_teams_template_is_built_in_a_copy_whose_builders_bear_our_tags(tmp_pa
 def test_what_is_no_template_is_told(tmp_path: Path, content: str) -> None:
     made, wanted = builds(tmp_path, BUILT), job(tmp_path, tags={"a": "b"})
     (wanted.folder / "template.json").write_text(content)
-    with made.alone(RUN), pytest.raises(DefinitionError, match="is no Packer template"):
+    with made.alone(RUN), pytest.raises(DefinitionError, match="is no Packer template") as caught:
         made.build(wanted)
+    assert caught.value.subject == str(wanted.folder / "template.json"), "and not the copy, which is gone"
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
@@ -131,6 +144,14 @@ def test_a_packer_that_is_killed_is_told_so(tmp_path: Path) -> None:
     made = builds(tmp_path, "kill -9 $$")
     with made.alone(RUN), pytest.raises(PackerError, match="packer was killed by signal 9"):
         made.build(job(tmp_path))
+
+
+@pytest.mark.parametrize("tags", [None, {"a": "b"}])
+def test_a_build_that_fails_is_named_as_people_know_it(tmp_path: Path, tags: dict[str, str] | None) -> None:
+    made, wanted = builds(tmp_path, "exit 1"), job(tmp_path, tags=tags)
+    with made.alone(RUN), pytest.raises(PackerError) as caught:
+        made.build(wanted)
+    assert caught.value.subject == ("AMI workers amd64" if tags is None else str(wanted.folder / "template.json"))
 
 
 def test_a_run_is_held_by_one_at_a_time_and_others_do_not_wait(tmp_path: Path) -> None:

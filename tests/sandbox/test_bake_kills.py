@@ -404,7 +404,7 @@ def test_a_script_that_fails_half_way_is_told_with_its_step_and_nothing_stays(cl
     space = cloud.space("broken", thin("broken"), unpacks=False)
     done = space.bundle(*BUILD, expect=6)
     said = " ".join(done.stderr.split())
-    assert "Packer failed:" in said
+    assert "Packer failed: AMI broken amd64" in said
     assert "running a script: Script exited with non-zero exit status" in said
     assert re.search(r"bake: failed at: importing [0-9a-f]{64}\.tar", said)
     assert cloud.own("broken") == []

@@ -261,6 +261,12 @@ def test_a_build_that_fails_leaves_nothing(world: World, error: BaseException) -
     assert world.packer.held == []
 
 
+def test_without_packer_nothing_is_made_ready_for_it(world: World) -> None:
+    world.packer.error = MissingToolError("packer", "is not installed")
+    refused(world.bake, MissingToolError)
+    assert (world.payloads, world.ec2.done) == (0, [])
+
+
 @pytest.mark.parametrize("what", ["payload", "source", "group"])
 def test_what_fails_before_packer_leaves_nothing_either(world: World, what: str) -> None:
     def payload() -> Path:
