@@ -174,6 +174,10 @@ def skopeo() -> Callable[..., bytes]:
 
 LONGEST_FIRST = (
     "test_install_killed.py",
+    "test_restore_killed.py",
+    "test_install_restore.py",
+    "test_restored_disk.py",
+    "test_restore_refused.py",
     "test_install_memory.py",
     "test_memory.py",
     "test_guide.py",
