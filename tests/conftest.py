@@ -175,6 +175,10 @@ def skopeo() -> Callable[..., bytes]:
 LONGEST_FIRST = (
     "test_bake_kills.py",
     "test_install_killed.py",
+    "test_restore_killed.py",
+    "test_install_restore.py",
+    "test_restored_disk.py",
+    "test_restore_refused.py",
     "test_install_memory.py",
     "test_memory.py",
     "test_lab_machines.py",

@@ -200,7 +200,7 @@ def test_a_journal_that_is_gone_costs_time_only(run: Run) -> None:
     assert len(run.account.made) == 2
 
 
-@pytest.mark.parametrize("lost_after", [0, 1, 2, 3, 10, 64, 65, 66, 67])
+@pytest.mark.parametrize("lost_after", [0, 1, 2, 3, 10, 64, 65, 66, 67, 68])
 def test_whenever_the_lock_is_lost_nothing_is_written_afterwards_and_the_next_run_finishes(
     run: Run, lost_after: int
 ) -> None:
