@@ -42,6 +42,8 @@ CLEAN_UP_S = 900.0
 """How long Packer may take to remove instance, key pair and security group of a build that is called off."""
 _VERSION = re.compile(r"Packer v(\d+)\.(\d+)\.(\d+)")
 _SHORT_S = 120.0
+_LONGEST_TMPDIR = 80
+"""Packer and its plugins talk by sockets in there, whose paths end at 107 characters."""
 _GET_PACKER = (
     "Install Packer 1.6 or newer (developer.hashicorp.com/packer/install; Debian 12: apt install packer), then run the"
     f" same command again. {NO_PACKER}"
@@ -242,6 +244,8 @@ class Packer:
             "PACKER_CACHE_DIR": str(work / "packer_cache"),
             "PACKER_PLUGIN_PATH": _plugin_folder(self._settings.environ),  # else they would be looked for in `work`
         }
+        if len(str(work)) <= _LONGEST_TMPDIR:
+            own["TMPDIR"] = str(work)  # a Packer that is killed leaves its log, and what scripts printed in it
         return {**self._settings.environ, **own}
 
     @contextmanager

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -82,6 +83,17 @@ def test_our_template_is_told_where_ec2_is_and_its_files_are_in_the_folder_of_th
     assert len(paths) == 2
     assert all(str(tmp_path / "work" / "runs" / RUN.hex[:16]) in path for path in paths)
     assert [path.name for path in (tmp_path / "work" / "runs").iterdir()] == [f"{RUN.hex[:16]}.lock"]
+
+
+@pytest.mark.parametrize(("depth", "is_ours"), [(1, True), (80, False)])
+def test_packers_own_files_are_in_the_folder_of_the_run_where_a_sockets_path_fits(depth: int, is_ours: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="b-") as name:
+        folder = Path(name) / ("x" * depth)
+        folder.mkdir()
+        made = builds(folder, 'echo "$TMPDIR" >$HERE/where', BUILT)
+        with made.alone(RUN):
+            made.build(job(folder))
+        assert ((folder / "where").read_text().strip() == str(folder / "work/runs" / RUN.hex[:16])) is is_ours
 
 
 def test_a_teams_template_is_built_in_a_copy_whose_builders_bear_our_tags(tmp_path: Path) -> None:
