@@ -150,6 +150,8 @@ def closed_side(inside: LabFacts, outside: LabFacts) -> None:
     title("Inside, 5: what runs")
     run("status", "--site", site, env=environment)
     if outside.machines is not None:
+        title("Inside, 6: is what runs there what was signed? Every block of the AMI is read back")
+        run("verify", archive().name, "--installed", *where, env=environment)
         title("Both sides, by their own APIs: is the restored disk the baked one?")
         baked, restored = disk(outside, "bundle:bake"), disk(inside, "bundle:ami-index")
         if baked != restored:
