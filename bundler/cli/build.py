@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bundler.domain.lock import Lock
     from bundler.trust import Signer
     from bundler.wiring import Surroundings
-    from bundler.workflows.lock import Change, LockOutcome
+    from bundler.workflows.lock import AmiChange, Change, LockOutcome
 
 
 @click.command()
@@ -229,6 +229,8 @@ def _read(path: Path) -> bytes:
 def _show(outcome: LockOutcome, path: Path) -> None:
     for change in outcome.changes:
         click.echo(_line(change))
+    for ami in outcome.amis:
+        click.echo(_ami_line(ami))
     state = f"sequence {outcome.lock.sequence}" if outcome.changed else "unchanged"
     content = f"{counted(len(outcome.lock.images), 'image')}, {counted(len(outcome.lock.charts), 'chart')}"
     click.echo(f"{path}: {state}, {content}")
@@ -246,7 +248,21 @@ def _described(outcome: LockOutcome, path: Path) -> dict[str, object]:
             for change in outcome.changes
             if change.was is not None and change.now is not None
         },
+        "amis": {
+            change.name: {
+                "from": None if change.was is None else change.was.id,
+                "to": None if change.now is None else change.now.id,
+            }
+            for change in outcome.amis
+        },
     }
+
+
+def _ami_line(change: AmiChange) -> str:
+    if change.now is None:
+        return f"- {change.was and change.was.id}  {change.name}"
+    sign, was = ("+", "") if change.was is None else ("~", f" (was {change.was.id})")
+    return f"{sign} {change.now.id}  {change.name}: {change.now.name}{was}"
 
 
 def _line(change: Change) -> str:

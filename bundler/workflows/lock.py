@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bundler.atomic import publish
 from bundler.cache import Cache
-from bundler.domain.ami import LockedAmi
+from bundler.domain.ami import AmiSource, LockedAmi
 from bundler.domain.bake import kept_bakes
 from bundler.domain.chart import FetchedChart
 from bundler.domain.definition import ChartSource, Definition, LocalSource
@@ -86,12 +86,27 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AmiChange:
+    """What an AMI is made from, where one of two locks does not say it (None), or says something else."""
+
+    name: str
+    was: AmiSource | None
+    now: AmiSource | None
+
+    @property
+    def is_a_move(self) -> bool:
+        """Whether AWS names another AMI than it did, as a tag that moved."""
+        return self.was is not None and self.now is not None and self.was.parameter == self.now.parameter != ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LockOutcome:
     """A lock, and how it differs from the one before: what came, what went, what moved."""
 
     lock: Lock
     changed: bool
     changes: tuple[Change, ...] = ()
+    amis: tuple[AmiChange, ...] = ()
 
 
 @keeping("The lock is as it was; finished downloads are kept.")
@@ -229,7 +244,7 @@ def compare(lock: Lock, *, existing: Lock | None, update: bool) -> LockOutcome:
         LockChangedError: a tag or a chart's version moved and `update` was not given; the difference is named.
     """
     if existing is None:
-        return LockOutcome(lock=lock, changed=True, changes=_changes({}, _upstream(lock)))
+        return LockOutcome(lock=lock, changed=True, changes=_changes({}, _upstream(lock)), amis=_ami_changes({}, lock))
     if same_content(existing, lock):
         return LockOutcome(lock=existing, changed=False)
     lock = lock.model_copy(update={"bake": kept_bakes(existing, lock)})
@@ -237,7 +252,12 @@ def compare(lock: Lock, *, existing: Lock | None, update: bool) -> LockOutcome:
         _refuse_moved("image", _changes(_images(existing), _images(lock)))
         _refuse_moved("chart", _changes(_published(existing), _published(lock)))
         _refuse_moved_amis(existing, lock)
-    return LockOutcome(lock=lock, changed=True, changes=_changes(_upstream(existing), _upstream(lock)))
+    return LockOutcome(
+        lock=lock,
+        changed=True,
+        changes=_changes(_upstream(existing), _upstream(lock)),
+        amis=_ami_changes(_sources(existing), lock),
+    )
 
 
 def _changes(before: Mapping[str, Digest], after: Mapping[str, Digest]) -> tuple[Change, ...]:
@@ -256,17 +276,25 @@ def _refuse_moved(noun: str, changes: Iterable[Change]) -> None:
 
 def _refuse_moved_amis(before: Lock, after: Lock) -> None:
     """AMIs that AWS names are tags of a kind: another one is taken only where somebody agrees to it."""
-    was = {(ami.name, ami.architecture): ami.source for ami in before.amis}
     moves = [
-        f"- {ami.name} {ami.architecture}\n  was {old.id} ({old.name}), is {ami.source.id} ({ami.source.name})"
-        for ami in after.amis
-        if ami.source is not None
-        and (old := was.get((ami.name, ami.architecture))) is not None
-        and old.parameter == ami.source.parameter != ""
-        and old.id != ami.source.id
+        f"- {change.name}\n  was {change.was.id} ({change.was.name}), is {change.now.id} ({change.now.name})"
+        for change in _ami_changes(_sources(before), after)
+        if change.is_a_move and change.was is not None and change.now is not None
     ]
     if moves:
         raise LockChangedError(f"{counted(len(moves), 'AMI')} moved upstream", "\n".join(moves))
+
+
+def _sources(lock: Lock) -> Mapping[str, AmiSource]:
+    named = {f"{ami.name} {ami.architecture}": ami.source for ami in lock.amis}
+    return {name: source for name, source in named.items() if source is not None}
+
+
+def _ami_changes(was: Mapping[str, AmiSource], lock: Lock) -> tuple[AmiChange, ...]:
+    now = _sources(lock)
+    ids = {name: source.id for name, source in was.items()}
+    changed = [name for name in {**was, **now} if name not in now or ids.get(name) != now[name].id]
+    return tuple(AmiChange(name=name, was=was.get(name), now=now.get(name)) for name in sorted(changed))
 
 
 def _upstream(lock: Lock) -> Mapping[str, Digest]:

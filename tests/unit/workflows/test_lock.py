@@ -100,6 +100,17 @@ def ami(name: str, source: AmiSource = NAMED) -> LockedAmi:
 BAKED = with_amis(LOCK, ami("a"), ami("b"), bake=(bake_of(ami("a")), bake_of(ami("b"))))
 
 
+def test_amis_that_came_moved_or_went_are_told() -> None:
+    before = with_amis(LOCK, ami("gone"), ami("kept"), ami("moved"))
+    after = with_amis(NEXT, ami("came"), ami("kept"), ami("moved", NEWER))
+    told = compare(after, existing=before, update=True).amis
+    assert [(change.name, change.was and change.was.id, change.now and change.now.id) for change in told] == [
+        ("came amd64", None, NAMED.id),
+        ("gone amd64", NAMED.id, None),
+        ("moved amd64", NAMED.id, NEWER.id),
+    ]
+
+
 def test_an_ami_that_moved_upstream_needs_update_and_is_named_with_both_ids() -> None:
     moved = with_amis(NEXT, ami("a", NEWER), ami("b"))
     with pytest.raises(LockChangedError) as caught:
