@@ -89,10 +89,15 @@ def retry(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long to wait for the far side to become what it should be, and by which clock."""
+    """How long to wait for the far side to become what it should be, and by which clock.
+
+    Attributes:
+        visible_s: how long it may take to show at all what it has just made.
+    """
 
     deadline_s: float = 900.0
     every_s: float = 3.0
+    visible_s: float = 60.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     emit: Emit = silent

@@ -66,21 +66,19 @@ def restore(archive: Path, site_file: Path, trust: Path, deadline: float, visibl
     from bundler.retry import Patience
     from bundler.stages.verify import verify
     from bundler.wiring import InstallOptions, Surroundings, archive_source, aws_for, read_site, site_folder
-    from bundler.wiring.inside import _journal_place, _journal_session, _machines
-    from bundler.workflows import restore as workflow
+    from bundler.wiring.inside import _journal_place, _journal_session, machines
     from bundler.workflows.restore import Machines, Restoration
 
-    workflow._VISIBLE_S = visible
     site, around = read_site(site_file), Surroundings(emit=_tell)
     with archive_source(str(archive), around) as source:
         opened = verify(source, trust=store.load_accepted_trust(trust), full=False)
         raise_findings("site", check_amis(site, opened.lock))
-        real = _machines(site, around)
+        real = machines(aws_for(around, site, connections=64), around)
         restoration = Restoration(
             archive=opened,
             site=site,
             machines=Machines(images=Dying(real.images), blocks=Dying(real.blocks)),
-            patience=Patience(deadline_s=deadline, every_s=0.2, emit=around.emit),
+            patience=Patience(deadline_s=deadline, every_s=0.2, visible_s=visible, emit=around.emit),
             pace=around.pace,
         )
         planned = restoration.observe()

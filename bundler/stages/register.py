@@ -19,8 +19,6 @@ from bundler.retry import Patience
 PHASE = "restore"
 _NAME_TAKEN = "InvalidAMIName.Duplicate"
 _COPIES = 3
-_VISIBLE_S = 60.0
-"""What EC2 has not shown by then was taken away: the same token has given an id that is gone."""
 _AVAILABLE = "available"
 _WORKING = ("pending", "transient")
 _ANEW = "Look at it in EC2 for more (StateMessage); run the same command again: it begins a new one."
@@ -197,7 +195,7 @@ class _Register:
         """Copy; a token whose copy was deregistered gives that for as long as EC2 knows it, so another one is taken."""
         for attempt in range(_COPIES):
             ami = self.registry.images.copy(self._copy(site, attempt))
-            found = self._visible(ami, deadline_s=_VISIBLE_S)
+            found = self._visible(ami, deadline_s=self.registry.patience.visible_s)
             if found is not None:
                 return found
             self.registry.emit(Noted(text=f"{ami}, copied before, is not there any more: copying it again"))

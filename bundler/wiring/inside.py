@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bundler.journal import Place, Session
     from bundler.stages.preflight import Probes
     from bundler.workflows.install import Inside
+    from bundler.workflows.restore import Machines
     from bundler.workflows.status import SiteStatus
     from bundler.workflows.verify_installed import Installed
 
@@ -45,15 +46,12 @@ class InstallOptions:
 def closed(archive: Archive, site: Site, surroundings: Surroundings, options: InstallOptions) -> Inside:
     """Return the closed side for install; helm and kubectl come out of the verified archive."""
     from bundler.adapters.aws.autoscaling import AutoScaling
-    from bundler.adapters.aws.ebs import EbsDirect
     from bundler.adapters.aws.ec2 import Ec2
-    from bundler.adapters.aws.ec2_images import Ec2Images
     from bundler.adapters.aws.ecr import EcrRepositories
     from bundler.adapters.aws.eks import Eks
     from bundler.adapters.aws.iam import Iam
     from bundler.retry import Patience
     from bundler.workflows.install import Inside
-    from bundler.workflows.restore import Machines
 
     aws = aws_for(surroundings, site, connections=BLOCK_CONNECTIONS)
     ec2 = Ec2(aws.service("ec2"))
@@ -68,10 +66,7 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
         profiles=None if site.endpoints.iam is None else Iam(aws.service("iam")),
         probes=_probes(site, surroundings),
         access=Eks(aws.service("eks"), cluster=site.cluster.name),
-        machines=Machines(
-            images=Ec2Images(aws.service("ec2")),
-            blocks=EbsDirect(service=aws.service("ebs"), policy=retry_policy(surroundings)),
-        ),
+        machines=machines(aws, surroundings),
         templates=ec2,
         groups=AutoScaling(aws.service("autoscaling")),
         helm=helm,
@@ -83,18 +78,24 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
     )
 
 
-def installed(site: Site, surroundings: Surroundings) -> Installed:
-    """Return what `bundle verify --installed` reads."""
+def machines(aws: Aws, surroundings: Surroundings) -> Machines:
+    """Return EC2 and EBS direct of a site, for its AMIs."""
     from bundler.adapters.aws.ebs import EbsDirect
     from bundler.adapters.aws.ec2_images import Ec2Images
-    from bundler.workflows.verify_installed import Installed
+    from bundler.workflows.restore import Machines
 
-    aws = aws_for(surroundings, site, connections=BLOCK_CONNECTIONS)
-    return Installed(
+    return Machines(
         images=Ec2Images(aws.service("ec2")),
         blocks=EbsDirect(service=aws.service("ebs"), policy=retry_policy(surroundings)),
-        registry=registry_client(surroundings, site),
     )
+
+
+def installed(site: Site, surroundings: Surroundings) -> Installed:
+    """Return what `bundle verify --installed` reads."""
+    from bundler.workflows.verify_installed import Installed
+
+    found = machines(aws_for(surroundings, site, connections=BLOCK_CONNECTIONS), surroundings)
+    return Installed(images=found.images, blocks=found.blocks, registry=registry_client(surroundings, site))
 
 
 def _probes(site: Site, surroundings: Surroundings) -> Probes:

@@ -30,8 +30,6 @@ from bundler.transfer import Pace
 PHASE = "restore"
 SEALED = "restore-sealed"
 _STARTS = 3
-_VISIBLE_S = 60.0
-"""What EC2 has not shown by then was deleted: the same token has given an id that is gone."""
 
 
 class SiteImages(Images, Protocol):
@@ -290,7 +288,7 @@ class _HeldWriter:
         started = self.patience.clock()
         while snapshot not in self.machines.images.snapshots([snapshot]):
             elapsed = self.patience.clock() - started
-            if elapsed > _VISIBLE_S:
+            if elapsed > self.patience.visible_s:
                 return False
             self.patience.pause(f"snapshot {snapshot}", ["not visible yet"], elapsed_s=elapsed)
         return True
