@@ -16,6 +16,7 @@ from bundler.wiring.surroundings import Surroundings, make_private, own_platform
 
 if TYPE_CHECKING:
     from bundler.adapters.aws.clients import Aws
+    from bundler.adapters.aws.ebs import EbsDirect
     from bundler.adapters.helm import Helm
     from bundler.adapters.kubernetes import Kubectl
     from bundler.archive.reader import Archive
@@ -80,22 +81,29 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
 
 def machines(aws: Aws, surroundings: Surroundings) -> Machines:
     """Return EC2 and EBS direct of a site, for its AMIs."""
-    from bundler.adapters.aws.ebs import EbsDirect
     from bundler.adapters.aws.ec2_images import Ec2Images
     from bundler.workflows.restore import Machines
 
-    return Machines(
-        images=Ec2Images(aws.service("ec2")),
-        blocks=EbsDirect(service=aws.service("ebs"), policy=retry_policy(surroundings)),
-    )
+    return Machines(images=Ec2Images(aws.service("ec2")), blocks=_blocks(aws, surroundings))
 
 
 def installed(site: Site, surroundings: Surroundings) -> Installed:
     """Return what `bundle verify --installed` reads."""
+    from bundler.adapters.aws.ec2_images import Ec2Images
     from bundler.workflows.verify_installed import Installed
 
-    found = machines(aws_for(surroundings, site, connections=BLOCK_CONNECTIONS), surroundings)
-    return Installed(images=found.images, blocks=found.blocks, registry=registry_client(surroundings, site))
+    aws = aws_for(surroundings, site, connections=BLOCK_CONNECTIONS)
+    return Installed(
+        images=Ec2Images(aws.service("ec2")),
+        blocks=_blocks(aws, surroundings),
+        registry=registry_client(surroundings, site),
+    )
+
+
+def _blocks(aws: Aws, surroundings: Surroundings) -> EbsDirect:
+    from bundler.adapters.aws.ebs import EbsDirect
+
+    return EbsDirect(service=aws.service("ebs"), policy=retry_policy(surroundings))
 
 
 def _probes(site: Site, surroundings: Surroundings) -> Probes:
