@@ -291,8 +291,12 @@ class Service:
         if getattr(outcome, "status_code", 599) < 300:
             with self._readable(plain.operation):
                 return parse(outcome.headers, outcome.raw)
-        with direct.handing(outcome):
-            return call()
+        try:
+            with direct.handing(outcome):
+                return call()
+        finally:
+            if hasattr(outcome, "raw"):  # nobody may have read it: its connection is no use to others then
+                outcome.raw.close()
 
     def _directly(self) -> Direct:
         with self._once:
