@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bundler.adapters.process import Completed, Ending, run, visible_tail
+from bundler.adapters.process import Completed, Ending, TimedOutError, run, visible_tail
 from bundler.domain.credentials import Secret
-from bundler.domain.packer_log import PackerLine, built_amis, failure, parse_packer_line
+from bundler.domain.packer_log import PackerLine, built_amis, failure, hide, parse_packer_line
 from bundler.domain.packer_template import (
     AMAZON_PLUGIN,
     NO_PACKER,
@@ -82,12 +82,14 @@ class Running:
         keep_open: handles that it holds until it ends, whatever becomes of us.
         tick: told about once a second how many seconds it runs.
         subject: what people call the template, where that is not its path.
+        secrets: what must not show in anything that is told of this run, beside Packer's own.
     """
 
     folder: Path | None = None
     keep_open: tuple[int, ...] = ()
     tick: Callable[[float], None] = lambda _: None
     subject: str = ""
+    secrets: tuple[Secret, ...] = ()
 
 
 class Packer:
@@ -197,7 +199,8 @@ class Packer:
         lines: list[PackerLine] = []
 
         def on_line(raw: bytes) -> None:
-            line = parse_packer_line(self._hidden(raw.decode("utf-8", "replace")))
+            said = hide(raw.decode("utf-8", "replace"), self._settings.secrets)
+            line = parse_packer_line(said).without(running.secrets)
             lines.append(line)
             hear(line)
 
@@ -205,35 +208,27 @@ class Packer:
             check_stopped()
             running.tick(elapsed_s)
 
-        building = "build" in argv
-        done = run(
-            argv,
-            timeout_s=LIMIT_S if building else _SHORT_S,
-            env=self._environment(),
-            cwd=running.folder,
-            keep_open=running.keep_open,
-            tick=tick,
-            on_line=on_line,
-            ending=Ending(grace_s=CLEAN_UP_S if building else 5.0, leader_only=True),
-        )
+        building, secrets = "build" in argv, (*running.secrets, *self._settings.secrets)
+        try:
+            done = run(
+                argv,
+                timeout_s=LIMIT_S if building else _SHORT_S,
+                env=self._environment(),
+                cwd=running.folder,
+                keep_open=running.keep_open,
+                tick=tick,
+                on_line=on_line,
+                ending=Ending(grace_s=CLEAN_UP_S if building else 5.0, leader_only=True),
+            )
+        except TimedOutError as error:  # which repeats what it heard, secrets and all
+            how, _, _ = error.cause.partition(": ")
+            raise TimedOutError(error.subject, f"{how}: {failure(lines) or 'nobody knows at what'}") from None
         return _Result(
-            stdout=self._hidden(done.stdout.decode("utf-8", "replace")),
+            stdout=hide(done.stdout.decode("utf-8", "replace"), secrets),
             lines=tuple(lines),
             exit_code=done.returncode,
-            why=self._why(done, lines) if done.returncode else "",
+            why=_why(done, lines, secrets) if done.returncode else "",
         )
-
-    def _why(self, done: Completed, lines: Sequence[PackerLine]) -> str:
-        known = failure(lines)
-        said = known or visible_tail(self._hidden((done.stderr or done.stdout).decode("utf-8", "replace")).encode())
-        how = f"packer was killed by signal {-done.returncode}" if done.returncode < 0 else ""
-        said = f"{how}: {said}" if how and said else said or how
-        return said or f"packer ended with {done.returncode} and said nothing"
-
-    def _hidden(self, text: str) -> str:
-        for secret in self._settings.secrets:
-            text = secret.hidden_in(text)
-        return text
 
     def _environment(self) -> dict[str, str]:
         work = self._settings.work
@@ -324,6 +319,14 @@ class _Result:
     why: str
     succeeded: bool = False
     error: str | None = None
+
+
+def _why(done: Completed, lines: Sequence[PackerLine], secrets: Sequence[Secret]) -> str:
+    known = failure(lines)
+    said = known or visible_tail(hide((done.stderr or done.stdout).decode("utf-8", "replace"), secrets).encode())
+    how = f"packer was killed by signal {-done.returncode}" if done.returncode < 0 else ""
+    said = f"{how}: {said}" if how and said else said or how
+    return said or f"packer ended with {done.returncode} and said nothing"
 
 
 def _plugin_folder(environ: Mapping[str, str]) -> str:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from bundler.adapters.packer import LIMIT_S, Packer, Running
+from bundler.domain.bake import key_prefix
+from bundler.domain.credentials import Secret
 from bundler.domain.digest import Digest
 from bundler.domain.events import Emit, Noted, Waiting, silent
 from bundler.domain.packer_job import PackerJob
-from bundler.domain.packer_log import PackerLine
+from bundler.domain.packer_log import SHORTEST_HIDDEN, PackerLine, secret_values
 from bundler.errors import DefinitionError, LocalResourceError, PackerError
 from bundler.transfer import pause
 
@@ -25,6 +27,8 @@ _TELL_S = 30.0
 """Seconds of silence after which people are told what Packer is at, and since when."""
 _NOT_COPIED = shutil.ignore_patterns(".git")
 _TAGGED = ("run_tags", "run_volume_tags", "tags", "snapshot_tags")
+_NO_KEY_PAIR = ("ssh_keypair_name", "ssh_private_key_file", "ssh_password")
+"""With one of these Packer makes no key pair of its own (packer-plugin-amazon, RunConfig.Prepare)."""
 
 
 @dataclass(slots=True)
@@ -118,6 +122,7 @@ class PackerBuilds:
             keep_open=() if held is None else (held,),
             tick=story.tick,
             subject=f"AMI {job.name}" if folder is None else str(job.folder / job.file),
+            secrets=() if folder is None else _secrets(template, job.variables),
         )
         packer.validate(template, job.variables, running=running)
         made = packer.build(template, job.variables, hear=story.hear, running=running)
@@ -139,10 +144,8 @@ class PackerBuilds:
             raise DefinitionError(str(job.folder), f"cannot be copied: {error}") from error
         try:
             template = copy / job.file
-            if template.suffix == ".json" and not template.name.endswith(".pkr.json"):
-                template.write_text(
-                    json.dumps(_tagged(template, tags, subject=job.folder / job.file)), encoding="utf-8"
-                )
+            if _is_legacy(template):
+                template.write_text(json.dumps(_tagged(template, job, tags)), encoding="utf-8")
             yield copy
         finally:
             shutil.rmtree(copy, ignore_errors=True)
@@ -171,14 +174,38 @@ class _Story:
             self._emit(Waiting(subject=self._name, state=self._at, elapsed_s=elapsed_s, limit_s=LIMIT_S))
 
 
-def _tagged(path: Path, tags: Mapping[str, str], *, subject: Path) -> dict[str, Any]:
-    """Return a legacy JSON template whose amazon builders give our tags to all that they make."""
+def _is_legacy(template: Path) -> bool:
+    """Whether a template is JSON as Packer had it before HCL."""
+    return template.suffix == ".json" and not template.name.endswith(".pkr.json")
+
+
+def _tagged(path: Path, job: PackerJob, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return a legacy JSON template whose amazon builders give our tags to all that they make.
+
+    Their key pairs, which an old Packer does not tag, are found by name should it be killed.
+    """
     try:
         template = json.loads(path.read_bytes())
         builders = [builder for builder in template.get("builders", []) if builder.get("type") == "amazon-ebs"]
         for builder in builders:
             for key in _TAGGED:
                 builder[key] = {**builder.get(key, {}), **tags}
+            if not any(builder.get(key) for key in _NO_KEY_PAIR):
+                builder["temporary_key_pair_name"] = f"{key_prefix(job.run)}{{{{uuid}}}}"
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DefinitionError(str(subject), f"is no Packer template: {error}") from error
+        raise DefinitionError(str(job.folder / job.file), f"is no Packer template: {error}") from error
     return dict(template)
+
+
+def _secrets(template: Path, variables: Mapping[str, str]) -> tuple[Secret, ...]:
+    """Return what a team's template may print and nobody may read.
+
+    JSON lists its sensitive variables. HCL says it in a language that we do not read: there any longer value is one.
+    """
+    if not _is_legacy(template):
+        return secret_values(value for value in variables.values() if len(value) >= SHORTEST_HIDDEN)
+    document = json.loads(template.read_bytes())
+    listed, defaults = document.get("sensitive-variables"), document.get("variables")
+    known = {**(defaults if isinstance(defaults, dict) else {}), **variables}
+    names = listed if isinstance(listed, list) else []
+    return secret_values(known[name] for name in names if isinstance(name, str) and isinstance(known.get(name), str))

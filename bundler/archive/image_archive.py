@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
-from bundler.archive.header import END_BYTES, member_header, padded, padding
+from bundler.archive.header import END_BYTES, member_header, padding
 from bundler.archive.image_layout import CONTAINERD_NAME, INDEX_PATH, OCI_LAYOUT, OCI_LAYOUT_PATH, REF_NAME
 from bundler.domain.blob import Blob
 from bundler.domain.canonical import canonical_json
@@ -29,12 +29,6 @@ def image_archive(preload: Preload, read: Read) -> Iterator[bytes]:
     for blob in preload.blobs:
         yield from _member(f"blobs/sha256/{blob.digest.hex}", blob.size, _checked(blob, read))
     yield bytes(END_BYTES)
-
-
-def image_archive_size(preload: Preload) -> int:
-    """Return how many bytes the archive has."""
-    sizes = [len(OCI_LAYOUT), len(_index(preload)), *(blob.size for blob in preload.blobs)]
-    return sum(len(member_header("", 0)) + padded(size) for size in sizes) + END_BYTES
 
 
 def _index(preload: Preload) -> bytes:

@@ -13,9 +13,12 @@ from bundler.cli.render import human_bytes, show_document, show_table
 
 if TYPE_CHECKING:
     from bundler.archive.reader import Archive
-    from bundler.domain.ami import BakedAmi, LockedAmi, NodeFacts
+    from bundler.domain.ami import AmiAttributes, BakedAmi, LockedAmi, NodeFacts
     from bundler.domain.lock import Lock, LockedImage
     from bundler.ports import ByteSource
+
+_SHORT = 12
+"""Digits of a digest that people compare; JSON has them all."""
 
 
 @click.command()
@@ -216,17 +219,34 @@ def _show_amis(archive: Archive) -> None:
         ],
     )
     for ami in archive.lock.bake:
+        system = "" if ami.facts is None else f"  {ami.facts.os}, kernel {ami.facts.kernel}"
+        click.echo(f"\n{click.style(f'{ami.name} {ami.architecture}', bold=True)}{system}")
+        click.echo(f"  {_registered_as(ami.attributes)}")
         if ami.facts is not None:
-            _show_facts(ami, ami.facts, archive.lock)
+            _show_facts(ami.facts, archive.lock)
 
 
 def _made_from(ami: LockedAmi) -> str:
     return "a template" if ami.source is None else ami.source.name or ami.source.id
 
 
-def _show_facts(ami: BakedAmi, facts: NodeFacts, lock: Lock) -> None:
-    click.echo(f"\n{click.style(f'{ami.name} {ami.architecture}', bold=True)}  {facts.os}, kernel {facts.kernel}")
+def _registered_as(attributes: AmiAttributes) -> str:
+    """What EC2 is told of an AMI, in one line; None of a value leaves it to EC2."""
+    return ", ".join(
+        (
+            f"root {attributes.root_device}",
+            f"boot mode {attributes.boot_mode or 'by default'}",
+            f"ENA {'yes' if attributes.ena_support else 'no'}",
+            f"IMDS {attributes.imds_support or 'by default'}",
+            f"TPM {attributes.tpm_support or 'none'}",
+        )
+    )
+
+
+def _show_facts(facts: NodeFacts, lock: Lock) -> None:
     click.echo(f"  kubelet {facts.kubelet}, containerd {facts.containerd}, runc {facts.runc}, nodeadm {facts.nodeadm}")
+    kubelet, provider = (facts.kubelet_sha256[:_SHORT], facts.credential_provider_sha256[:_SHORT])
+    click.echo(f"  sha256 of kubelet {kubelet}, of ecr-credential-provider {provider}")
     click.echo(f"  sandbox image {facts.sandbox_image}")
     held = {image.digest for image in facts.images}
     for image in lock.images:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from bundler.domain.credentials import Secret
 
 AMAZON_EBS = "mitchellh.amazonebs"
 _COMMA = "%!(PACKER_COMMA)"
@@ -34,6 +36,8 @@ _MILESTONES = tuple(
     )
 )
 _MOST_CHARACTERS = 70
+SHORTEST_HIDDEN = 8
+"""Characters of what is hidden though nobody says that it is secret: `true` or `20` would take words out of errors."""
 _SCRIPT_LINES = 3
 """How many of a script's last words are repeated when it failed."""
 
@@ -72,6 +76,13 @@ class PackerLine:
         match = _STEP.match(self.said) if self.kind == "ui" and self.data[:1] == ("error",) else None
         return " ".join(match["step"].split()) if match else ""
 
+    def without(self, secrets: Sequence[Secret]) -> PackerLine:
+        """Return the line as it may be shown; what machines read in it stays: a value may be a Region's name."""
+        if self.kind == "artifact":
+            return self
+        words = 1 if self.kind == "ui" else 0
+        return replace(self, data=(*self.data[:words], *(hide(text, secrets) for text in self.data[words:])))
+
 
 def parse_packer_line(text: str) -> PackerLine:
     """Return what a line says; any text is one."""
@@ -80,6 +91,23 @@ def parse_packer_line(text: str) -> PackerLine:
         return PackerLine(target="", kind="raw", data=(text.rstrip("\r\n"),))
     target, kind, *data = fields
     return PackerLine(target=target, kind=kind, data=tuple(map(_plain, data)))
+
+
+def secret_values(values: Iterable[str]) -> tuple[Secret, ...]:
+    """Return what hides values however Packer prints them: whole, or line by line; the longest first."""
+    forms = {form for value in values for form in (value, _plain(value), *_long_lines(value))}
+    return tuple(Secret(form) for form in sorted(forms - {""}, key=lambda form: (-len(form), form)))
+
+
+def hide(text: str, secrets: Iterable[Secret]) -> str:
+    """Return text without any of the secrets."""
+    for secret in secrets:
+        text = secret.hidden_in(text)
+    return text
+
+
+def _long_lines(value: str) -> list[str]:
+    return [line.strip() for line in value.splitlines() if len(line.strip()) >= SHORTEST_HIDDEN]
 
 
 def _milestone(step: str) -> str:

@@ -6,7 +6,6 @@ they are, blocks that stand elsewhere in the base are read back from it, and wha
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from itertools import accumulate, chain, islice
 from typing import Protocol
 
 from bundler.archive.packs import unpack
+from bundler.domain.bake import client_token
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume
 from bundler.domain.delta import ZERO_SHA256, changes
 from bundler.domain.digest import Digest
@@ -147,7 +147,7 @@ def plan_restore(
             gib=volume.gib,
             description=f"{name} {digest.short} {volume.device}",
             tags={**owner.tags, **snapshot_tags(digest, volume.device)},
-            token=client_token(digest, volume.device, owner, attempt=attempt, beside=(name, parent or "")),
+            token=snapshot_token(digest, volume.device, owner, attempt=attempt, beside=(name, parent or "")),
             parent=parent,
             kms_key=owner.kms_key if parent is None else None,
         )
@@ -160,7 +160,7 @@ def plan_restore(
     )
 
 
-def client_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0, beside: Sequence[str] = ()) -> str:
+def snapshot_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0, beside: Sequence[str] = ()) -> str:
     """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of all that it is asked, and attempt.
 
     With other values beside it, a token is refused: two clusters of one account differ in their tags, and a parent
@@ -169,7 +169,7 @@ def client_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0, 
     """
     tags = (f"{key}={value}" for key, value in sorted(owner.tags.items()))
     parts = (str(index), device, owner.account, owner.region, owner.kms_key or "", *beside, *tags, str(attempt))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return client_token(*parts)
 
 
 def _parent(volume: Volume, parents: Parents | None) -> str | None:

@@ -16,9 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from bundler.adapters import packer as adapter
 from bundler.adapters import packer_builds
 from bundler.adapters.packer import Packer, PackerSettings
 from bundler.adapters.packer_builds import PackerBuilds
+from bundler.adapters.process import TimedOutError
+from bundler.domain.bake import key_prefix
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted, Waiting
 from bundler.domain.packer_job import PackerJob
@@ -48,8 +51,8 @@ def builds(folder: Path, *lines: str, emit: Callable[[Event], None] = lambda eve
 def job(folder: Path, run: Digest = RUN, **more: object) -> PackerJob:
     (folder / "template").mkdir(exist_ok=True)
     (folder / "template" / "template.json").write_text('{"builders": [{"type": "amazon-ebs", "tags": {"a": "b"}}]}')
-    given = {"name": "workers amd64", "run": run, "folder": folder / "template", "file": "template.json", **more}
-    return PackerJob(variables={"x": "1"}, **given)  # type: ignore[arg-type]
+    given = {"name": "workers amd64", "run": run, "folder": folder / "template", "file": "template.json"}
+    return PackerJob(**{**given, "variables": {"x": "1"}, **more})  # type: ignore[arg-type]
 
 
 def test_a_build_gives_the_ami_of_our_region_and_says_its_steps(tmp_path: Path) -> None:
@@ -112,6 +115,91 @@ def test_a_teams_template_is_built_in_a_copy_whose_builders_bear_our_tags(tmp_pa
     assert ".git\n" not in (tmp_path / "listed").read_text()
     assert not Path((tmp_path / "where").read_text().strip()).exists()
     assert (wanted.folder / "template.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["", "ssh_keypair_name", "ssh_private_key_file", "ssh_password"])
+def test_a_key_pair_that_packer_makes_for_a_teams_template_bears_the_name_of_the_run(tmp_path: Path, key: str) -> None:
+    made = builds(tmp_path, "cp template.json $HERE/seen", BUILT)
+    wanted = job(tmp_path, tags={"bundle:bake": str(RUN)})
+    builder = {"type": "amazon-ebs", "temporary_key_pair_name": "theirs", **({key: "own"} if key else {})}
+    other = {"type": "null"}
+    (wanted.folder / "template.json").write_text(json.dumps({"builders": [builder, other]}))
+    with made.alone(RUN):
+        made.build(wanted)
+    seen, untouched = json.loads((tmp_path / "seen").read_text())["builders"]
+    assert seen["temporary_key_pair_name"] == ("theirs" if key else f"{key_prefix(RUN)}{{{{uuid}}}}")
+    assert untouched == other
+
+
+CANARY = "c4nary, of the team"
+PEM = "-----BEGIN KEY-----\nc4nary-in-pem\n-----END KEY-----"
+LEAKY = """\
+echo "1,,ui,say,==> bake: Launching a source AWS instance..."
+echo "1,bake,artifact,0,builder-id,mitchellh.amazonebs"
+echo "1,bake,artifact,0,id,eu-west-1:ami-0123456789abcdef0"
+echo "1,,ui,say,==> bake: Provisioning with shell script: c4nary%!(PACKER_COMMA) of the team"
+echo "1,,ui,message,    bake: c4nary-in-pem"
+echo "1,,ui,error,==> bake: c4nary%!(PACKER_COMMA) of the team\\n-----BEGIN KEY-----\\nc4nary-in-pem"
+echo "1,bake,error,Script with c4nary%!(PACKER_COMMA) of the team and public-value ended"
+"""
+SECRETS = {"password": CANARY, "key": PEM, "short": "1", "other": "public-value", "region": "eu-west-1"}
+
+
+def leaky(folder: Path, file: str, content: str, *, variables: dict[str, str] = SECRETS) -> PackerJob:
+    """A team's template for a Packer that prints the values of its variables."""
+    wanted = job(folder, tags={"a": "b"}, file=file, variables=variables)
+    (wanted.folder / file).write_text(content)
+    return wanted
+
+
+SENSITIVE = '{"builders": [], "sensitive-variables": ["password", "key", "short", "nowhere"]}'
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "is_told"), [("t.json", SENSITIVE, True), ("t.pkr.hcl", "", False), ("t.pkr.json", "{}", False)]
+)
+def test_secrets_of_a_teams_template_do_not_show(tmp_path: Path, file: str, content: str, is_told: bool) -> None:
+    """Its sensitive variables; in HCL, which we do not read, every value that is not short."""
+    heard: list[Event] = []
+    made = builds(tmp_path, LEAKY, "exit 1", emit=heard.append)
+    with made.alone(RUN), pytest.raises(PackerError) as caught:
+        made.build(leaky(tmp_path, file, content))
+    said = f"{caught.value!r} {caught.value} {heard}"
+    assert "c4nary" not in said
+    assert "ended" in caught.value.cause
+    assert ("public-value" in said) is is_told
+    assert "launching the instance" in said
+
+
+@pytest.mark.parametrize("file", ["t.json", "t.pkr.hcl"])
+def test_the_ami_is_read_though_its_region_is_a_value_that_is_hidden(tmp_path: Path, file: str) -> None:
+    made = builds(tmp_path, LEAKY)
+    content = '{"builders": [], "sensitive-variables": ["region", "short"]}'
+    with made.alone(RUN):
+        assert made.build(leaky(tmp_path, file, content)) == "ami-0123456789abcdef0"
+
+
+def test_what_packer_refuses_and_where_its_time_ends_shows_no_secret_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = builds(tmp_path, LEAKY, f"echo '{CANARY}' >&2", "sleep 30")
+    wanted = leaky(tmp_path, "t.json", SENSITIVE)
+    monkeypatch.setattr(adapter, "LIMIT_S", 1.0)
+    with made.alone(RUN), pytest.raises(TimedOutError, match=r"did not end within 1 s") as timed_out:
+        made.build(wanted)
+    program = tmp_path / "packer-stub"
+    program.write_text(program.read_text().replace("build)", f"validate) echo '{CANARY}' >&2; exit 1 ;; build)"))
+    with made.alone(RUN), pytest.raises(DefinitionError, match=r"refuses it: \*\*\*") as refused:
+        made.build(wanted)
+    assert "c4nary" not in f"{timed_out.value} {timed_out.value.__cause__} {refused.value}"
+
+
+def test_a_default_that_the_template_calls_sensitive_is_hidden_too(tmp_path: Path) -> None:
+    made = builds(tmp_path, LEAKY, "exit 1")
+    content = json.dumps({"builders": [], "variables": SECRETS, "sensitive-variables": ["password", "key"]})
+    with made.alone(RUN), pytest.raises(PackerError) as caught:
+        made.build(leaky(tmp_path, "t.json", content, variables={}))
+    assert "c4nary" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"builders": 1}', '{"builders": ["x"]}'])

@@ -63,6 +63,8 @@ _SETTINGS = frozenset(
      "EndpointProviderError", "EndpointResolutionError", "InvalidRetryConfigurationError", "UnknownEndpointError",
      "InvalidS3AddressingStyleError", "InvalidDNSNameError", "InvalidHostLabelError", "EndpointVariantError"}
 )  # fmt: skip
+_ON_KEYS = {"ebs:GetSnapshotBlock": "kms:Decrypt"}
+"""What is needed on the key of what is encrypted; of a key that denies, EBS does not always say so."""
 _ACTION = re.compile(r"not authorized to perform: ([a-z0-9-]{1,40}:[A-Za-z*]{1,60})")
 _RESOURCE = re.compile(r"on resource: (arn:[^\s,]{1,300})")
 _LAYER = re.compile(
@@ -191,10 +193,11 @@ def _denied(message: str, asked: Asked) -> AccessError:
     name = _iam_action(*action[1].split(":", 1)) if action else asked.action
     where = resource[1] if resource else asked.resource
     policy = f"the {layer[1]} policy" if layer else "the policies of the caller, of the resource or of the VPC endpoint"
+    key = f"; if it is encrypted, {_ON_KEYS[asked.action]} on its key, too" if asked.action in _ON_KEYS else ""
     return AccessError(
         f"{name} on {where}",
         f"was denied: {message}" if message else "was denied",
-        hint=f"Allow {name} on {where} (look at {policy}), then run the same command again.",
+        hint=f"Allow {name} on {where} (look at {policy}){key}, then run the same command again.",
     )
 
 

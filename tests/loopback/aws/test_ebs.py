@@ -13,6 +13,7 @@ import pytest
 
 from bundler.adapters.aws.clients import Aws, AwsSettings
 from bundler.adapters.aws.ebs import EbsDirect
+from bundler.adapters.aws.ec2_images import Ec2Images
 from bundler.cache import Cache
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.digest import Digest
@@ -37,10 +38,10 @@ def ebs(closed: Closed, *, url: str = "", sleep: Callable[[float], None] = pause
     return EbsDirect(service=aws.service("ebs"), policy=RetryPolicy(sleep=sleep))
 
 
-def snapshot(closed: Closed, blocks: Mapping[int, bytes], name: str) -> str:
+def snapshot(closed: Closed, blocks: Mapping[int, bytes], name: str, *, kms_key: str | None = None) -> str:
     """Write a snapshot with these blocks."""
-    api = ebs(closed)
-    made = api.start(NewSnapshot(gib=1, description=name, tags={}, token=hashlib.sha256(name.encode()).hexdigest()))
+    api, token = ebs(closed), hashlib.sha256(name.encode()).hexdigest()
+    made = api.start(NewSnapshot(gib=1, description=name, tags={}, token=token, kms_key=kms_key))
     digests = {number: hashlib.sha256(content).digest() for number, content in blocks.items()}
     for number, content in blocks.items():
         api.put(made, number, content, digests[number])
@@ -117,6 +118,37 @@ def test_who_may_not_read_is_told_which_action_is_denied(closed: Closed, tmp_pat
             reader=ebs(closed),
             place=ExportFolder(Cache(tmp_path), key="x"),
         )
+
+
+def encrypted(closed: Closed, name: str) -> DeviceSnapshot:
+    """A snapshot that EC2 says is encrypted with a key of the account's own."""
+    site = closed.site
+    key = f"arn:{site.partition}:kms:{site.region}:{site.account}:key/0d4c3b2a-0000-4000-8000-{name:0>12.12}"
+    made = snapshot(closed, BLOCKS, name, kms_key=key)
+    found = Ec2Images(closed.aws.service("ec2")).snapshots([made])[made]
+    assert (found.is_encrypted, found.kms_key, found.state) == (True, key, "completed")
+    return DeviceSnapshot(device="/dev/xvda", snapshot=made)
+
+
+def test_an_encrypted_snapshot_is_read_in_clear_and_carried_as_any_other(closed: Closed, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    made = export([encrypted(closed, "a1")], reader=ebs(closed), place=ExportFolder(cache, key="encrypted"))
+    assert made.index == exported(closed, cache, "in-clear").index
+    assert content(closed, restored(closed, cache, made, "encrypted")) == BLOCKS
+
+
+def test_who_may_not_use_the_key_of_an_encrypted_snapshot_is_told_so(closed: Closed, tmp_path: Path) -> None:
+    """What AWS says then: AccessDeniedException, with the reason DEPENDENCY_ACCESS_DENIED."""
+    source, place = encrypted(closed, "b2"), ExportFolder(Cache(tmp_path), key="key-denied")
+    closed.fault("ebs", "GetSnapshotBlock", "denied", nth=20, times=1000)
+    with pytest.raises(AccessError) as caught:
+        export([source], reader=ebs(closed), place=place)
+    assert caught.value.exit_code == 4
+    assert caught.value.subject.startswith("ebs:GetSnapshotBlock on block ")
+    assert source.snapshot in caught.value.subject
+    assert "if it is encrypted, kms:Decrypt on its key, too" in caught.value.hint
+    closed.no_faults()
+    assert len(export([source], reader=ebs(closed), place=place).table) == 35, "allowed, the same command goes on"
 
 
 def test_who_may_not_write_is_told_and_the_next_run_goes_on_in_the_same_snapshot(

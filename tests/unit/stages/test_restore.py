@@ -20,10 +20,10 @@ from bundler.stages.restore import (
     INDEX_TAG,
     Owner,
     RestorePlan,
-    client_token,
     plan_restore,
     restore,
     snapshot_tags,
+    snapshot_token,
 )
 
 OWNER = Owner(account="111122223333", region="eu-central-1", tags={"bundle:managed": "true"})
@@ -154,13 +154,13 @@ def test_what_is_asked_for_names_content_owner_and_key() -> None:
 
 def test_the_token_follows_content_device_place_and_key() -> None:
     others = [
-        client_token(Digest.of(b"x"), "/dev/xvda", OWNER),
-        client_token(INDEX.digest, "/dev/xvdb", OWNER),
-        client_token(INDEX.digest, "/dev/xvda", replace(OWNER, account="999999999999")),
-        client_token(INDEX.digest, "/dev/xvda", replace(OWNER, region="eu-west-1")),
-        client_token(INDEX.digest, "/dev/xvda", replace(OWNER, kms_key="arn:key")),
+        snapshot_token(Digest.of(b"x"), "/dev/xvda", OWNER),
+        snapshot_token(INDEX.digest, "/dev/xvdb", OWNER),
+        snapshot_token(INDEX.digest, "/dev/xvda", replace(OWNER, account="999999999999")),
+        snapshot_token(INDEX.digest, "/dev/xvda", replace(OWNER, region="eu-west-1")),
+        snapshot_token(INDEX.digest, "/dev/xvda", replace(OWNER, kms_key="arn:key")),
     ]
-    assert len({client_token(INDEX.digest, "/dev/xvda", OWNER), *others}) == 6
+    assert len({snapshot_token(INDEX.digest, "/dev/xvda", OWNER), *others}) == 6
 
 
 @pytest.mark.parametrize("fails_at", [1, 40, 100, 152])

@@ -17,7 +17,7 @@ from bundler.domain.events import BytesMoved, Event, TransferPlanned
 from bundler.domain.packs import FRAME_BLOCKS
 from bundler.domain.parents import Parents, snapshot_tags
 from bundler.errors import ConflictError, DigestError, NetworkError
-from bundler.stages.restore import Owner, RestorePlan, client_token, plan_restore, restore
+from bundler.stages.restore import Owner, RestorePlan, plan_restore, restore, snapshot_token
 from bundler.transfer import Pace
 from tests.fakes.memory_ebs import MemoryEbs, MemoryPacks, MemoryProgress, block
 
@@ -191,7 +191,7 @@ def test_a_snapshot_that_begins_with_a_parent_names_it_and_no_key() -> None:
 
 def test_the_token_follows_the_parent_too() -> None:
     digest = index_of(NEW).digest
-    tokens = {client_token(digest, "/dev/xvda", OWNER, beside=("w", parent)) for parent in ("", "snap-1", "snap-2")}
+    tokens = {snapshot_token(digest, "/dev/xvda", OWNER, beside=("w", parent)) for parent in ("", "snap-1", "snap-2")}
     assert len(tokens) == 3
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +18,13 @@ from bundler.domain.definition import Definition
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted
 from bundler.domain.lock import Lock
-from bundler.errors import FindingsError, LockChangedError
+from bundler.domain.packer_job import PackerJob
+from bundler.errors import FindingsError, LockChangedError, PackerError, StoppedError
 from bundler.exports import ExportFolder
 from bundler.retry import Patience
-from bundler.stages.bake import Bakery
+from bundler.stages.bake import Bakery, Packer
 from bundler.stages.pin import Sights
-from bundler.transfer import Pace
+from bundler.transfer import Pace, pause
 from bundler.workflows.bakes import BakeRun, Foundry
 from tests.fakes.bakes import SOURCE
 from tests.fakes.memory_ec2 import ACCOUNT, AWS, MemoryEc2, MemoryPacker
@@ -52,6 +56,7 @@ class World:
     def __post_init__(self) -> None:
         self.source = self.ec2.add("aws", owner=AWS)
         self.packer = MemoryPacker(ec2=self.ec2, facts=TOLD.encode())
+        self.at_work: Packer = self.packer
         self.template = self.folder / "template"
         self.template.mkdir()
         for name in ("template.json", "bake.sh", "facts.sh", "cleanup.sh"):
@@ -73,22 +78,27 @@ class World:
     def said(self) -> str:
         return "\n".join(event.text for event in self.heard if isinstance(event, Noted))
 
+    @property
+    def foundry(self) -> Foundry:
+        calm = Patience(sleep=lambda _: None)
+        bakery = Bakery(images=self.ec2, builders=self.ec2, packer=self.at_work, patience=calm)
+        return Foundry(
+            sights=self._no_sights,
+            account=lambda: ACCOUNT,
+            region="eu-west-1",
+            bakery=lambda: bakery,
+            reader=lambda: self.reader,
+            place=lambda key: ExportFolder(self.cache, key=key),
+            template=self.template,
+        )
+
     def run(self, lock: Lock | None = None, *, again: bool = False) -> BakeRun:
-        bakery = Bakery(images=self.ec2, builders=self.ec2, packer=self.packer, patience=Patience(sleep=lambda _: None))
         return BakeRun(
             definition=self.definition(),
             lock=lock or self.lock,
             folder=self.folder,
             cache=self.cache,
-            foundry=Foundry(
-                sights=self._no_sights,
-                account=lambda: ACCOUNT,
-                region="eu-west-1",
-                bakery=lambda: bakery,
-                reader=lambda: self.reader,
-                place=lambda key: ExportFolder(self.cache, key=key),
-                template=self.template,
-            ),
+            foundry=self.foundry,
             fetch=no_fetch,
             again=again,
             pace=Pace(emit=self.heard.append),
@@ -208,3 +218,67 @@ def test_an_ami_that_is_gone_is_not_baked_anew(world: World) -> None:
     with pytest.raises(LockChangedError, match=f"AMI {lock.bake[0].ami}"):
         world.run(lock).mend(lock.bake[0])
     assert len(world.packer.jobs) == 1
+
+
+@dataclass
+class Packers:
+    """A Packer for each run, all at the same time; `before` is called in each build, with its job."""
+
+    ec2: MemoryEc2
+    before: Callable[[PackerJob], object]
+    of: dict[Digest, MemoryPacker] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def need(self) -> None:
+        """It can build AMIs."""
+
+    def build(self, job: PackerJob) -> str:
+        self.before(job)
+        told = TOLD.replace("amd64", "arm64") if "arm64" in job.name else TOLD
+        with self._lock:
+            self.of[job.run].facts = told.encode()
+            return self.of[job.run].build(job)
+
+    def alone(self, run: Digest) -> AbstractContextManager[None]:
+        return self.of.setdefault(run, MemoryPacker(ec2=self.ec2)).alone(run)
+
+
+def both(world: World) -> Lock:
+    """The lock with the AMI for both architectures."""
+    source = SOURCE.model_copy(update={"id": world.ec2.add("aws", owner=AWS, architecture="arm64").id})
+    arm = ami_of(lock_of(), source=source, volume_size=20, architecture="arm64")
+    return world.lock.model_copy(update={"amis": (world.ami, arm)})
+
+
+def test_both_architectures_are_baked_at_the_same_time(world: World) -> None:
+    barrier = threading.Barrier(2)
+    world.at_work = Packers(world.ec2, before=lambda job: barrier.wait(timeout=10))
+    lock = world.run(both(world)).all()
+    assert [(one.name, one.architecture) for one in lock.bake] == [("workers", "amd64"), ("workers", "arm64")]
+    assert [one.facts and one.facts.architecture for one in lock.bake] == ["amd64", "arm64"]
+    assert len({one.ami for one in lock.bake}) == 2
+
+
+def test_the_failure_of_one_bake_calls_off_the_other(world: World) -> None:
+    barrier, ended = threading.Barrier(2), list[BaseException]()
+
+    def before(job: PackerJob) -> None:
+        barrier.wait(timeout=10)
+        if "arm64" in job.name:
+            raise PackerError(job.name, "no such instance type")
+        wait_to_be_called_off(ended)
+
+    world.at_work = Packers(world.ec2, before=before)
+    with pytest.raises(PackerError, match="no such instance type"):
+        world.run(both(world)).all()
+    assert [type(error) for error in ended] == [StoppedError]
+    assert not list(world.folder.rglob("baked*.json"))
+
+
+def wait_to_be_called_off(ended: list[BaseException]) -> None:
+    """What a long bake does; keeps what ends it."""
+    try:
+        pause(20)
+    except StoppedError as error:
+        ended.append(error)
+        raise
