@@ -107,6 +107,15 @@ class AmiAttributes(Built):
     tpm_support: Literal["v2.0"] | None = None
     uefi_data: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/=]+$", max_length=65536)] | None = None
 
+    @model_validator(mode="after")
+    def _devices(self) -> Self:
+        names = [one.device for one in self.devices]
+        if names != sorted(set(names)):
+            raise ValueError("devices: each device once, by name")
+        if self.root_device not in names:
+            raise ValueError("rootDevice: is none of the devices")
+        return self
+
 
 class Preloaded(Built):
     """An image in the AMI's containerd, namespace k8s.io."""

@@ -59,7 +59,7 @@ def ami_name(ami: LockedAmi, inputs: Digest) -> str:
 
 
 def ami_description(inputs: Digest) -> str:
-    """Return what CreateImage is told at once: by it an AMI is known as ours before Packer could tag it."""
+    """Return the description of what a bake makes: by it, or by its tag, an AMI is known as ours."""
     return f"eks-bundler bake {inputs}"
 
 

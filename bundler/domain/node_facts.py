@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
@@ -12,6 +14,10 @@ from bundler.domain.finding import Finding, raise_findings
 from bundler.errors import FormatError, LimitError, PolicyError
 
 MAX_FACTS_BYTES = 4 << 20
+FACTS_TAG = "bundle:facts"
+_TAG_CHARACTERS = 256
+_MAX_TAGS = 40
+"""Room is left for the tags of the template and of other people."""
 ABSENT = "absent"
 ABSENT_VERSION = "0.0"
 ABSENT_SHA256 = "0" * 64
@@ -101,6 +107,31 @@ def _facts(values: Mapping[str, str], images: tuple[Preloaded, ...], subject: st
 
 def _present(value: str, absent: str) -> str:
     return absent if value == ABSENT else value
+
+
+def facts_tags(raw: bytes) -> dict[str, str]:
+    """Return facts as tags of their AMI, so that other hosts find them; none where they are too many for tags.
+
+    EC2: at most 50 tags, of at most 256 characters (EC2 user guide, "Tag restrictions").
+    """
+    text = base64.b64encode(zlib.compress(raw, 9)).decode()
+    pieces = [text[start : start + _TAG_CHARACTERS] for start in range(0, len(text), _TAG_CHARACTERS)]
+    if len(pieces) > _MAX_TAGS:
+        return {}
+    return {f"{FACTS_TAG}-{number}": piece for number, piece in enumerate(pieces)}
+
+
+def facts_in_tags(tags: Mapping[str, str]) -> bytes | None:
+    """Return the facts that an AMI bears, None where it bears none, or what are none; parsing tells the rest."""
+    pieces: list[str] = []
+    while (piece := tags.get(f"{FACTS_TAG}-{len(pieces)}")) is not None:
+        pieces.append(piece)
+    try:
+        unpacker = zlib.decompressobj()
+        raw = unpacker.decompress(base64.b64decode("".join(pieces), validate=True), MAX_FACTS_BYTES)
+    except (ValueError, zlib.error):
+        return None
+    return raw if unpacker.eof else None
 
 
 def check_facts(facts: NodeFacts, *, ami: LockedAmi, kubernetes_version: str, expected: Mapping[str, Digest]) -> None:

@@ -66,7 +66,7 @@ class Encryption:
     def takes(self, parent: FoundSnapshot) -> bool:
         """Whether a snapshot may begin with this one."""
         if self.kms_key is not None:
-            return parent.is_encrypted and parent.kms_key == self.kms_key
+            return parent.is_encrypted and parent.bears(self.kms_key)
         return parent.is_encrypted or not self.by_default
 
 

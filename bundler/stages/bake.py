@@ -10,12 +10,14 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from bundler.atomic import publish
 from bundler.domain.ami import AmiAttributes, BakedAmi, LockedAmi, NodeFacts
 from bundler.domain.bake import BAKE_TAG, ami_description, ami_name, client_token
 from bundler.domain.digest import Digest
 from bundler.domain.events import Emit, Noted, silent
 from bundler.domain.leftover import Leftover
 from bundler.domain.machine_image import FoundImage, ImageCopy, attributes_of, require_portable
+from bundler.domain.node_facts import facts_in_tags, facts_tags
 from bundler.domain.packer_job import PackerJob
 from bundler.domain.snapshot import FoundSnapshot
 from bundler.errors import BundleError, ConflictError, LocalResourceError, LockChangedError, PolicyError, TargetError
@@ -199,16 +201,21 @@ class _Bake:
             self._clean("a build that was cut off left it")
             image = self._adopted() or self._built()
             self.bakery.images.tag([image.id, *_snapshot_ids(image)], {BAKE_TAG: str(self.request.inputs)})
-            return image, self._facts(image)
+            facts = self._facts(image)
+            self.bakery.images.tag([image.id], facts_tags(self.request.facts_file.read_bytes()))
+            return image, facts
 
     def recorded(self, record: BakedAmi) -> FoundImage:
         """The AMI that the lock records. Another bake would be another AMI, so none is made."""
         images = self.bakery.images
-        found = images.image(record.ami) or images.own_named(ami_name(self.request.ami, record.inputs))
+        found = images.image(record.ami)
+        if found is None:
+            named = images.own_named(ami_name(self.request.ami, record.inputs))
+            found = named if named is not None and _is_of(record.inputs, named) else None
         if found is None or found.owner != self.request.account:
-            cause = f"which the lock records for account {record.account}, is not in account {self.request.account}"
+            cause = f"is recorded by the lock for account {record.account}, and is not in {self.request.account}"
             hint = "Build with that account's credentials, or bake it anew: bundle build --rebake"
-            raise LockChangedError(f"AMI {record.ami}", f"{cause} (any more)", hint=hint)
+            raise LockChangedError(f"AMI {record.ami}", cause, hint=hint)
         return self._available(found)
 
     def own_copy(self) -> FoundImage:
@@ -261,8 +268,9 @@ class _Bake:
         found = images.own_named(name)
         if found is None:
             return None
-        if found.description != ami_description(request.inputs):
+        if not _is_of(request.inputs, found):
             raise _taken(name, found)
+        self._recall(found)
         why = self._unfit(found)
         if why:
             self._say(f"removing {found.subject}: {why}")
@@ -270,6 +278,13 @@ class _Bake:
             return None
         self._say(f"{found.subject} is baked already")
         return self._seen(found.id)
+
+    def _recall(self, found: FoundImage) -> None:
+        """Bring what the AMI said of itself to this host, where another one baked it."""
+        path, said = self.request.facts_file, facts_in_tags(found.tags)
+        if not path.is_file() and said is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            publish(path, said)
 
     def _unfit(self, found: FoundImage) -> str:
         """Why an AMI that bears the name of this bake has to be baked again, empty where it has not."""
@@ -425,6 +440,17 @@ def _attributes(image: FoundImage, images: Images) -> AmiAttributes:
 def _taken(name: str, by: FoundImage) -> ConflictError:
     hint = f"Look what it is; to give the name back: aws ec2 deregister-image --image-id {by.id}"
     return ConflictError(f"AMI name {name}", f"is taken by {by.id}, which no bake of this bundle made", hint=hint)
+
+
+def _is_of(inputs: Digest, image: FoundImage) -> bool:
+    """Whether an AMI that bears the name of a bake is the bake's.
+
+    Packer gives it description and tags once it is available (ModifyImageAttribute, CreateTags), minutes after
+    CreateImage: killed in between, it bears neither, and the name alone, with 64 bits of the inputs, tells.
+    """
+    if image.description == ami_description(inputs) or image.tags.get(BAKE_TAG) == str(inputs):
+        return True
+    return not image.description and not image.tags
 
 
 def _snapshot_ids(image: FoundImage) -> list[str]:

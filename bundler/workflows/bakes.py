@@ -148,12 +148,6 @@ class BakeRun:
         ami = next(one for one in self.lock.amis if (one.name, one.architecture) == (baked.name, baked.architecture))
         self._say(ami, "its packs are lost: reading them from the AMI again")
         found = self._read_out(ami, self._request(ami, baked.inputs, recorded=baked), base)
-        if found.index.digest != baked.index.digest:
-            raise LockChangedError(
-                f"AMI {baked.name} {baked.architecture}",
-                f"{found.ami} holds other blocks than those of {baked.ami} that the lock records",
-                hint="Record it as it is now: bundle build --rebake",
-            )
         if found.table.digest != baked.table.digest:
             raise LockChangedError(
                 f"AMI {baked.name} {baked.architecture}",
@@ -210,6 +204,12 @@ class BakeRun:
         known = () if base is None else base.index.distinct()
         read = export(baked.image.snapshots, reader=self.foundry.reader(), place=place, base=known, pace=self.pace)
         record = self._record(ami, inputs, baked, read)
+        if request.recorded is not None and record.index.digest != request.recorded.index.digest:
+            raise LockChangedError(
+                f"AMI {ami.name} {ami.architecture}",
+                f"{record.ami} holds other blocks than those of {request.recorded.ami} that the lock records",
+                hint="Record it as it is now: bundle build --rebake",
+            )
         if base is not None:
             record = record.model_copy(update={"base": self._compared(read.index, base)})
             self._say(ami, f"{counted(len(read.table), 'block')} of {record.blocks} are not in {base.bundle}")

@@ -33,7 +33,8 @@ class Ec2Images:
 
     def image(self, ami: str) -> FoundImage | None:
         """Return an AMI, None where this account does not see it."""
-        return next(iter(self._images([{"Name": "image-id", "Values": [ami]}], about=ami)), None)
+        found = self._images([{"Name": "image-id", "Values": [ami]}], about=ami, IncludeDeprecated=True)
+        return next(iter(found), None)
 
     def own_named(self, name: str) -> FoundImage | None:
         """Return the account's own AMI of that name, None where there is none."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bundler.domain.ami import NodeFacts
 from bundler.domain.digest import Digest
-from bundler.domain.node_facts import MAX_FACTS_BYTES, check_facts, parse_node_facts
+from bundler.domain.node_facts import MAX_FACTS_BYTES, check_facts, facts_in_tags, facts_tags, parse_node_facts
 from bundler.errors import FindingsError, FormatError, LimitError, RefusedError
 from tests.fakes.preloads import ami_of, lock_of
 
@@ -157,3 +157,20 @@ def test_everything_is_found_at_once() -> None:
 def test_floors_are_compared_as_numbers() -> None:
     check(floors={"containerd": "2.1.0"}, containerd="containerd=2.10.0")
     check(floors={"containerd": "1.7"}, containerd="containerd=1.7.0")
+
+
+@given(st.binary(max_size=9000))
+def test_facts_travel_in_tags_that_ec2_takes_or_not_at_all(raw: bytes) -> None:
+    tags = facts_tags(raw)
+    assert len(tags) <= 40
+    assert all(len(value) <= 256 for value in tags.values())
+    assert facts_in_tags({"Name": "x", **tags}) == (raw if tags else None)
+
+
+@pytest.mark.parametrize("value", ["", "no base64!", "AAAA", facts_tags(b"x" * 100)["bundle:facts-0"][:-4]])
+def test_tags_that_hold_no_facts_give_none(value: str) -> None:
+    assert facts_in_tags({"bundle:facts-0": value}) is None
+
+
+def test_tags_that_unpack_to_more_than_facts_may_have_give_none() -> None:
+    assert facts_in_tags(facts_tags(bytes(MAX_FACTS_BYTES + 1))) is None
