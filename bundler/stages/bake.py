@@ -219,23 +219,28 @@ class _Bake:
         return self._available(found)
 
     def own_copy(self) -> FoundImage:
-        """The AMI itself where its snapshots are ours and not public; else the copy that we make of it, once."""
-        source = self.request.ami.source
+        """The AMI itself where its snapshots are ours and not public; else the copy that we make of it, once.
+
+        The copy is looked for first: it is enough where the AMI that it was made of is deregistered since.
+        """
+        source, inputs = self.request.ami.source, str(self.request.inputs)
         if source is None:
             raise self._unsaid("source")
+        images, name = self.bakery.images, ami_name(self.request.ami, self.request.inputs)
+        there = images.own_named(name)
+        is_ours = there is not None and there.tags.get(BAKE_TAG) == inputs
+        if there is not None and is_ours and there.state not in _FAILED:
+            return self._available(there)
         found = self._seen(source.id)
         require_portable(found)
         if self._is_readable(found):
             return self._available(found)
-        images, name = self.bakery.images, ami_name(self.request.ami, self.request.inputs)
-        there = images.own_named(name)
-        if there is not None and there.tags.get(BAKE_TAG) != str(self.request.inputs):
+        if there is not None and not is_ours:
             raise _taken(name, there)
-        if there is not None and there.state in _FAILED:
+        if there is not None:
             self._say(f"removing {there.subject}: the copy failed")
             images.remove(there)
-            there = None
-        return self._available(there or self._copied(found, name))
+        return self._available(self._copied(found, name))
 
     def _copied(self, source: FoundImage, name: str) -> FoundImage:
         """A new copy. For a day EC2 answers a token with what it gave before, though that is gone: then another one."""
