@@ -17,7 +17,7 @@ from bundler.domain.oci import Platform
 from bundler.domain.site import NodeGroup, Site
 
 AMI_TAG = "bundle:ami"
-"""On a restored AMI; its value is the digest of what it is: content, attributes, architecture."""
+"""On a restored AMI; its value is the digest of what it is: content, attributes, architecture, the site's key."""
 UNPACKED_RATIO = 2.5
 """How much larger image layers are on a node than in the registry: gzip, over the images of the presets."""
 KEPT_FREE = 0.15
@@ -35,15 +35,22 @@ _SYSTEMS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedAmi:
-    """An AMI of the bundle that a site needs."""
+    """An AMI of the bundle that a site needs.
+
+    Attributes:
+        kms_key: that the site names; None where the account's own rule holds.
+    """
 
     baked: BakedAmi
+    kms_key: str | None = None
 
     @property
     def digest(self) -> Digest:
-        """What it is, whoever registered it."""
+        """What it is, whoever registered it; one that a key encrypts is another than one that none or another does."""
         attributes = self.baked.attributes.model_dump(mode="json", exclude_none=True)
-        return text_digest(str(self.baked.index.digest), canonical_json(attributes).decode(), self.baked.architecture)
+        key = () if self.kms_key is None else (self.kms_key,)
+        what = (str(self.baked.index.digest), canonical_json(attributes).decode(), self.baked.architecture)
+        return text_digest(*what, *key)
 
     @property
     def name(self) -> str:
@@ -79,7 +86,7 @@ def wanted_amis(site: Site, lock: Lock) -> tuple[WantedAmi, ...]:
     for group in site.node_groups:
         baked = lock.baked(group.ami, group.architecture) if is_from_bundle(group) else None
         if baked is not None:
-            found[baked.name, baked.architecture] = WantedAmi(baked=baked)
+            found[baked.name, baked.architecture] = WantedAmi(baked=baked, kms_key=site.restore.kms_key)
     return tuple(found[key] for key in sorted(found))
 
 

@@ -136,7 +136,7 @@ class Registry:
     """Where AMIs are registered.
 
     Attributes:
-        tags: of everything that this tool makes at the site.
+        tags: of what all clusters of the account share.
     """
 
     images: Images

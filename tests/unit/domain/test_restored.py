@@ -85,6 +85,12 @@ def test_what_it_is_follows_content_attributes_and_architecture_alone() -> None:
     assert len({one.digest, *(WantedAmi(baked=other.baked).digest for other in others)}) == 4
 
 
+def test_a_key_makes_it_another_ami() -> None:
+    baked = MadeAmi.of().baked
+    ones = [WantedAmi(baked=baked, kms_key=key) for key in (None, "arn:one", "arn:two")]
+    assert len({one.digest for one in ones}) == len({one.name for one in ones}) == 3
+
+
 def test_name_and_description_at_the_site_say_what_it_is() -> None:
     one = WantedAmi(baked=MadeAmi.of().baked)
     assert one.name == f"workers-amd64-{one.digest.hex[:12]}"
