@@ -302,10 +302,8 @@ class _HeldWriter:
         return self.machines.blocks.read(snapshot, block, progress=progress)
 
     def _is_visible(self, snapshot: str) -> bool:
-        started = self.patience.clock()
-        while snapshot not in self.machines.images.snapshots([snapshot]):
-            elapsed = self.patience.clock() - started
-            if elapsed > self.patience.visible_s:
-                return False
-            self.patience.pause(f"snapshot {snapshot}", ["not visible yet"], elapsed_s=elapsed)
-        return True
+        images = self.machines.images
+        found = self.patience.appears(
+            lambda: images.snapshots([snapshot]).get(snapshot), subject=f"snapshot {snapshot}"
+        )
+        return found is not None
