@@ -11,6 +11,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from bundler.atomic import publish
+from bundler.copying import copied
 from bundler.domain.ami import AmiAttributes, BakedAmi, LockedAmi, NodeFacts
 from bundler.domain.bake import BAKE_TAG, ami_description, ami_name, client_token
 from bundler.domain.digest import Digest
@@ -28,8 +29,6 @@ PHASE = "bake"
 TEMPLATE_TAG = "bundle:template"
 """On what a team's own template made; its value is the digest of template and variables."""
 _FAILED = ("failed", "error", "invalid", "deregistered")
-_COPIES = 5
-_APPEARS_S = 30.0
 _LOOK = "Look at it in EC2, then run this again."
 
 
@@ -243,21 +242,19 @@ class _Bake:
         return self._available(self._copied(found, name))
 
     def _copied(self, source: FoundImage, name: str) -> FoundImage:
-        """A new copy. For a day EC2 answers a token with what it gave before, though that is gone: then another one."""
-        request = self.request
+        request, bakery = self.request, self.bakery
         self._say(f"copying {source.subject} into account {request.account}: its snapshots are not ours")
-        for attempt in range(_COPIES):
-            wanted = ImageCopy(
+
+        def wanted(attempt: int) -> ImageCopy:
+            return ImageCopy(
                 source=source.id,
                 region=request.region,
                 name=name,
                 token=client_token(str(request.inputs), request.account, request.region, str(attempt)),
                 tags={BAKE_TAG: str(request.inputs)},
             )
-            there = self._appears(self.bakery.images.copy(wanted))
-            if there is not None:
-                return there
-        raise TargetError(source.subject, f"gave no copy in {_COPIES} tries", hint=_LOOK)
+
+        return copied(wanted, images=bakery.images, patience=bakery.patience, emit=bakery.emit)
 
     def _clean(self, why: str = "") -> None:
         """Take away what a run has left; whoever holds the run alone knows that nobody works with it."""
@@ -392,17 +389,6 @@ class _Bake:
         found = self.bakery.images.image(ami)
         if found is None:
             raise ConflictError(f"AMI {ami}", "does not exist (any more), or this account may not see it")
-        return found
-
-    def _appears(self, ami: str) -> FoundImage | None:
-        """An AMI that has just been made, None where it does not show: EC2 may know of it a moment later."""
-        patience = self.bakery.patience
-        started = patience.clock()
-        while (found := self.bakery.images.image(ami)) is None:
-            elapsed = patience.clock() - started
-            if elapsed > _APPEARS_S:
-                return None
-            patience.pause(f"AMI {ami}", ["seen by EC2"], elapsed_s=elapsed)
         return found
 
     def _available(self, image: FoundImage) -> FoundImage:
