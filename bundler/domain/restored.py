@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
 from bundler.domain.ami import BakedAmi, Target
 from bundler.domain.bake import text_digest
@@ -116,8 +117,13 @@ def preload_notes(site: Site, lock: Lock) -> tuple[str, ...]:
     here = Target(partition=site.partition, account=site.account, region=site.region, prefix=site.registry.prefix)
     if not wanted_amis(site, lock) or here in lock.targets:
         return ()
-    place = f"{site.account}, {site.region}, prefix {site.registry.prefix}"
-    return (f"targets of the definition does not name this site ({place}): its nodes pull what their AMIs preload",)
+    place = f"account {site.account}, {site.region}, prefix {site.registry.prefix}"
+    note = (
+        f"the AMIs of this bundle preload no image under the names of this site's registry ({place}), because targets"
+        " in the definition does not list it. The install works, and nodes pull every image. To preload for this site,"
+        " add it to targets on the connected side, then: bundle lock; bundle build"
+    )
+    return (note,)
 
 
 def _group(site: Site, group: NodeGroup, baked: BakedAmi, lock: Lock) -> Iterator[Finding]:
@@ -158,10 +164,11 @@ def _room(group: NodeGroup, baked: BakedAmi, lock: Lock) -> Iterator[Finding]:
     needed_gib = (brought + _images_bytes(lock, baked)) / (1 << 30) / (1 - KEPT_FREE)
     if needed_gib > has:
         cause = (
-            f"and the bundle's images, unpacked, need about {needed_gib:.0f} GiB with what kubelet keeps free;"
-            f" the group's {what} volume has {has}"
+            f"needs a {what} volume of about {ceil(needed_gib)} GiB, with the bundle's images unpacked and what kubelet"
+            f" keeps free; the group says {has} GiB"
         )
-        yield _finding(group, group.ami, cause, hint="Give it a larger volume.sizeGiB.")
+        hint = f"Set volume.sizeGiB of the group to {ceil(needed_gib)} or more, then run the same command again."
+        yield _finding(group, group.ami, cause, hint=hint)
 
 
 def _images_bytes(lock: Lock, baked: BakedAmi) -> float:

@@ -126,8 +126,14 @@ def _ours_by_name(wanted: WantedAmi, images: Images) -> FoundImage | None:
     return found
 
 
-def _name_taken(wanted: WantedAmi, cause: str, ami: str) -> ConflictError:
-    hint = f"Look what it is; to give the name back: aws ec2 deregister-image --image-id {ami}"
+def _name_taken(wanted: WantedAmi, cause: str, ami: str | None) -> ConflictError:
+    which = f"--image-ids {ami}"
+    if ami is None:
+        which = f"--owners self --include-disabled --filters Name=name,Values={wanted.name}"
+    hint = (
+        f"See what it is: aws ec2 describe-images {which}. Where nobody needs it, free the name: aws ec2"
+        f" deregister-image --image-id {ami or 'ID'}; then run the same command again."
+    )
     return ConflictError(f"AMI name {wanted.name}", cause, hint=hint)
 
 
@@ -219,7 +225,7 @@ class _Register:
             ours = _ours_by_name(self.wanted, self.registry.images)  # the answer to a first try may have been lost
             if ours is None:
                 cause = f"is taken by an AMI that EC2 does not show: {error.cause}"
-                raise _name_taken(self.wanted, cause, "ID") from error
+                raise _name_taken(self.wanted, cause, None) from error
             return ours
 
     def await_snapshots(self, ids: Sequence[str]) -> None:
