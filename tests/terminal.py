@@ -6,6 +6,7 @@ from run to run (digests, folders, ports, times, rates) does not count; words, l
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import json
 import os
@@ -48,6 +49,7 @@ _VARIABLE = (
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:…"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "…T…Z"),
     (re.compile(r"\bi-[0-9a-f]{17}\b"), "i-…"),
+    (re.compile(r"(?<=aws:///eu-central-1)[ab]\b"), "…"),  # which node is named first
     (re.compile(r"\bip(?:-\d+){4}\b"), "ip-…"),
     (re.compile(r"(?<=\S) {2,}"), "  "),  # columns follow the longest cell; indentation counts
 )
@@ -181,7 +183,8 @@ def keep(name: str, *parts: Printed | str) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         known = text
-    assert normal(text) == normal(known), f"{path} tells something else: look at it, then UPDATE_OUTPUT=1"
+    changes = "\n".join(difflib.unified_diff(normal(known).splitlines(), normal(text).splitlines(), lineterm=""))
+    assert not changes, f"{path} tells something else: look at it, then UPDATE_OUTPUT=1\n{changes}"
 
 
 @contextmanager
