@@ -54,7 +54,7 @@ def asked(lab: LabFacts, operation: str) -> int:
 
 
 def written(lab: LabFacts) -> int:
-    """How often something was written to S3; what a killed ship still had on its way is cut later, and writes nothing."""
+    """How often something was written to S3; what a killed ship had on its way is cut later and wrote nothing."""
     return sum(line["service"] == "s3" and line["status"] != 0 for line in mutations(lab.requests_file))
 
 
