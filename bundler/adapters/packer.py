@@ -136,10 +136,11 @@ class Packer:
         return version
 
     @contextmanager
-    def gated(self, template: Path) -> Iterator[Path]:
-        """Give our template as this Packer takes it, in a file for as long as it is used."""
-        version = self.version()
-        with self._file(gate(json.loads(template.read_bytes()), version), suffix=".json") as path:
+    def gated(self, template: Path, variables: Mapping[str, str]) -> Iterator[Path]:
+        """Give our template as this Packer takes it with these variables, in a file for as long as it is used."""
+        has_key = bool(variables.get("kms_key_id"))
+        gated = gate(json.loads(template.read_bytes()), self.version(), has_key=has_key)
+        with self._file(gated, suffix=".json") as path:
             yield path
 
     def validate(self, template: Path, variables: Mapping[str, str], *, running: Running = Running()) -> None:

@@ -65,10 +65,9 @@ class PackerBuilds:
         """
         packer = self.packer.within(self._folder(job.run))
         if job.tags is None:
-            with packer.gated(job.folder / job.file) as template:
-                return self._build(
-                    packer, replace(job, variables={**job.variables, "ec2_endpoint": self.endpoint}), template
-                )
+            ours = replace(job, variables={**job.variables, "ec2_endpoint": self.endpoint})
+            with packer.gated(job.folder / job.file, ours.variables) as template:
+                return self._build(packer, ours, template)
         with self._tagged_copy(job, job.tags) as folder:
             return self._build(packer, job, folder / job.file, folder)
 

@@ -319,7 +319,6 @@ class BakeRun:
             "security_group_id": builder.security_group,
             "iam_instance_profile": builder.instance_profile,
             "kms_key_id": builder.kms_key,
-            "encrypt_boot": "true" if builder.kms_key is not None else "",
             "volume_size": str(ami.volume_size or ""),
             "ssh_interface": builder.ssh_interface,
             "ssh_username": "ec2-user" if template is None else template.builder_user,

@@ -44,13 +44,13 @@ CANARY = "c4nary-of-a-template"
 EKS = "/aws/service/eks/optimized-ami/1.36/amazon-linux-2023/x86_64/standard/recommended/image_id"
 
 
-def bundle_yaml(folder: Path, amis: str, *, unpacks: bool = True, name: str = "small") -> str:
+def bundle_yaml(folder: Path, amis: str, *, unpacks: bool = True, name: str = "small", builder: str = "") -> str:
     """A definition with one tiny image and some AMIs; an image that does not unpack fails the bake half way."""
     text = small_definition(folder, images=1, name=name)
     if unpacks:
         write_image(folder / "layout")
     site = f'- {{account: "111122223333", region: {REGION}, prefix: closed}}'
-    return f"{text}builder: {{region: {REGION}}}\ntargets:\n  {site}\namis:\n{amis}\n"
+    return f"{text}builder: {{region: {REGION}{builder}}}\ntargets:\n  {site}\namis:\n{amis}\n"
 
 
 def write_image(layout: Path) -> None:
@@ -90,6 +90,10 @@ class Lab:
         """The account's AMIs that our bakes of that name made."""
         wanted = [{"Name": "name", "Values": [f"eks-bundler-{name}-*"]}]
         return list(self.ec2.describe_images(Owners=["self"], Filters=wanted)["Images"])
+
+    def amis(self) -> set[str]:
+        """Every AMI of the account, whoever made it."""
+        return {one["ImageId"] for one in self.ec2.describe_images(Owners=["self"])["Images"]}
 
     def left(self) -> dict[str, object]:
         alive = ["pending", "running", "stopping", "stopped", "shutting-down"]
@@ -373,6 +377,27 @@ def test_a_build_that_is_killed_goes_on_and_leaves_one_ami(cloud: Lab, name: str
     assert cloud.asked("RunInstances") - runs <= 2
     if moment in ("CreateImage", "GetSnapshotBlock"):
         assert cloud.asked("RunInstances") - runs == 1, "what was baked is adopted"
+
+
+@pytest.mark.parametrize("who", ["nobody", "both"])
+def test_a_bake_with_a_key_makes_one_ami_whose_snapshot_bears_that_key_whoever_is_killed(cloud: Lab, who: str) -> None:
+    key = boto_client(cloud.facts, "kms").create_key()["KeyMetadata"]
+    name = f"key-{who}"
+    space = cloud.space(name, thin(name), builder=f", kmsKey: {key['Arn']}")
+    before, images = cloud.asked("CreateImage"), cloud.amis()
+    if who == "both":
+        with building(space) as (process, _):
+            wait_for(lambda: cloud.asked("CreateImage") > before, process)
+            os.killpg(process.pid, signal.SIGKILL)
+            kill_packer(space)
+    space.bundle(*BUILD)
+    baked = needs_one_ami(cloud, space, name)
+    assert cloud.amis() - images == {baked.ami}
+    (true,) = cloud.own(name)
+    snapshot = true["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    (found,) = cloud.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"]
+    assert (found["Encrypted"], found["KmsKeyId"]) == (True, key["Arn"])
+    assert cloud.asked("CreateImage") - before == 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
