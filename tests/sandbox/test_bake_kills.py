@@ -33,7 +33,7 @@ from bundler.stages.bake import TEMPLATE_TAG
 from tests.fakes.images import image, index
 from tests.fakes.node import tar_layer
 from tests.journey import Workspace, small_definition, workspace
-from tests.peers import boto_client, lab_key
+from tests.peers import boto_client, lab_control, lab_key
 from tests.sandbox.test_lab_machines import eventually, mounts_and_loops, need_machines
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(300)]
@@ -95,6 +95,19 @@ class Lab:
         """Every AMI of the account, whoever made it."""
         return {one["ImageId"] for one in self.ec2.describe_images(Owners=["self"])["Images"]}
 
+    def snapshots(self) -> set[str]:
+        """Every snapshot of the account."""
+        return {one["SnapshotId"] for one in self.ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]}
+
+    @contextmanager
+    def slow_images(self, seconds: float) -> Iterator[None]:
+        """AMIs that are made meanwhile are pending for some seconds."""
+        lab_control(self.facts, "PATCH", "settings", {"image_pending_s": seconds})
+        try:
+            yield
+        finally:
+            lab_control(self.facts, "PATCH", "settings", {"image_pending_s": 0.0})
+
     def left(self) -> dict[str, object]:
         alive = ["pending", "running", "stopping", "stopped", "shutting-down"]
         states = [{"Name": "instance-state-name", "Values": alive}]
@@ -144,8 +157,13 @@ def packers(space: Workspace) -> list[int]:
 
 def kill_packer(space: Workspace) -> None:
     """Kill Packer, its wrapper and its plugins at once: they are one process group."""
+    signal_packer(space, signal.SIGKILL)
+
+
+def signal_packer(space: Workspace, number: signal.Signals) -> None:
+    """Signal Packer, its wrapper and its plugins at once: they are one process group."""
     for group in {os.getpgid(pid) for pid in packers(space)}:
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(group, number)
 
 
 @contextmanager
@@ -377,6 +395,40 @@ def test_a_build_that_is_killed_goes_on_and_leaves_one_ami(cloud: Lab, name: str
     assert cloud.asked("RunInstances") - runs <= 2
     if moment in ("CreateImage", "GetSnapshotBlock"):
         assert cloud.asked("RunInstances") - runs == 1, "what was baked is adopted"
+
+
+@pytest.mark.parametrize(
+    ("who", "number"),
+    [
+        ("us", signal.SIGKILL), ("both", signal.SIGKILL), ("packer", signal.SIGKILL),
+        ("us", signal.SIGTERM), ("us", signal.SIGINT), ("both", signal.SIGTERM), ("packer", signal.SIGTERM),
+    ],
+)  # fmt: skip
+def test_whoever_ends_while_the_ami_is_pending_the_next_build_leaves_one_ami(
+    cloud: Lab, who: str, number: signal.Signals
+) -> None:
+    name = f"wait-{who}-{number.value}"
+    space = cloud.space(name, thin(name))
+    images, snapshots = cloud.amis(), cloud.snapshots()
+    with building(space) as (process, log):
+        with cloud.slow_images(6.0):
+            wait_for(lambda: [one["State"] for one in cloud.own(name)] == ["pending"], process)
+        if who != "us":
+            signal_packer(space, number)
+        if who != "packer":
+            process.send_signal(number)
+        process.wait(60)
+        said = log()
+    if number != signal.SIGKILL and who == "us":
+        assert process.returncode == 128 + number, said
+        cloud.needs_nothing_left(space)
+    elif who == "packer":
+        assert process.returncode == 6, said
+        cloud.needs_nothing_left(space)
+    space.bundle(*BUILD)
+    baked = needs_one_ami(cloud, space, name)
+    assert cloud.amis() - images == {baked.ami}
+    assert len(cloud.snapshots() - snapshots) == 1
 
 
 @pytest.mark.parametrize("who", ["nobody", "both"])
