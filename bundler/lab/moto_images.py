@@ -100,6 +100,7 @@ class LabAmi(Ami):
             "hypervisor": self.hypervisor,
             "image-type": self.image_type,
             "source-image-id": self.source_image_id,
+            "block-device-mapping.snapshot-id": [one.get("Ebs", {}).get("SnapshotId") for one in self.mappings],
         }
         return known[filter_name] if filter_name in known else super().get_filter_value(filter_name, method_name)
 

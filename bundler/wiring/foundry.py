@@ -87,7 +87,7 @@ def _bakery(aws: Aws, region: str, cache: Cache, surroundings: Surroundings) -> 
         emit=surroundings.emit,
     )
     return Bakery(
-        images=Ec2Images(ec2),
+        images=Ec2Images(ec2, patience),
         builders=Ec2Builders(ec2, patience),
         packer=builds,
         patience=patience,

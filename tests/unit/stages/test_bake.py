@@ -29,7 +29,7 @@ from bundler.errors import (
     TargetError,
 )
 from bundler.retry import Patience
-from bundler.stages.bake import TEMPLATE_TAG, Baked, BakeRequest, Bakery, bake
+from bundler.stages.bake import TEMPLATE_TAG, Baked, BakeRequest, Bakery, bake, forget_superseded
 from tests.fakes.bakes import FACTS, SOURCE, bake_of
 from tests.fakes.memory_ec2 import ACCOUNT, AWS, OTHERS, MemoryEc2, MemoryPacker
 from tests.fakes.preloads import ami_of, lock_of
@@ -222,12 +222,112 @@ def test_an_ami_whose_facts_are_lost_is_baked_again(world: World) -> None:
     assert "is not on this host" in world.said
 
 
-def test_rebake_removes_the_ami_and_bakes_again(world: World) -> None:
+def test_rebake_makes_the_new_ami_before_the_old_one_goes(world: World) -> None:
     there = world.there()
     baked = world.bake(again=True)
     assert [image.id for image in world.own] == [baked.image.id]
-    assert baked.image.id != there.id
-    assert world.facts.read_bytes() == b"facts"
+    assert baked.image.name == f"{there.name}-2"
+    assert world.packer.jobs[0].variables["ami_name"] == baked.image.name
+    assert Path(world.packer.jobs[0].variables["facts_file"]).read_bytes() == b"facts"
+    done = world.ec2.done
+    assert done.index("packer workers amd64") < done.index(f"remove {there.id}")
+    assert f"removing {there.subject}: {baked.image.id} takes its place" in world.said
+    assert world.bake().image.id == baked.image.id
+    third = world.bake(again=True, recorded=None)
+    assert third.image.id == baked.image.id, "until the lock records it, that bake goes on"
+    forget_superseded(world.folder)
+    assert world.bake(again=True).image.name == f"{there.name}-3"
+    assert len(world.own) == 1
+
+
+def test_rebake_that_fails_leaves_the_old_ami_and_what_it_said(world: World) -> None:
+    there = world.there()
+    world.packer.error = PackerError("bake", "a script failed")
+    refused(lambda: world.bake(again=True), PackerError)
+    assert world.own == [there]
+    assert world.bake().image.id == there.id
+    assert world.facts.read_bytes() == b"facts of before"
+
+
+def test_an_ami_that_another_account_may_launch_stays_and_how_to_remove_it_is_told(world: World) -> None:
+    there = world.there()
+    world.ec2.permissions[there.id] = (ACCOUNT, OTHERS)
+    baked = world.bake(again=True)
+    assert {image.id for image in world.own} == {there.id, baked.image.id}
+    assert f"{there.subject} stays: {OTHERS} may launch it" in world.said
+    assert f"aws ec2 deregister-image --image-id {there.id}" in world.said
+    assert world.bake().image.id == baked.image.id, "the newest is the current one"
+    world.ec2.permissions.clear()
+    world.bake()
+    assert [image.id for image in world.own] == [baked.image.id]
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+MOMENTS = ("packer", "packer-done", "tag", "launch_permissions", "remove", "remove snapshots")
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_rebake_that_is_killed_anywhere_ends_with_one_ami_and_its_own_facts(
+    world: World, moment: str, again: bool
+) -> None:
+    there = world.there()
+    world.packer.facts = b"facts of the new one"
+    world.ec2.fail[moment] = Killed()
+    with pytest.raises(Killed):
+        world.bake(again=True)
+    assert moment not in ("packer", "packer-done", "tag") or there in world.own
+    world.ec2.fail.clear()
+    seen: list[bytes] = []
+
+    def check(raw: bytes) -> NodeFacts:
+        seen.append(raw)
+        return FACTS
+
+    baked = world.bake(again=again, check=check)
+    assert [image.id for image in world.own] == [baked.image.id]
+    is_old = moment == "packer" and not again
+    assert (baked.image.id == there.id) is is_old
+    assert seen == [b"facts of before" if is_old else b"facts of the new one"]
+    assert len(world.packer.jobs) == (2 if moment == "packer" and again else 1), "what was baked is adopted"
+    assert set(world.ec2.own_snapshots) == {one.snapshot for one in baked.image.snapshots}
+    assert world.ec2.leftover == []
+
+
+def test_a_kill_between_an_ami_and_its_snapshots_leaves_none_after_the_next_bake(world: World) -> None:
+    failed = world.there(state="failed")
+    world.ec2.fail["remove snapshots"] = Killed()
+    with pytest.raises(Killed):
+        world.bake()
+    assert world.own == []
+    (left,) = (one.snapshot for one in failed.snapshots)
+    assert left in world.ec2.own_snapshots
+    world.ec2.fail.clear()
+    baked = world.bake()
+    assert set(world.ec2.own_snapshots) == {one.snapshot for one in baked.image.snapshots}
+    assert f"removing snapshot {left}" in world.said
+
+
+def test_a_snapshot_that_ec2_does_not_let_go_is_told_and_removed_by_the_next_bake(world: World) -> None:
+    there = world.there()
+    (held,) = (one.snapshot for one in there.snapshots)
+    world.ec2.held_snapshots = {held}
+    baked = world.bake(again=True)
+    assert f"snapshot {held} is still in use" in world.said
+    world.ec2.held_snapshots.clear()
+    world.bake()
+    assert set(world.ec2.own_snapshots) == {one.snapshot for one in baked.image.snapshots}
+
+
+def test_snapshots_of_other_bakes_and_of_amis_that_are_there_are_no_business_of_a_bake(world: World) -> None:
+    other = world.ec2.add("other")
+    (mine,) = (one.snapshot for one in other.snapshots)
+    world.ec2.tag([mine], {BAKE_TAG: str(INPUTS)})
+    world.bake()
+    assert mine in world.ec2.own_snapshots
 
 
 @pytest.mark.parametrize("again", [True, False])
