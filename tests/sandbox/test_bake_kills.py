@@ -431,6 +431,44 @@ def test_whoever_ends_while_the_ami_is_pending_the_next_build_leaves_one_ami(
     assert len(cloud.snapshots() - snapshots) == 1
 
 
+REBAKES: Mapping[str, tuple[str, bool]] = {
+    "script": ("running a script", False),
+    "image": ("CreateImage", True),
+    "snapshot": ("DeregisterImage", True),
+    "export": ("GetSnapshotBlock", True),
+}
+"""When it is killed, and whether the new AMI has been made then."""
+
+
+@pytest.mark.parametrize("name", REBAKES)
+def test_rebake_that_is_killed_ends_with_one_ami_and_none_before_the_new_one_is_there(cloud: Lab, name: str) -> None:
+    moment, is_made = REBAKES[name]
+    space = cloud.space(f"again-{name}", thin(f"again-{name}"))
+    images, snapshots = cloud.amis(), cloud.snapshots()
+    space.bundle(*BUILD)
+    old = needs_one_ami(cloud, space, f"again-{name}")
+    before, runs = cloud.asked(moment), cloud.asked("RunInstances")
+    if name == "snapshot":
+        fault = {"service": "ec2", "operation": "DeleteSnapshot", "kind": "unavailable", "times": 1000}
+        lab_control(cloud.facts, "POST", "faults", fault)
+    try:
+        with building(space, "--rebake") as (process, log):
+            wait_for(lambda: moment in log() or cloud.asked(moment) > before, process)
+            os.killpg(process.pid, signal.SIGKILL)
+            kill_packer(space)
+            process.wait(60)
+    finally:
+        lab_control(cloud.facts, "DELETE", "faults")
+    if name in ("script", "image"):
+        assert old.ami in cloud.amis()
+    space.bundle(*BUILD)
+    baked = needs_one_ami(cloud, space, f"again-{name}")
+    assert (baked.ami != old.ami) is is_made
+    assert cloud.asked("RunInstances") - runs == 1
+    assert cloud.amis() - images == {baked.ami}
+    assert len(cloud.snapshots() - snapshots) == 1
+
+
 @pytest.mark.parametrize("who", ["nobody", "both"])
 def test_a_bake_with_a_key_makes_one_ami_whose_snapshot_bears_that_key_whoever_is_killed(cloud: Lab, who: str) -> None:
     key = boto_client(cloud.facts, "kms").create_key()["KeyMetadata"]

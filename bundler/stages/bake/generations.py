@@ -116,7 +116,7 @@ class Generations:
         return path if number == 1 else path.with_name(f"{path.name}-{number}")
 
     def _recall(self, one: Generation) -> bool:
-        """Bring what the AMI said of itself to this host, where another one baked it; whether it is there."""
+        """Bring what the AMI said of itself to this host, where its tags have it; whether it is here."""
         said = facts_in_tags(one.image.tags)
         if said is not None:
             one.facts.parent.mkdir(parents=True, exist_ok=True)
