@@ -12,8 +12,9 @@ from bundler.domain.bake import BAKE_TAG
 from bundler.domain.digest import Digest
 from bundler.domain.leftover import Leftover
 from bundler.domain.machine_image import FoundDevice, FoundImage, ImageCopy
-from bundler.domain.packer_job import PackerJob
+from bundler.domain.packer_job import NotedAmi, PackerJob
 from bundler.domain.snapshot import FoundSnapshot
+from bundler.domain.team_template import TeamNetwork
 from bundler.errors import ConflictError, MissingToolError, PackerError
 
 ACCOUNT, AWS, OTHERS = "444455556666", "602401143452", "999988887777"
@@ -176,6 +177,8 @@ class MemoryPacker:
     error: BaseException | None = None
     state: str = "available"
     held: list[Digest] = field(default_factory=list)
+    networks: TeamNetwork | None = None
+    note: NotedAmi | None = None
 
     def need(self) -> None:
         if isinstance(self.error, MissingToolError):
@@ -200,6 +203,15 @@ class MemoryPacker:
         self.ec2.may("packer-done")
         self.ec2.images[made.id] = replace(made, tags={BAKE_TAG: job.variables["run_tag"]})
         return made.id
+
+    def network(self, job: PackerJob) -> TeamNetwork | None:
+        return self.networks
+
+    def noted(self, run: Digest) -> NotedAmi | None:
+        return self.note
+
+    def forget(self, run: Digest) -> None:
+        self.note = None
 
     @contextmanager
     def alone(self, run: Digest) -> Iterator[None]:

@@ -24,7 +24,7 @@ from bundler.adapters.process import TimedOutError
 from bundler.domain.bake import key_prefix
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted, Waiting
-from bundler.domain.packer_job import PackerJob
+from bundler.domain.packer_job import NotedAmi, PackerJob
 from bundler.errors import DefinitionError, MissingToolError, PackerError
 
 pytestmark = pytest.mark.loopback
@@ -129,6 +129,67 @@ def test_a_key_pair_that_packer_makes_for_a_teams_template_bears_the_name_of_the
     seen, untouched = json.loads((tmp_path / "seen").read_text())["builders"]
     assert seen["temporary_key_pair_name"] == ("theirs" if key else f"{key_prefix(RUN)}{{{{uuid}}}}")
     assert untouched == other
+
+
+def test_a_security_group_of_ours_is_given_to_the_copy_alone(tmp_path: Path) -> None:
+    made = builds(tmp_path, "cp template.json $HERE/seen", BUILT)
+    wanted = job(tmp_path, tags={"a": "b"}, security_group="sg-ours")
+    before = (wanted.folder / "template.json").read_bytes()
+    network = made.network(wanted)
+    assert network is not None
+    assert network.subnet is None
+    with made.alone(RUN):
+        made.build(wanted)
+    (builder,) = json.loads((tmp_path / "seen").read_text())["builders"]
+    assert builder["security_group_id"] == "sg-ours"
+    assert (wanted.folder / "template.json").read_bytes() == before
+
+
+def test_of_a_template_in_hcl_people_are_told_what_they_must_look_for_themselves(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    made, wanted = builds(tmp_path, BUILT, emit=heard.append), job(tmp_path, tags={"a": "b"}, file="t.pkr.hcl")
+    (wanted.folder / "t.pkr.hcl").write_text("")
+    assert made.network(wanted) is None
+    with made.alone(RUN):
+        made.build(wanted)
+    warnings = [event.text for event in heard if isinstance(event, Noted) and event.warning]
+    assert len(warnings) == 1
+    assert "look for its instance, key pair and security group by hand" in warnings[0]
+
+
+AMI = 'echo "1,,ui,message,    bake: AMI: ami-0123456789abcdef1"'
+CREATING = 'echo "1,,ui,say,==> bake: Creating AMI theirs from instance i-1"'
+SCRIPT = 'echo "1,,ui,say,==> bake: Provisioning with shell script: /tmp/packer-shell1"'
+
+
+@pytest.mark.parametrize(
+    ("lines", "content", "noted"),
+    [
+        ((CREATING, AMI), "", NotedAmi(id="ami-0123456789abcdef1", is_interim=False)),
+        ((CREATING, AMI), "encrypt_boot = true", NotedAmi(id="ami-0123456789abcdef1", is_interim=True)),
+        ((SCRIPT, AMI), "", None),
+        ((CREATING,), "", None),
+    ],
+)
+def test_the_ami_of_a_teams_template_is_noted_when_packer_names_it_and_a_script_names_none(
+    tmp_path: Path, lines: tuple[str, ...], content: str, noted: NotedAmi | None
+) -> None:
+    made, wanted = builds(tmp_path, *lines, "kill -9 $$"), job(tmp_path, tags={"a": "b"}, file="t.pkr.hcl")
+    (wanted.folder / "t.pkr.hcl").write_text(content)
+    with made.alone(RUN), pytest.raises(PackerError):
+        made.build(wanted)
+    with builds(tmp_path).alone(RUN):
+        assert builds(tmp_path).noted(RUN) == noted
+        builds(tmp_path).forget(RUN)
+    assert made.noted(RUN) is None
+    assert made.noted(OTHER) is None
+
+
+def test_of_our_own_template_nothing_is_noted_for_it_is_known_by_name(tmp_path: Path) -> None:
+    made = builds(tmp_path, CREATING, AMI, BUILT)
+    with made.alone(RUN):
+        made.build(job(tmp_path))
+        assert made.noted(RUN) is None
 
 
 CANARY = "c4nary, of the team"

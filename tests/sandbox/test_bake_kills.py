@@ -123,6 +123,13 @@ class Lab:
         lines = read_requests(self.facts.requests_file)
         return sum(line.get("operation") == operation and int(str(line["status"])) < 400 for line in lines)
 
+    def groups(self) -> set[str]:
+        return {group["GroupId"] for group in self.ec2.describe_security_groups()["SecurityGroups"]}
+
+    @property
+    def groups_before(self) -> set[str]:
+        return set(self.before["groups"])  # type: ignore[call-overload]
+
     def needs_nothing_left(self, space: Workspace) -> None:
         """Nothing of a bake is in AWS or on this host, but for AMIs and snapshots."""
         assert eventually(lambda: self.left() == self.before), self.left()
@@ -584,6 +591,25 @@ def test_a_teams_own_template_is_built_once_and_baked_upon_and_its_secrets_do_no
     runs = cloud.asked("RunInstances")
     space.bundle(*BUILD)
     assert cloud.asked("RunInstances") == runs
+
+
+def test_a_teams_ami_that_is_pending_when_all_are_killed_is_adopted_and_its_builder_is_removed(cloud: Lab) -> None:
+    team_template(cloud.folder / "cut" / "packer", cloud)
+    space = cloud.space("cut", team_ami("cut", "3"))
+    images, before = cloud.amis(), cloud.asked("CreateImage")
+    with building(space) as (process, _):
+        with cloud.slow_images(3.0):
+            wait_for(lambda: cloud.asked("CreateImage") > before and list(space.folder.rglob("*.ami")) != [], process)
+        assert len(cloud.groups() - cloud.groups_before) == 1, "Packer made none of its own"
+        os.killpg(process.pid, signal.SIGKILL)
+        kill_packer(space)
+    (pending,) = cloud.amis() - images
+    said = " ".join(space.bundle(*BUILD).stderr.split())
+    assert f"your template made AMI {pending} before" in said
+    (ours,) = cloud.own("cut")
+    assert cloud.amis() - images == {pending, ours["ImageId"]}
+    assert cloud.asked("CreateImage") - before == 2
+    cloud.needs_nothing_left(space)
 
 
 def test_a_teams_template_that_fails_or_is_none_is_told_and_nothing_stays(cloud: Lab) -> None:

@@ -11,8 +11,9 @@ from bundler.domain.machine_image import FoundImage
 from bundler.domain.packer_job import PackerJob
 from bundler.errors import BundleError
 from bundler.stages.bake.generations import Generations
-from bundler.stages.bake.ports import TEMPLATE_TAG, BakeRequest, Bakery
+from bundler.stages.bake.ports import BakeRequest, Bakery
 from bundler.stages.bake.sight import Sight
+from bundler.stages.bake.team import TeamSource
 from bundler.transfer import to_the_end
 
 
@@ -92,16 +93,7 @@ class Builder:
         return self.bakery.builders.group(self.request.inputs, self.request.variables.get("subnet_id") or None)
 
     def _team_source(self) -> str:
-        """What the team's own template makes: found by its tag, or built now."""
-        job, template = self.request.team, self.request.ami.template
-        if job is None or template is None:
-            raise self.request.unsaid("template")
-        images = self.bakery.images
-        tagged = [one for one in images.own_tagged(TEMPLATE_TAG, str(template)) if one.state == "available"]
-        found = [one for one in tagged if one.id not in self.superseded]
-        if found:
-            self.say(f"your template made {found[-1].subject} before")
-            return found[-1].id
-        made = self._sight.available(self._sight.seen(self.bakery.packer.build(job)))
-        images.tag([made.id, *(one.snapshot for one in made.snapshots)], {TEMPLATE_TAG: str(template)})
-        return made.id
+        team = TeamSource(
+            request=self.request, bakery=self.bakery, sight=self._sight, removal=self.generations.removal, say=self.say
+        )
+        return team.image(self.superseded)

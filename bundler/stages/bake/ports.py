@@ -14,8 +14,9 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import Emit, silent
 from bundler.domain.leftover import Leftover
 from bundler.domain.machine_image import FoundImage, ImageCopy
-from bundler.domain.packer_job import PackerJob
+from bundler.domain.packer_job import NotedAmi, PackerJob
 from bundler.domain.snapshot import FoundSnapshot
+from bundler.domain.team_template import TeamNetwork
 from bundler.errors import LockChangedError
 from bundler.retry import Patience
 
@@ -108,6 +109,18 @@ class Packer(Protocol):
         Raises:
             PackerError: with the step that failed; nothing of the build is left.
         """
+        ...
+
+    def network(self, job: PackerJob) -> TeamNetwork | None:
+        """Return where a team's template builds, None where a security group of ours has no place in it."""
+        ...
+
+    def noted(self, run: Digest) -> NotedAmi | None:
+        """Return the AMI that a team's template was making when a build was cut off, None where there is none."""
+        ...
+
+    def forget(self, run: Digest) -> None:
+        """Forget the AMI that was noted."""
         ...
 
     def alone(self, run: Digest) -> AbstractContextManager[None]:

@@ -14,7 +14,8 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted
 from bundler.domain.leftover import Leftover
 from bundler.domain.machine_image import FoundImage
-from bundler.domain.packer_job import PackerJob
+from bundler.domain.packer_job import NotedAmi, PackerJob
+from bundler.domain.team_template import TeamNetwork
 from bundler.errors import (
     AccessError,
     BundleError,
@@ -584,6 +585,63 @@ def test_a_teams_template_is_built_and_baked_upon_and_found_by_its_tag(world: Wo
     world.bake(ami, **more)
     assert [job.name for job in world.packer.jobs] == ["the team's", "workers amd64", "workers amd64"]
     assert "your template made" in world.said
+
+
+def test_a_teams_template_without_a_security_group_gets_ours_and_it_goes_with_the_rest(world: World) -> None:
+    ami, more = team(world)
+    world.packer.networks = TeamNetwork(subnet="subnet-theirs")
+    world.bake(ami, **more)
+    assert world.packer.jobs[0].security_group == "sg-of-subnet-theirs"
+    assert world.packer.jobs[1].variables["security_group_id"] == "sg-of-subnet-1"
+    assert world.ec2.leftover == []
+
+
+def test_a_teams_template_with_a_network_of_its_own_is_left_alone(world: World) -> None:
+    ami, more = team(world)
+    world.bake(ami, **more)
+    assert world.packer.jobs[0].security_group is None
+
+
+def noted(world: World, *, is_interim: bool = False, **more: object) -> FoundImage:
+    """The AMI that a team's template was making when everything was killed: it bears no tags."""
+    made = world.ec2.add("the team's own", **{"state": "pending", "root_device": "/dev/xvda", **more})
+    world.packer.note = NotedAmi(id=made.id, is_interim=is_interim)
+    world.ec2.later[made.id] = ["pending", "pending", "available"]
+    return made
+
+
+def test_a_teams_ami_that_was_noted_is_waited_for_tagged_and_baked_upon(world: World) -> None:
+    ami, more = team(world)
+    made = noted(world)
+    world.bake(ami, **more)
+    assert [job.name for job in world.packer.jobs] == ["workers amd64"]
+    assert world.packer.jobs[0].variables["source_ami"] == made.id
+    assert world.ec2.images[made.id].tags == {TEMPLATE_TAG: str(TEMPLATE)}
+    assert world.packer.note is None
+
+
+@pytest.mark.parametrize("why", ["interim", "failed"])
+def test_a_teams_ami_that_becomes_none_is_removed_and_built_again(world: World, why: str) -> None:
+    ami, more = team(world)
+    made = noted(world, is_interim=why == "interim")
+    if why == "failed":
+        world.ec2.later[made.id] = ["pending", "failed"]
+    world.bake(ami, **more)
+    assert made.id not in world.ec2.images
+    assert [job.name for job in world.packer.jobs] == ["the team's", "workers amd64"]
+    assert world.packer.note is None
+
+
+@pytest.mark.parametrize("what", ["gone", "foreign"])
+def test_a_teams_ami_that_is_gone_or_not_ours_is_forgotten(world: World, what: str) -> None:
+    ami, more = team(world)
+    made = noted(world, **({"owner": OTHERS} if what == "foreign" else {}))
+    if what == "gone":
+        del world.ec2.images[made.id]
+    world.bake(ami, **more)
+    assert (made.id in world.ec2.images) is (what == "foreign")
+    assert [job.name for job in world.packer.jobs] == ["the team's", "workers amd64"]
+    assert world.packer.note is None
 
 
 def test_a_teams_ami_that_failed_is_no_source(world: World) -> None:
