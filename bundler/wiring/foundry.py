@@ -16,7 +16,7 @@ from bundler.wiring.surroundings import Surroundings, retry_policy
 
 if TYPE_CHECKING:
     from bundler.adapters.aws.clients import Aws
-    from bundler.adapters.packer import PackerSettings
+    from bundler.adapters.packer import PackerAccess, PackerSettings
     from bundler.stages.bake import Bakery
     from bundler.stages.pin import Sights
     from bundler.workflows.bakes import Foundry
@@ -95,25 +95,30 @@ def _bakery(aws: Aws, region: str, cache: Cache, surroundings: Surroundings) -> 
     )
 
 
-def _packer_settings(aws: Aws, region: str, work: Path, surroundings: Surroundings) -> PackerSettings:
-    """Packer gets the credentials that boto3 found: it knows fewer ways to them, and an old one none of the new."""
-    from bundler.adapters.packer import PackerSettings
+def _packer_access(aws: Aws) -> PackerAccess:
+    """Packer gets the credentials that boto3 has now: it knows fewer ways to them, and an old one none of the new."""
+    from bundler.adapters.packer import PackerAccess
 
-    environ = surroundings.environ
     found = aws.credentials()
-    own = {
+    environ = {
         "AWS_ACCESS_KEY_ID": found.access_key,
         "AWS_SECRET_ACCESS_KEY": found.secret_key,
         **({"AWS_SESSION_TOKEN": found.token} if found.token else {}),
-        "AWS_REGION": region,
-        "AWS_DEFAULT_REGION": region,
     }
+    return PackerAccess(environ=environ, secrets=aws.secrets())
+
+
+def _packer_settings(aws: Aws, region: str, work: Path, surroundings: Surroundings) -> PackerSettings:
+    from bundler.adapters.packer import PackerSettings
+
+    environ = surroundings.environ
+    own = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
     kept = {key: value for key, value in environ.items() if key in _KEPT or key.lower() in _PROXIES}
     return PackerSettings(
         binary=Path(shutil.which("packer", path=environ.get("PATH")) or "packer"),
         work=work,
         environ=_believing(kept | own, surroundings, work),
-        secrets=aws.secrets(),
+        access=functools.partial(_packer_access, aws),
     )
 
 

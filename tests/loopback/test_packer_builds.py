@@ -18,10 +18,11 @@ import pytest
 
 from bundler.adapters import packer as adapter
 from bundler.adapters import packer_builds
-from bundler.adapters.packer import Packer, PackerSettings
+from bundler.adapters.packer import Packer, PackerAccess, PackerSettings
 from bundler.adapters.packer_builds import PackerBuilds
 from bundler.adapters.process import TimedOutError
 from bundler.domain.bake import key_prefix
+from bundler.domain.credentials import Secret
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted, Waiting
 from bundler.domain.packer_job import NotedAmi, PackerJob
@@ -299,6 +300,27 @@ def test_in_a_long_silence_people_are_told_what_it_is_at(tmp_path: Path, monkeyp
     assert 1 <= len(waits) <= 2
     assert (waits[0].subject, waits[0].state) == ("workers amd64", "launching the instance")
     assert waits[0].elapsed_s >= 1.5
+
+
+def test_each_run_of_packer_gets_the_credentials_of_its_time_and_none_of_them_shows(tmp_path: Path) -> None:
+    """Those of a session end, and others take their place while images are fetched or another AMI is baked."""
+    keys = iter(f"c4nary-key-{number}" for number in range(100))
+
+    def access() -> PackerAccess:
+        key = next(keys)
+        return PackerAccess(environ={"AWS_SECRET_ACCESS_KEY": key}, secrets=(Secret(key),))
+
+    made = builds(tmp_path, 'echo "$AWS_SECRET_ACCESS_KEY" >>$HERE/keys; echo "$AWS_SECRET_ACCESS_KEY" >&2', "exit 1")
+    settings = PackerSettings(
+        binary=tmp_path / "packer-stub", work=tmp_path / "work", environ=os.environ, access=access
+    )
+    made.packer = Packer(settings)
+    for _ in range(2):
+        with made.alone(RUN), pytest.raises(PackerError) as caught:
+            made.build(job(tmp_path))
+        assert "c4nary" not in str(caught.value)
+    first, second = (tmp_path / "keys").read_text().split()
+    assert first != second
 
 
 def test_a_packer_that_is_killed_is_told_so(tmp_path: Path) -> None:
