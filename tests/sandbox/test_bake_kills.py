@@ -538,7 +538,7 @@ def test_without_packer_the_build_says_how_to_get_it_and_the_way_round(cloud: La
     done = space.bundle(*BUILD, expect=6, PATH="/nonexistent")
     said = " ".join(done.stderr.split())
     assert "Install Packer 1.6 or newer" in said
-    assert "ami: {id: ami-" in said
+    assert "one for each architecture: architectures: [amd64], ami: {id: ami-" in said
     cloud.needs_nothing_left(space)
 
 
