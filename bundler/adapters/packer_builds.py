@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,12 +29,13 @@ from bundler.domain.team_template import (
     sensitive_values,
     with_run,
 )
-from bundler.errors import DefinitionError, LocalResourceError, PackerError
+from bundler.errors import BundleError, DefinitionError, LocalResourceError, PackerError
 from bundler.transfer import pause
 
 Made = TypeVar("Made")
 _POLL_S = 1.0
 _INTERIM = "interim"
+_FIRST_BEAT_S, _BEAT_S = 15.0, 60.0
 _TELL_S = 30.0
 """Seconds of silence after which people are told what Packer is at, and since when."""
 _NOT_COPIED = shutil.ignore_patterns(".git")
@@ -51,6 +52,7 @@ class PackerBuilds:
     Attributes:
         work: folder for each run's files: variables, a copy of its template, its lock.
         endpoint: of EC2, where it is not AWS's own.
+        beat: called while Packer works on a run: says in EC2 that its owner is alive.
     """
 
     packer: Packer
@@ -58,6 +60,7 @@ class PackerBuilds:
     region: str
     endpoint: str = ""
     emit: Emit = silent
+    beat: Callable[[Digest], None] | None = None
     _locks: dict[Digest, int] = field(default_factory=dict)
 
     def need(self) -> None:
@@ -159,10 +162,16 @@ class PackerBuilds:
     def _build(self, packer: Packer, job: PackerJob, template: Path, folder: Path | None = None) -> str:
         held = self._locks.get(job.run)
         story = _Story(job.name, self.emit, None if folder is None else functools.partial(self._note_down, job))
+        heart = _Heart(job.run, self.beat)
+
+        def tick(elapsed_s: float) -> None:
+            story.tick(elapsed_s)
+            heart.tick(elapsed_s)
+
         running = Running(
             folder=folder,
             keep_open=() if held is None else (held,),
-            tick=story.tick,
+            tick=tick,
             subject=f"AMI {job.name}" if folder is None else str(job.folder / job.file),
             secrets=() if folder is None else _secrets(template, job.variables),
         )
@@ -223,6 +232,23 @@ class _Story:
         if elapsed_s - self._told_s >= _TELL_S:
             self._told_s = elapsed_s
             self._emit(Waiting(subject=self._name, state=self._at, elapsed_s=elapsed_s, limit_s=LIMIT_S))
+
+
+class _Heart:
+    """Says now and then that a run is alive."""
+
+    def __init__(self, run: Digest, beat: Callable[[Digest], None] | None) -> None:
+        self._run = run
+        self._beat = beat
+        self._due_s = _FIRST_BEAT_S
+
+    def tick(self, elapsed_s: float) -> None:
+        """Take the time."""
+        if self._beat is None or elapsed_s < self._due_s:
+            return
+        self._due_s = elapsed_s + _BEAT_S
+        with suppress(BundleError):  # the next one may arrive; no bake fails for it
+            self._beat(self._run)
 
 
 def _from_template(path: Path, subject: Path, use: Callable[[dict[str, Any]], Made]) -> Made:

@@ -9,7 +9,7 @@ from typing import Any
 
 Version = tuple[int, int, int]
 AMAZON_PLUGIN = "github.com/hashicorp/amazon"
-NO_PACKER = "Or name AMIs that exist, which needs no Packer, one for each architecture: architectures: [amd64], ami: {id: ami-…}"
+NO_PACKER = "Or name AMIs that exist (no Packer), one for each architecture: architectures: [amd64], ami: {id: ami-…}"
 _METADATA = {"http_endpoint": "enabled", "http_tokens": "required", "http_put_response_hop_limit": 1}
 _ADDED: tuple[tuple[Version, dict[str, Any]], ...] = (
     ((1, 7, 0), {"metadata_options": _METADATA}),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -79,20 +81,34 @@ def _bakery(aws: Aws, region: str, cache: Cache, surroundings: Surroundings) -> 
     ec2 = aws.service("ec2")
     patience = Patience(deadline_s=BAKE_LIMIT_S, sleep=pause, emit=surroundings.emit)
     work = cache.folder / "packer"
+    owner = _owner(work, surroundings)
+    builders = Ec2Builders(ec2, patience, owner=owner)
     builds = PackerBuilds(
         Packer(_packer_settings(aws, region, work, surroundings)),
         work=work,
         region=region,
         endpoint=aws.own_endpoint("ec2"),
         emit=surroundings.emit,
+        beat=builders.beat,
     )
     return Bakery(
         images=Ec2Images(ec2, patience),
-        builders=Ec2Builders(ec2, patience),
+        builders=builders,
         packer=builds,
         patience=patience,
+        owner=owner,
         emit=surroundings.emit,
     )
+
+
+def _owner(work: Path, surroundings: Surroundings) -> str:
+    """Who bakes: an id of all that share the locks in one folder of one host, and a name for people."""
+    from bundler.wiring.surroundings import make_private
+
+    make_private(work)
+    folder, host = work.stat(), os.uname().nodename
+    shared = hashlib.sha256(f"{host} {folder.st_dev} {folder.st_ino}".encode()).hexdigest()
+    return f"{shared[:16]} {surroundings.environ.get('USER', os.getuid())}@{host}"
 
 
 def _packer_access(aws: Aws) -> PackerAccess:

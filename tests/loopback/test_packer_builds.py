@@ -26,7 +26,7 @@ from bundler.domain.credentials import Secret
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted, Waiting
 from bundler.domain.packer_job import NotedAmi, PackerJob
-from bundler.errors import DefinitionError, MissingToolError, PackerError
+from bundler.errors import DefinitionError, MissingToolError, NetworkError, PackerError
 
 pytestmark = pytest.mark.loopback
 RUN, OTHER = Digest.of(b"run"), Digest.of(b"other")
@@ -321,6 +321,25 @@ def test_each_run_of_packer_gets_the_credentials_of_its_time_and_none_of_them_sh
         assert "c4nary" not in str(caught.value)
     first, second = (tmp_path / "keys").read_text().split()
     assert first != second
+
+
+def test_a_run_is_said_to_be_alive_while_packer_works_and_no_bake_fails_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packer_builds, "_FIRST_BEAT_S", 0.5)
+    monkeypatch.setattr(packer_builds, "_BEAT_S", 1.5)
+    beats: list[Digest] = []
+
+    def beat(run: Digest) -> None:
+        beats.append(run)
+        raise NetworkError("ec2", "is away")
+
+    made = builds(tmp_path, "sleep 3.5", BUILT)
+    made.beat = beat
+    with made.alone(RUN):
+        assert made.build(job(tmp_path)) == "ami-0123456789abcdef0"
+    assert beats == [RUN] * len(beats)
+    assert 2 <= len(beats) <= 3
 
 
 def test_a_packer_that_is_killed_is_told_so(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ ALL_SET = {
     "ssh_username": "ec2-user",
     "ssh_host": "127.0.0.1",
     "ssh_port": "2222",
+    "owner": "0123 somebody@host",
 }
 
 

@@ -512,6 +512,22 @@ def test_a_build_that_is_stopped_ends_with_its_code_and_leaves_nothing(
     cloud.needs_nothing_left(space)
 
 
+def test_a_second_host_that_bakes_the_same_refuses_and_the_first_is_not_disturbed(cloud: Lab) -> None:
+    space = cloud.space("twice", thin("twice"))
+    runs = cloud.asked("RunInstances")
+    with building(space) as (process, log):
+        wait_for(lambda: "running a script" in log(), process)
+        elsewhere = {"BUNDLE_CACHE_DIR": str(space.folder / "elsewhere")}
+        refused = space.bundle(*BUILD, "--out", "other", expect=7, **elsewhere)
+        process.wait(120)
+        assert process.returncode == 0, log()
+    said = " ".join(refused.stderr.split())
+    assert "is being baked by" in said
+    assert "last heard of" in said
+    assert cloud.asked("RunInstances") - runs == 1
+    needs_one_ami(cloud, space, "twice")
+
+
 def test_a_floor_that_the_ami_does_not_reach_is_told_and_nothing_stays(cloud: Lab) -> None:
     space = cloud.space("floor", thin("floor", floors="{containerd: '99.0', runc: '1.1'}"))
     done = space.bundle(*BUILD, expect=3)

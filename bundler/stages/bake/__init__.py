@@ -42,7 +42,7 @@ def bake(request: BakeRequest, *, bakery: Bakery) -> Baked:
         PackerError, MissingToolError: as Packer says.
         FindingsError: what was baked is not fit for the bundle; it is removed.
         PolicyError: it may not be carried.
-        ConflictError: an AMI of that name is somebody else's.
+        ConflictError: an AMI of that name is somebody else's, or another host bakes it right now.
         LockChangedError: the AMI that the lock records is gone, or the lock does not say what to bake on.
         TargetError: it does not become available.
     """
@@ -73,6 +73,7 @@ class _Bake:
                 superseded=superseded,
                 say=self._say,
             )
+            builder.require_left_behind()
             builder.clean("a build that was cut off left it")
             current = generations.current(superseded)
             if current is not None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from bundler.domain.bake import ami_description
 from bundler.domain.events import Noted
+from bundler.domain.leftover import DEAD_AFTER_S, in_use
 from bundler.domain.machine_image import FoundImage
 from bundler.domain.packer_job import PackerJob
-from bundler.errors import BundleError
+from bundler.errors import BundleError, ConflictError
 from bundler.stages.bake.generations import Generations
 from bundler.stages.bake.ports import BakeRequest, Bakery
 from bundler.stages.bake.sight import Sight
@@ -41,6 +42,26 @@ class Builder:
             raise
         self.clean()
         return self._sight.available(made)
+
+    def require_left_behind(self) -> None:
+        """Do nothing where nobody works on this bake: our own builds cannot, for we hold their lock.
+
+        Raises:
+            ConflictError: another host does.
+        """
+        now = self.bakery.now()
+        used = in_use(self.bakery.builders.leftovers(self.request.inputs), owner=self.bakery.owner, now=now)
+        if used is None:
+            return
+        _, _, name = used.owner.partition(" ")
+        heard = f"{used}, last heard of {max(0.0, now - used.alive_at):.0f} s ago"
+        raise ConflictError(
+            f"AMI {self.request.subject}",
+            f"is being baked by {name or used.owner} ({heard})",
+            safe="Nothing of that bake was touched.",
+            hint="Run the same command again when that is done: it adopts the AMI. If that build is dead, the same"
+            f" command removes its remains once nothing was heard of it for {DEAD_AFTER_S / 60:.0f} minutes.",
+        )
 
     def clean(self, why: str = "") -> None:
         """Take away what a run has left; whoever holds the run alone knows that nobody works with it."""
@@ -84,6 +105,7 @@ class Builder:
                 "ami_name": self.generations.name(number),
                 "ami_description": ami_description(request.inputs),
                 "run_tag": str(request.inputs),
+                "owner": self.bakery.owner,
                 "payload_dir": str(payload),
                 "facts_file": str(facts),
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -201,10 +202,17 @@ class Baked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bakery:
-    """The outside of a bake."""
+    """The outside of a bake.
+
+    Attributes:
+        owner: of what is made in EC2 for it (OWNER_TAG).
+        now: seconds since 1970.
+    """
 
     images: Images
     builders: Builders
     packer: Packer
     patience: Patience = field(default_factory=Patience)
+    owner: str = ""
+    now: Callable[[], float] = time.time
     emit: Emit = silent

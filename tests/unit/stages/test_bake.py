@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -37,6 +38,7 @@ from tests.fakes.preloads import ami_of, lock_of
 
 INPUTS, TEMPLATE = Digest.of(b"inputs"), Digest.of(b"the team's template")
 DESCRIPTION = ami_description(INPUTS)
+OWNER, NOW = "0123 me@here", 1_800_000_000.0
 INSTANCE, KEY = Leftover(kind="instance", id="i-1"), Leftover(kind="key pair", id="bundle-bake-1")
 
 
@@ -89,7 +91,13 @@ class World:
     def bake(self, ami: LockedAmi | None = None, **more: object) -> Baked:
         patience = Patience(deadline_s=60, clock=lambda: self.clock, sleep=self._sleep)
         bakery = Bakery(
-            images=self.ec2, builders=self.ec2, packer=self.packer, patience=patience, emit=self.heard.append
+            images=self.ec2,
+            builders=self.ec2,
+            packer=self.packer,
+            patience=patience,
+            owner=OWNER,
+            now=lambda: NOW,
+            emit=self.heard.append,
         )
         return bake(self.request(ami, **more), bakery=bakery)
 
@@ -136,6 +144,7 @@ def test_an_ami_is_baked_on_its_source_and_bears_the_tag_of_its_inputs(world: Wo
         "ami_name": ami_name(world.ami(), INPUTS),
         "ami_description": DESCRIPTION,
         "run_tag": str(INPUTS),
+        "owner": OWNER,
         "payload_dir": str(world.folder / "payload"),
         "facts_file": str(world.facts),
     }
@@ -350,6 +359,27 @@ def test_what_a_killed_run_left_is_removed_before_the_bake_and_told(world: World
     assert world.ec2.done[:3] == [f"remove {INSTANCE}", f"remove {KEY}", "make security group sg-of-subnet-1"]
     assert f"removing {INSTANCE}: a build that was cut off left it" in world.said
     assert world.ec2.leftover == []
+
+
+@pytest.mark.parametrize("kind", ["instance", "security group"])
+def test_what_another_host_works_with_right_now_is_left_alone_and_who_that_is_is_told(
+    world: World, kind: Literal["instance", "security group"]
+) -> None:
+    theirs = Leftover(kind=kind, id="x-1", owner="4567 you@there", alive_at=NOW - 40)
+    world.ec2.leftover = [KEY, theirs]
+    error = refused(world.bake, ConflictError)
+    assert error.cause == f"is being baked by you@there ({kind} x-1, last heard of 40 s ago)"
+    assert "10 minutes" in error.hint
+    assert world.ec2.leftover == [KEY, theirs]
+    assert (world.ec2.done, world.packer.jobs, world.packer.held) == ([], [], [])
+
+
+@pytest.mark.parametrize(("owner", "alive_at"), [("4567 you@there", NOW - 601), ("0123 me@here", NOW), ("", NOW)])
+def test_what_nobody_works_with_is_removed(world: World, owner: str, alive_at: float) -> None:
+    world.ec2.leftover = [Leftover(kind="instance", id="i-1", owner=owner, alive_at=alive_at)]
+    world.bake()
+    assert world.ec2.leftover == []
+    assert len(world.own) == 1
 
 
 def test_what_a_killed_run_left_is_removed_where_its_ami_is_adopted(world: World) -> None:
