@@ -183,6 +183,7 @@ LONGEST_FIRST = (
     "test_memory.py",
     "test_lab_machines.py",
     "test_ami_memory.py",
+    "test_output_amis.py",
     "test_guide.py",
     "test_output.py",
     "test_install.py",

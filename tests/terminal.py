@@ -6,6 +6,7 @@ from run to run (digests, folders, ports, times, rates) does not count; words, l
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import json
 import os
@@ -32,7 +33,8 @@ COLUMNS = 80
 _ATTACH = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _ERASE = "\r\x1b[2K"
-_VARIABLE = (
+Variable = tuple[re.Pattern[str], str]
+_VARIABLE: tuple[Variable, ...] = (
     (re.compile(r"(?:  waiting for .*\n(?:    .*\n)*)+"), ""),
     (re.compile(r"(?:  again in .*\n(?:    .*\n)*)+"), "  again in …\n"),  # how often is a matter of chance
     (re.compile(r"  verify  .* in .*\n(?=Digest error)"), ""),  # whether anything was right before it
@@ -47,7 +49,8 @@ _VARIABLE = (
     (re.compile(r"\b[0-9.]+ [kMG]?B(?= in … s)"), "… B"),  # how far it came before it failed
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:…"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "…T…Z"),
-    (re.compile(r"\bi-[0-9a-f]{17}\b"), "i-…"),
+    (re.compile(r"\b(i|ami)-[0-9a-f]{17}\b"), r"\1-…"),
+    (re.compile(r"(?<=aws:///eu-central-1)[ab]\b"), "…"),  # which node is named first
     (re.compile(r"\bip(?:-\d+){4}\b"), "ip-…"),
     (re.compile(r"(?<=\S) {2,}"), "  "),  # columns follow the longest cell; indentation counts
 )
@@ -163,25 +166,36 @@ def _converse(master: int, prompt: bytes, answer: Callable[[], str]) -> str:
     return content.decode()
 
 
-def normal(text: str) -> str:
-    """Return `text` without what differs from run to run."""
-    for pattern, same in _VARIABLE:
+def normal(text: str, more: Sequence[Variable] = ()) -> str:
+    """Return `text` without what differs from run to run, and without what differs by `more`."""
+    for pattern, same in (*_VARIABLE, *more):
         text = pattern.sub(same, text)
     return text
 
 
-def keep(name: str, *parts: Printed | str) -> None:
-    """Compare with docs/output/NAME.txt; with UPDATE_OUTPUT write it where it says something else."""
+def keep(name: str, *parts: Printed | str, variable: Sequence[Variable] = (), ordered: bool = True) -> None:
+    """Compare with docs/output/NAME.txt; with UPDATE_OUTPUT write it where it says something else.
+
+    Args:
+        name: of the file, without its ending.
+        parts: what was printed.
+        variable: what else differs from run to run or from machine to machine.
+        ordered: whether the order of the lines counts; it does not where two things go on side by side.
+    """
     text = "\n".join(part if isinstance(part, str) else part.transcript for part in parts)
     path = KEPT / f"{name}.txt"
     known = path.read_text(encoding="utf-8") if path.exists() else ""
     if name.startswith("error-"):
         assert re.search(r"^  cause: .*^  safe:  .*^  next:  ", text, re.MULTILINE | re.DOTALL), text
-    if os.environ.get("UPDATE_OUTPUT") and normal(known) != normal(text):
+    if os.environ.get("UPDATE_OUTPUT") and normal(known, variable) != normal(text, variable):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         known = text
-    assert normal(text) == normal(known), f"{path} tells something else: look at it, then UPDATE_OUTPUT=1"
+    before, now = (normal(one, variable).splitlines() for one in (known, text))
+    if not ordered:
+        before, now = sorted(before), sorted(now)
+    changes = "\n".join(difflib.unified_diff(before, now, lineterm=""))
+    assert not changes, f"{path} tells something else: look at it, then UPDATE_OUTPUT=1\n{changes}"
 
 
 @contextmanager

@@ -237,8 +237,10 @@ def _show(outcome: LockOutcome, path: Path) -> None:
     for ami in outcome.amis:
         click.echo(_ami_line(ami))
     state = f"sequence {outcome.lock.sequence}" if outcome.changed else "unchanged"
-    content = f"{counted(len(outcome.lock.images), 'image')}, {counted(len(outcome.lock.charts), 'chart')}"
-    click.echo(f"{path}: {state}, {content}")
+    content = [counted(len(outcome.lock.images), "image"), counted(len(outcome.lock.charts), "chart")]
+    if outcome.lock.amis:
+        content.append(counted(len(outcome.lock.amis), "AMI"))
+    click.echo(f"{path}: {', '.join([state, *content])}")
 
 
 def _described(outcome: LockOutcome, path: Path) -> dict[str, object]:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -121,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code that says what happened."""
     signal.signal(signal.SIGTERM, _terminated)
     _require_streams()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries are for who develops; python -W shows them
     try:
         result = cli.main(
             prog_name="bundle",

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -172,6 +173,19 @@ def test_sigterm_ends_with_143() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 143
     assert "cause: terminated" in done.stderr
+
+
+def test_what_libraries_warn_of_is_not_shown_to_who_runs_bundle(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warned(**_: object) -> int:
+        warnings.warn("SOCKS support requires the installation of optional dependencies", UserWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(cli, "main", warned)
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert capsys.readouterr().err == ""
 
 
 def test_a_reader_who_goes_away_is_no_error() -> None:

@@ -22,8 +22,8 @@ def test_a_line_of_the_tour_is_one_that_the_program_prints(line: str) -> None:
     assert normal(line) in kept
 
 
-def test_the_tour_is_short_and_names_one_archive() -> None:
+def test_the_tour_is_short_and_names_one_archive_and_one_ami() -> None:
     lines = tour()
-    assert 10 <= len(lines) <= 25
-    [root] = {found[:12] for found in re.findall(r"root (?:sha256:)?([0-9a-f]{12,64})", "\n".join(lines))}
-    assert root
+    assert 10 <= len(lines) <= 26
+    assert len(set(re.findall(r"root (?:sha256:)?([0-9a-f]{12})", "\n".join(lines)))) == 1
+    assert len(set(re.findall(r"ami-[0-9a-f]{17}", "\n".join(lines)))) == 1
