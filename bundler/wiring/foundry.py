@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,9 @@ BAKE_LIMIT_S = 3600.0
 _KEPT = frozenset(
     ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "PACKER_PLUGIN_PATH", "PACKER_CONFIG_DIR", "XDG_CONFIG_HOME")
 )
+_NO_TAG = re.compile(r"[^A-Za-z0-9 +=._:/@-]")
+"""What EC2 may refuse in a tag, and Packer take for an expression of its own."""
+_OWNER_CHARACTERS = 200
 _PROXIES = frozenset(("http_proxy", "https_proxy", "no_proxy"))
 
 
@@ -108,7 +112,8 @@ def _owner(work: Path, surroundings: Surroundings) -> str:
     make_private(work)
     folder, host = work.stat(), os.uname().nodename
     shared = hashlib.sha256(f"{host} {folder.st_dev} {folder.st_ino}".encode()).hexdigest()
-    return f"{shared[:16]} {surroundings.environ.get('USER', os.getuid())}@{host}"
+    name = f"{surroundings.environ.get('USER', os.getuid())}@{host}"
+    return f"{shared[:16]} {_NO_TAG.sub('-', name)[:_OWNER_CHARACTERS]}"
 
 
 def _packer_access(aws: Aws) -> PackerAccess:
