@@ -57,20 +57,35 @@ Hear = Callable[[PackerLine], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackerAccess:
+    """What Packer gets for one run: credentials of a session end, and others take their place.
+
+    Attributes:
+        environ: variables with credentials of AWS.
+        secrets: those of them that must not show in anything it says.
+    """
+
+    environ: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[Secret, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackerSettings:
     """Where Packer is and what it may see.
 
     Attributes:
         binary: the program.
         work: a folder of ours for its configuration and for files of variables (0700).
-        environ: its whole environment, credentials of AWS included.
+        environ: its whole environment, but for credentials of AWS.
         secrets: what must not show in anything it says: sensitive variables are printed in clear up to 1.15.0.
+        access: asked for credentials whenever it is run.
     """
 
     binary: Path
     work: Path
     environ: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
+    access: Callable[[], PackerAccess] = PackerAccess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +151,11 @@ class Packer:
         return version
 
     @contextmanager
-    def gated(self, template: Path) -> Iterator[Path]:
-        """Give our template as this Packer takes it, in a file for as long as it is used."""
-        version = self.version()
-        with self._file(gate(json.loads(template.read_bytes()), version), suffix=".json") as path:
+    def gated(self, template: Path, variables: Mapping[str, str]) -> Iterator[Path]:
+        """Give our template as this Packer takes it with these variables, in a file for as long as it is used."""
+        has_key = bool(variables.get("kms_key_id"))
+        gated = gate(json.loads(template.read_bytes()), self.version(), has_key=has_key)
+        with self._file(gated, suffix=".json") as path:
             yield path
 
     def validate(self, template: Path, variables: Mapping[str, str], *, running: Running = Running()) -> None:
@@ -197,9 +213,11 @@ class Packer:
 
     def _execute(self, argv: list[str], hear: Hear, running: Running) -> _Result:
         lines: list[PackerLine] = []
+        access = self._settings.access()
+        hidden = (*access.secrets, *self._settings.secrets)
 
         def on_line(raw: bytes) -> None:
-            said = hide(raw.decode("utf-8", "replace"), self._settings.secrets)
+            said = hide(raw.decode("utf-8", "replace"), hidden)
             line = parse_packer_line(said).without(running.secrets)
             lines.append(line)
             hear(line)
@@ -208,12 +226,12 @@ class Packer:
             check_stopped()
             running.tick(elapsed_s)
 
-        building, secrets = "build" in argv, (*running.secrets, *self._settings.secrets)
+        building, secrets = "build" in argv, (*running.secrets, *hidden)
         try:
             done = run(
                 argv,
                 timeout_s=LIMIT_S if building else _SHORT_S,
-                env=self._environment(),
+                env={**self._environment(), **access.environ},
                 cwd=running.folder,
                 keep_open=running.keep_open,
                 tick=tick,

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bundler.adapters.packer import LIMIT_S, Packer, Running
+from bundler.atomic import publish
 from bundler.domain.bake import key_prefix
 from bundler.domain.credentials import Secret
 from bundler.domain.digest import Digest
 from bundler.domain.events import Emit, Noted, Waiting, silent
-from bundler.domain.packer_job import PackerJob
-from bundler.domain.packer_log import SHORTEST_HIDDEN, PackerLine, secret_values
-from bundler.errors import DefinitionError, LocalResourceError, PackerError
+from bundler.domain.packer_job import NotedAmi, PackerJob
+from bundler.domain.packer_log import CREATING, SHORTEST_HIDDEN, PackerLine, secret_values
+from bundler.domain.team_template import (
+    TeamNetwork,
+    is_legacy,
+    makes_interim_amis,
+    network_of,
+    sensitive_values,
+    with_run,
+)
+from bundler.errors import BundleError, DefinitionError, LocalResourceError, PackerError
 from bundler.transfer import pause
 
+Made = TypeVar("Made")
 _POLL_S = 1.0
+_INTERIM = "interim"
+_FIRST_BEAT_S, _BEAT_S = 15.0, 60.0
 _TELL_S = 30.0
 """Seconds of silence after which people are told what Packer is at, and since when."""
 _NOT_COPIED = shutil.ignore_patterns(".git")
-_TAGGED = ("run_tags", "run_volume_tags", "tags", "snapshot_tags")
-_NO_KEY_PAIR = ("ssh_keypair_name", "ssh_private_key_file", "ssh_password")
-"""With one of these Packer makes no key pair of its own (packer-plugin-amazon, RunConfig.Prepare)."""
+_IN_HCL = (
+    "your template is in HCL, which this tool does not change: what Packer makes for it bears no tags of this bake."
+    " After a kill -9 or a power cut look for its instance, key pair and security group by hand (packer/README.md)"
+)
 
 
 @dataclass(slots=True)
@@ -38,6 +52,7 @@ class PackerBuilds:
     Attributes:
         work: folder for each run's files: variables, a copy of its template, its lock.
         endpoint: of EC2, where it is not AWS's own.
+        beat: called while Packer works on a run: says in EC2 that its owner is alive.
     """
 
     packer: Packer
@@ -45,6 +60,7 @@ class PackerBuilds:
     region: str
     endpoint: str = ""
     emit: Emit = silent
+    beat: Callable[[Digest], None] | None = None
     _locks: dict[Digest, int] = field(default_factory=dict)
 
     def need(self) -> None:
@@ -65,12 +81,32 @@ class PackerBuilds:
         """
         packer = self.packer.within(self._folder(job.run))
         if job.tags is None:
-            with packer.gated(job.folder / job.file) as template:
-                return self._build(
-                    packer, replace(job, variables={**job.variables, "ec2_endpoint": self.endpoint}), template
-                )
+            ours = replace(job, variables={**job.variables, "ec2_endpoint": self.endpoint})
+            with packer.gated(job.folder / job.file, ours.variables) as template:
+                return self._build(packer, ours, template)
+        if not is_legacy(job.file):
+            self.emit(Noted(text=f"{job.name}: {_IN_HCL}", warning=True))
         with self._tagged_copy(job, job.tags) as folder:
             return self._build(packer, job, folder / job.file, folder)
+
+    def network(self, job: PackerJob) -> TeamNetwork | None:
+        """Return where a team's template builds, None where a security group of ours has no place in it."""
+        if not is_legacy(job.file):
+            return None
+        path = job.folder / job.file
+        return _from_template(path, path, lambda found: network_of(found, job.variables, region=self.region))
+
+    def noted(self, run: Digest) -> NotedAmi | None:
+        """Return the AMI that a team's template was making when a build was cut off, None where there is none."""
+        try:
+            words = self._note(run).read_text(encoding="utf-8").split()
+        except OSError:
+            return None
+        return NotedAmi(id=words[0], is_interim=words[1:] == [_INTERIM]) if words else None
+
+    def forget(self, run: Digest) -> None:
+        """Forget the AMI that was noted: it is tagged, or gone."""
+        self._note(run).unlink(missing_ok=True)
 
     @contextmanager
     def alone(self, run: Digest) -> Iterator[None]:
@@ -100,6 +136,15 @@ class PackerBuilds:
     def _folder(self, run: Digest) -> Path:
         return self.work / "runs" / run.hex[:16]
 
+    def _note(self, run: Digest) -> Path:
+        return self._folder(run).with_suffix(".ami")
+
+    def _note_down(self, job: PackerJob, ami: str) -> None:
+        """Keep the id of a team's AMI as soon as Packer has it: it bears no tag of ours until it is available."""
+        files = (path for path in job.folder.rglob("*") if path.suffix in (".json", ".hcl") and path.is_file())
+        is_interim = any(makes_interim_amis(path.read_bytes()) for path in files)
+        publish(self._note(job.run), f"{ami} {_INTERIM if is_interim else ''}".encode())
+
     def _acquire(self, handle: int) -> None:
         told = False
         while True:
@@ -116,11 +161,17 @@ class PackerBuilds:
 
     def _build(self, packer: Packer, job: PackerJob, template: Path, folder: Path | None = None) -> str:
         held = self._locks.get(job.run)
-        story = _Story(job.name, self.emit)
+        story = _Story(job.name, self.emit, None if folder is None else functools.partial(self._note_down, job))
+        heart = _Heart(job.run, self.beat)
+
+        def tick(elapsed_s: float) -> None:
+            story.tick(elapsed_s)
+            heart.tick(elapsed_s)
+
         running = Running(
             folder=folder,
             keep_open=() if held is None else (held,),
-            tick=story.tick,
+            tick=tick,
             subject=f"AMI {job.name}" if folder is None else str(job.folder / job.file),
             secrets=() if folder is None else _secrets(template, job.variables),
         )
@@ -144,8 +195,14 @@ class PackerBuilds:
             raise DefinitionError(str(job.folder), f"cannot be copied: {error}") from error
         try:
             template = copy / job.file
-            if _is_legacy(template):
-                template.write_text(json.dumps(_tagged(template, job, tags)), encoding="utf-8")
+            if is_legacy(template.name):
+                keys, group = key_prefix(job.run), job.security_group
+                ours = _from_template(
+                    template,
+                    job.folder / job.file,
+                    lambda document: with_run(document, tags, keys=keys, security_group=group),
+                )
+                template.write_text(json.dumps(ours), encoding="utf-8")
             yield copy
         finally:
             shutil.rmtree(copy, ignore_errors=True)
@@ -154,9 +211,10 @@ class PackerBuilds:
 class _Story:
     """What people hear of a build: its milestones, and in a long silence that it goes on."""
 
-    def __init__(self, name: str, emit: Emit) -> None:
+    def __init__(self, name: str, emit: Emit, on_ami: Callable[[str], None] | None) -> None:
         self._name = name
         self._emit = emit
+        self._on_ami = on_ami
         self._at = "starting"
         self._elapsed_s = self._told_s = 0.0
 
@@ -165,6 +223,8 @@ class _Story:
         if line.milestone:
             self._at, self._told_s = line.milestone, self._elapsed_s
             self._emit(Noted(text=f"{self._name}: {line.milestone}"))
+        if self._on_ami is not None and line.noted_ami and self._at == CREATING:  # at any other step a script says so
+            self._on_ami(line.noted_ami)
 
     def tick(self, elapsed_s: float) -> None:
         """Take the time."""
@@ -174,27 +234,29 @@ class _Story:
             self._emit(Waiting(subject=self._name, state=self._at, elapsed_s=elapsed_s, limit_s=LIMIT_S))
 
 
-def _is_legacy(template: Path) -> bool:
-    """Whether a template is JSON as Packer had it before HCL."""
-    return template.suffix == ".json" and not template.name.endswith(".pkr.json")
+class _Heart:
+    """Says now and then that a run is alive."""
+
+    def __init__(self, run: Digest, beat: Callable[[Digest], None] | None) -> None:
+        self._run = run
+        self._beat = beat
+        self._due_s = _FIRST_BEAT_S
+
+    def tick(self, elapsed_s: float) -> None:
+        """Take the time."""
+        if self._beat is None or elapsed_s < self._due_s:
+            return
+        self._due_s = elapsed_s + _BEAT_S
+        with suppress(BundleError):  # the next one may arrive; no bake fails for it
+            self._beat(self._run)
 
 
-def _tagged(path: Path, job: PackerJob, tags: Mapping[str, str]) -> dict[str, Any]:
-    """Return a legacy JSON template whose amazon builders give our tags to all that they make.
-
-    Their key pairs, which an old Packer does not tag, are found by name should it be killed.
-    """
+def _from_template(path: Path, subject: Path, use: Callable[[dict[str, Any]], Made]) -> Made:
+    """Return what is made of a template in legacy JSON."""
     try:
-        template = json.loads(path.read_bytes())
-        builders = [builder for builder in template.get("builders", []) if builder.get("type") == "amazon-ebs"]
-        for builder in builders:
-            for key in _TAGGED:
-                builder[key] = {**builder.get(key, {}), **tags}
-            if not any(builder.get(key) for key in _NO_KEY_PAIR):
-                builder["temporary_key_pair_name"] = f"{key_prefix(job.run)}{{{{uuid}}}}"
+        return use({**json.loads(path.read_bytes())})
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DefinitionError(str(job.folder / job.file), f"is no Packer template: {error}") from error
-    return dict(template)
+        raise DefinitionError(str(subject), f"is no Packer template: {error}") from error
 
 
 def _secrets(template: Path, variables: Mapping[str, str]) -> tuple[Secret, ...]:
@@ -202,10 +264,6 @@ def _secrets(template: Path, variables: Mapping[str, str]) -> tuple[Secret, ...]
 
     JSON lists its sensitive variables. HCL says it in a language that we do not read: there any longer value is one.
     """
-    if not _is_legacy(template):
+    if not is_legacy(template.name):
         return secret_values(value for value in variables.values() if len(value) >= SHORTEST_HIDDEN)
-    document = json.loads(template.read_bytes())
-    listed, defaults = document.get("sensitive-variables"), document.get("variables")
-    known = {**(defaults if isinstance(defaults, dict) else {}), **variables}
-    names = listed if isinstance(listed, list) else []
-    return secret_values(known[name] for name in names if isinstance(name, str) and isinstance(known.get(name), str))
+    return secret_values(sensitive_values(json.loads(template.read_bytes()), variables))

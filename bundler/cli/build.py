@@ -79,7 +79,7 @@ def lock(
 @click.option("--locked", is_flag=True, help="Refuse when there is no lock, or it is not of this definition.")
 @click.option("--key", type=FILE, default="bundle.key", show_default=True, help="The signing key.")
 @click.option("--trust-root", type=FILE, show_default="beside the key", help="The trust.json to carry.")
-@click.option("--rebake", is_flag=True, help="Bake AMIs again, though the same inputs were baked before.")
+@click.option("--rebake", is_flag=True, help="Bake AMIs again; the new ones take the place of the old.")
 @click.option("--against", metavar="ARCHIVE", help="Leave out blocks of AMIs that this earlier archive brought.")
 @click.option("--whole", is_flag=True, help="Carry every block of every AMI, also where the lock records a delta.")
 @ca_file_option
@@ -109,6 +109,11 @@ def build(
     architecture did not have there: the result installs where the earlier archive was installed. Images, charts, tools
     and files are carried whole. The lock records it, and builds the same again, until --whole, --rebake or a changed
     lock begins with all of it.
+
+    --rebake bakes each AMI again, under a new name. The old one is removed once the new one is there and fit for the
+    bundle; where another account may launch it, it stays, and how to remove it is printed. If the new one fails, the
+    old one stays. Killed anywhere, the next build (with --rebake or without) ends with one current AMI: the new one if
+    it was made.
     """
     from bundler import wiring
     from bundler.atomic import publish

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 
 from bundler.domain.ami import BakedAmi, LockedAmi
@@ -14,6 +15,7 @@ from bundler.domain.lock import Lock
 BAKE_TAG = "bundle:bake"
 """On everything that a bake makes in AWS; its value is the digest of the inputs."""
 AMI_NAME_DIGITS = 16
+_GENERATION = re.compile(r"-([2-9]|[1-9][0-9]{1,5})")
 
 
 def text_digest(*parts: str) -> Digest:
@@ -56,6 +58,19 @@ def bake_inputs(lock: Lock, ami: LockedAmi, *, template: Digest | None) -> Diges
 def ami_name(ami: LockedAmi, inputs: Digest) -> str:
     """Return the name of the AMI that a bake makes; at most 128 characters (EC2, CreateImage)."""
     return f"eks-bundler-{ami.name}-{ami.architecture}-{inputs.hex[:AMI_NAME_DIGITS]}"
+
+
+def generation_name(ami: LockedAmi, inputs: Digest, number: int) -> str:
+    """Return the name of the AMI that a bake makes when it is made again (--rebake): no two AMIs have one name."""
+    return ami_name(ami, inputs) if number == 1 else f"{ami_name(ami, inputs)}-{number}"
+
+
+def generation_of(name: str, *, base: str) -> int | None:
+    """Return which one of a bake's AMIs bears that name, None where it is none of them."""
+    if name == base:
+        return 1
+    match = _GENERATION.fullmatch(name.removeprefix(base))
+    return None if match is None or not name.startswith(base) else int(match[1])
 
 
 def ami_description(inputs: Digest) -> str:

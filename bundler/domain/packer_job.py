@@ -20,6 +20,7 @@ class PackerJob:
         file: the template in it.
         variables: all of them texts; those that are left out are not set.
         tags: on all that a team's own template builds; None for our template, which has variables for them.
+        security_group: for a team's own template that has none; None for our template, which has a variable for it.
     """
 
     name: str
@@ -28,3 +29,16 @@ class PackerJob:
     file: str
     variables: Mapping[str, str]
     tags: Mapping[str, str] | None = field(default=None)
+    security_group: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotedAmi:
+    """An AMI that Packer said it was making for a team's template, when that was cut off.
+
+    Attributes:
+        is_interim: Packer may have meant to copy and then remove it.
+    """
+
+    id: str
+    is_interim: bool

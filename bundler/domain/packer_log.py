@@ -15,9 +15,11 @@ from bundler.domain.credentials import Secret
 AMAZON_EBS = "mitchellh.amazonebs"
 _COMMA = "%!(PACKER_COMMA)"
 _AMI = re.compile(r"([a-z]{2,5}(?:-[a-z]+)+-[0-9]{1,2}):(ami-[0-9a-f]{8,17})\Z")
+_NOTED = re.compile(r"(?:==> )?[^:\s]+:\s+AMI: (?P<ami>ami-[0-9a-f]{8,17})")
 _STEP = re.compile(r"==> [^:]+: (?P<step>.+)")
 _PROVISIONING = re.compile(r"(Provisioning with|Uploading|Downloading) ")
 _NAME = r"(?:\S*/)?(?P<name>[^\s/]+)/?"
+CREATING = "creating the AMI"
 _MILESTONES = tuple(
     (re.compile(pattern), text)
     for pattern, text in (
@@ -29,7 +31,7 @@ _MILESTONES = tuple(
         (rf"Uploading {_NAME}(?: =>|$)", "uploading {name}"),
         (rf"Downloading {_NAME}(?: =>|$)", "downloading {name}"),
         (r"Stopping the source instance", "stopping the instance"),
-        (r"Creating (?:\w+ )?AMI(?! tags)", "creating the AMI"),
+        (r"Creating (?:\w+ )?AMI(?! tags)", CREATING),
         (r"Waiting for AMI to become ready", "waiting for the AMI"),
         (r"Copying", "copying the AMI"),
         (r"Terminating the source AWS instance", "terminating the instance"),
@@ -69,6 +71,12 @@ class PackerLine:
     def milestone(self) -> str:
         """The same for people, in a few words; empty for steps that tell them nothing."""
         return _milestone(self.step)
+
+    @property
+    def noted_ami(self) -> str:
+        """The id of an AMI that it names as Packer does after CreateImage; a script may print the same."""
+        match = _NOTED.fullmatch(self.said.strip()) if self.kind == "ui" and self.data[:1] != ("error",) else None
+        return match["ami"] if match else ""
 
     @property
     def complaint(self) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 
 Version = tuple[int, int, int]
 AMAZON_PLUGIN = "github.com/hashicorp/amazon"
-NO_PACKER = "Or name an AMI that exists, which needs no Packer: ami: {id: ami-…}"
+NO_PACKER = "Or name AMIs that exist (no Packer), one for each architecture: architectures: [amd64], ami: {id: ami-…}"
 _METADATA = {"http_endpoint": "enabled", "http_tokens": "required", "http_put_response_hop_limit": 1}
 _ADDED: tuple[tuple[Version, dict[str, Any]], ...] = (
     ((1, 7, 0), {"metadata_options": _METADATA}),
     ((1, 8, 0), {"temporary_key_pair_type": "ed25519"}),  # before, the type was taken, and RSA made
     ((1, 10, 0), {"imds_support": "v2.0"}),
 )
+_ENCRYPTED = {"encrypted": True, "kms_key_id": "{{user `kms_key_id`}}"}
 _GP3_SINCE = (1, 6, 6)
 _SEPARATE_PLUGIN_SINCE = (1, 10, 0)
 _PLUGIN = "newer amazon plugins have (Packer 1.7 and later)"
@@ -36,8 +37,15 @@ _UNKNOWN = re.compile(
 _WANTS = re.compile(r"requires Packer version (?P<json>[0-9][\w.]*)|required_version = \"(?P<hcl>[^\"]{1,100})\"")
 
 
-def gate(template: Mapping[str, Any], version: Version) -> dict[str, Any]:
-    """Return our template as a Packer of that version takes it: IMDSv2 and ed25519 where it can, gp3 where it can."""
+def gate(template: Mapping[str, Any], version: Version, *, has_key: bool = False) -> dict[str, Any]:
+    """Return our template as a Packer of that version takes it: IMDSv2 and ed25519 where it can, gp3 where it can.
+
+    Args:
+        template: ours.
+        version: Packer's.
+        has_key: the variable `kms_key_id` is set. The instance's volume is encrypted with it then, and the AMI with it;
+            `encrypt_boot` would make an AMI of a random name first, and copy that.
+    """
     gated = deepcopy(dict(template))
     for builder in gated.get("builders", []):
         for since, keys in _ADDED:
@@ -45,6 +53,8 @@ def gate(template: Mapping[str, Any], version: Version) -> dict[str, Any]:
                 builder.update(deepcopy(keys))
         if version < _GP3_SINCE:
             _without_gp3(builder)
+        for device in builder.get("launch_block_device_mappings", []) if has_key else ():
+            device.update(_ENCRYPTED)
     return gated
 
 

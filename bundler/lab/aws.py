@@ -18,6 +18,7 @@ from bundler.lab.place import AccessKey, Place
 from bundler.lab.registry import Registry
 from bundler.lab.registry_store import RegistryStore
 from bundler.lab.request_log import RequestLog
+from bundler.lab.settings import ImageSettings
 
 if TYPE_CHECKING:
     from bundler.lab.machines import Machines, Network
@@ -65,7 +66,9 @@ def embedded_ecr(place: Place, folder: Path, *, faults: Faults, log: RequestLog)
     return EmbeddedEcr(registry=registry, store=store, rules=rules, settings=settings, tokens=tokens)
 
 
-def correct_moto(folder: Path, *, machines: Machines | None = None, network: Network | None = None) -> SnapshotStore:
+def correct_moto(
+    folder: Path, *, images: ImageSettings, machines: Machines | None = None, network: Network | None = None
+) -> SnapshotStore:
     """Apply the corrections that need no facts; blocks of snapshots are kept below `folder`."""
     from bundler.lab.moto_autoscaling import correct_autoscaling
     from bundler.lab.moto_ebs import correct_ebs
@@ -73,7 +76,7 @@ def correct_moto(folder: Path, *, machines: Machines | None = None, network: Net
     from bundler.lab.moto_s3 import correct_s3
 
     store = correct_ebs(folder)
-    correct_ec2(store, machines, network)
+    correct_ec2(store, machines, network, images)
     correct_autoscaling()
     correct_s3()
     return store

@@ -44,6 +44,7 @@ from bundler.lab.lab import (
 from bundler.lab.place import AccessKey, Place
 from bundler.lab.plain import PlainRegistry
 from bundler.lab.request_log import RequestLog
+from bundler.lab.settings import ImageSettings
 from bundler.lab.source import Source, fill, lab_content, write_registries
 from bundler.lab.tls import Authority, make_authority, server_context
 from bundler.lab.wheels import wheel_folder
@@ -60,7 +61,8 @@ _LOCK_S, _LOCK_POLL_S = 1.0, 0.05
 _FRESH = ("ecr", "source", "tmp", "tls", "kubernetes", "snapshots", "machines")
 _SERVICE_CIDR = "10.100.0.0/16"
 _KUBERNETES_VERSION = "1.36"  # where no control plane runs
-_SETTINGS = {"token_life_s": float, "expired_as": str, "same_digest": str, "blob_mounting": bool}
+_ECR_SETTINGS = {"token_life_s": float, "expired_as": str, "same_digest": str, "blob_mounting": bool}
+_IMAGE_SETTINGS = {"image_pending_s": float}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +137,10 @@ class SilentApi:
 class Control:
     """What tests may ask of a running lab under `/_lab/`."""
 
-    def __init__(self, faults: Faults, ecr: EmbeddedEcr, snapshots: SnapshotStore) -> None:
+    def __init__(self, faults: Faults, *, ecr: EmbeddedEcr, images: ImageSettings, snapshots: SnapshotStore) -> None:
         self._faults = faults
         self._ecr = ecr
+        self._images = images
         self._snapshots = snapshots
 
     def __call__(self, method: str, path: str, body: bytes) -> tuple[int, object]:
@@ -166,10 +169,12 @@ class Control:
         self._faults.clear()
 
     def _change(self, value: object) -> None:
-        if not isinstance(value, dict) or not value.keys() <= _SETTINGS.keys():
-            raise UsageError("settings", f"must be some of {', '.join(_SETTINGS)}")
+        known = {**_ECR_SETTINGS, **_IMAGE_SETTINGS}
+        if not isinstance(value, dict) or not value.keys() <= known.keys():
+            raise UsageError("settings", f"must be some of {', '.join(known)}")
         for name, item in value.items():
-            setattr(self._ecr.settings, name, _SETTINGS[name](item))
+            settings = self._images if name in _IMAGE_SETTINGS else self._ecr.settings
+            setattr(settings, name, known[name](item))
 
     def _expire(self, _: object) -> None:
         self._ecr.tokens.expire_all()
@@ -260,8 +265,10 @@ class Lab:
 
     def _start_aws(self, ecr: EmbeddedEcr) -> str:
         machines = self._make_machines()
-        self._snapshots = correct_moto(self._state / "snapshots", machines=machines, network=self._network)
-        control = Control(self._faults, ecr, self._snapshots)
+        images = ImageSettings()
+        folder = self._state / "snapshots"
+        self._snapshots = correct_moto(folder, images=images, machines=machines, network=self._network)
+        control = Control(self._faults, ecr=ecr, images=images, snapshots=self._snapshots)
         server = AwsServer(self._place, faults=self._faults, log=self._log, control=control)
         return server.start()
 

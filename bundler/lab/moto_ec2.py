@@ -16,13 +16,18 @@ from bundler.lab.moto_images import ImageResponses
 from bundler.lab.moto_instances import InstanceResponses
 from bundler.lab.moto_patch import put_in_place, route_all
 from bundler.lab.moto_snapshots import SnapshotResponses
+from bundler.lab.settings import ImageSettings
 
 _MAX_VERSIONS = 200
 
 
-def correct_ec2(store: SnapshotStore, machines: Machines | None, network: Network | None) -> None:
+def correct_ec2(
+    store: SnapshotStore, machines: Machines | None, network: Network | None, settings: ImageSettings
+) -> None:
     """Put the corrected responses and the corrected template in moto's place."""
-    parts: dict[str, Any] = {"store": store, "machines": machines, "network": network, "started": {}}
+    parts: dict[str, Any] = {
+        "store": store, "machines": machines, "network": network, "settings": settings, "started": {},
+    }  # fmt: skip
     responses: Any = type("LabEc2", (LabEc2Response,), parts)
     route_all(urls.url_paths, responses.dispatch)
     put_in_place(LaunchTemplate, "create_version", _create_version)

@@ -1,12 +1,13 @@
 """moto's AMIs corrected: an AMI is what was registered, made of an instance's disk, or copied; and it has an owner.
 
 Facts: EC2 API reference (RegisterImage, CreateImage, CopyImage, DescribeImages, DescribeImageAttribute,
-ModifyImageAttribute, DeregisterImage). Every image is available at once.
+ModifyImageAttribute, DeregisterImage). An image is available at once, unless the settings have it pending for a time.
 """
 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from moto.ec2.utils import random_ami_id
 
 from bundler.lab.moto_patch import Refused
 from bundler.lab.moto_snapshots import SnapshotCopies, account_key
+from bundler.lab.settings import ImageSettings
 
 DeviceMapping = dict[str, Any]
 """A block device mapping as the API has it."""
@@ -66,6 +68,16 @@ class LabAmi(Ami):
         self.image_owner_alias: str | None = None
         self.source_image_id: str | None = None
         self.source_image_region: str | None = None
+        self.ready_at = 0.0
+
+    @property
+    def state(self) -> str:
+        """Pending for as long as the settings had it when it was made."""
+        return "pending" if time.monotonic() < self.ready_at else self._state
+
+    @state.setter
+    def state(self, value: str) -> None:
+        self.ready_at, self._state = 0.0, value
 
     @property
     def block_device_mappings(self) -> list[DeviceMapping]:
@@ -88,6 +100,7 @@ class LabAmi(Ami):
             "hypervisor": self.hypervisor,
             "image-type": self.image_type,
             "source-image-id": self.source_image_id,
+            "block-device-mapping.snapshot-id": [one.get("Ebs", {}).get("SnapshotId") for one in self.mappings],
         }
         return known[filter_name] if filter_name in known else super().get_filter_value(filter_name, method_name)
 
@@ -103,7 +116,13 @@ class LabAmi(Ami):
 
 
 class ImageResponses(SnapshotCopies, EC2Response):
-    """Images."""
+    """Images.
+
+    Attributes:
+        settings: what tests may change.
+    """
+
+    settings: ImageSettings
 
     def register_image(self) -> ActionResult:
         """Keep block devices, root device, architecture and the rest; a name is taken once."""
@@ -217,6 +236,7 @@ class ImageResponses(SnapshotCopies, EC2Response):
         image.add_tags(tags.get("image", {}))
         for mapping in image.mappings if tags.get("snapshot") else ():
             self.ec2_backend.get_snapshot(mapping["Ebs"]["SnapshotId"]).add_tags(tags["snapshot"])
+        image.ready_at = time.monotonic() + self.settings.image_pending_s
         self.ec2_backend.amis[image.id] = image
         return ActionResult({"ImageId": image.id})
 

@@ -41,6 +41,8 @@ class InstanceResponses(SnapshotCopies):
         image, key = self._get_param("ImageId"), self._get_param("KeyName")
         if image is not None and image not in self.ec2_backend.amis:
             raise Refused("InvalidAMIID.NotFound", f"The image id '[{image}]' does not exist")
+        if image is not None and self.ec2_backend.amis[image].state != "available":
+            raise Refused("InvalidAMIID.Unavailable", f"The image ID '{image}' is not available")
         if key is not None and key not in self.ec2_backend.key_pairs:
             raise Refused("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
 

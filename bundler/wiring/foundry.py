@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +19,7 @@ from bundler.wiring.surroundings import Surroundings, retry_policy
 
 if TYPE_CHECKING:
     from bundler.adapters.aws.clients import Aws
-    from bundler.adapters.packer import PackerSettings
+    from bundler.adapters.packer import PackerAccess, PackerSettings
     from bundler.stages.bake import Bakery
     from bundler.stages.pin import Sights
     from bundler.workflows.bakes import Foundry
@@ -26,6 +29,9 @@ BAKE_LIMIT_S = 3600.0
 _KEPT = frozenset(
     ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "PACKER_PLUGIN_PATH", "PACKER_CONFIG_DIR", "XDG_CONFIG_HOME")
 )
+_NO_TAG = re.compile(r"[^A-Za-z0-9 +=._:/@-]")
+"""What EC2 may refuse in a tag, and Packer take for an expression of its own."""
+_OWNER_CHARACTERS = 200
 _PROXIES = frozenset(("http_proxy", "https_proxy", "no_proxy"))
 
 
@@ -79,41 +85,61 @@ def _bakery(aws: Aws, region: str, cache: Cache, surroundings: Surroundings) -> 
     ec2 = aws.service("ec2")
     patience = Patience(deadline_s=BAKE_LIMIT_S, sleep=pause, emit=surroundings.emit)
     work = cache.folder / "packer"
+    owner = _owner(work, surroundings)
+    builders = Ec2Builders(ec2, patience, owner=owner)
     builds = PackerBuilds(
         Packer(_packer_settings(aws, region, work, surroundings)),
         work=work,
         region=region,
         endpoint=aws.own_endpoint("ec2"),
         emit=surroundings.emit,
+        beat=builders.beat,
     )
     return Bakery(
-        images=Ec2Images(ec2),
-        builders=Ec2Builders(ec2, patience),
+        images=Ec2Images(ec2, patience),
+        builders=builders,
         packer=builds,
         patience=patience,
+        owner=owner,
         emit=surroundings.emit,
     )
 
 
-def _packer_settings(aws: Aws, region: str, work: Path, surroundings: Surroundings) -> PackerSettings:
-    """Packer gets the credentials that boto3 found: it knows fewer ways to them, and an old one none of the new."""
-    from bundler.adapters.packer import PackerSettings
+def _owner(work: Path, surroundings: Surroundings) -> str:
+    """Who bakes: an id of all that share the locks in one folder of one host, and a name for people."""
+    from bundler.wiring.surroundings import make_private
 
-    environ = surroundings.environ
+    make_private(work)
+    folder, host = work.stat(), os.uname().nodename
+    shared = hashlib.sha256(f"{host} {folder.st_dev} {folder.st_ino}".encode()).hexdigest()
+    name = f"{surroundings.environ.get('USER', os.getuid())}@{host}"
+    return f"{shared[:16]} {_NO_TAG.sub('-', name)[:_OWNER_CHARACTERS]}"
+
+
+def _packer_access(aws: Aws) -> PackerAccess:
+    """Packer gets the credentials that boto3 has now: it knows fewer ways to them, and an old one none of the new."""
+    from bundler.adapters.packer import PackerAccess
+
     found = aws.credentials()
-    own = {
+    environ = {
         "AWS_ACCESS_KEY_ID": found.access_key,
         "AWS_SECRET_ACCESS_KEY": found.secret_key,
         **({"AWS_SESSION_TOKEN": found.token} if found.token else {}),
-        "AWS_REGION": region,
-        "AWS_DEFAULT_REGION": region,
     }
+    return PackerAccess(environ=environ, secrets=aws.secrets())
+
+
+def _packer_settings(aws: Aws, region: str, work: Path, surroundings: Surroundings) -> PackerSettings:
+    from bundler.adapters.packer import PackerSettings
+
+    environ = surroundings.environ
+    own = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
     kept = {key: value for key, value in environ.items() if key in _KEPT or key.lower() in _PROXIES}
     return PackerSettings(
         binary=Path(shutil.which("packer", path=environ.get("PATH")) or "packer"),
         work=work,
         environ=_believing(kept | own, surroundings, work),
-        secrets=aws.secrets(),
+        access=functools.partial(_packer_access, aws),
     )
 
 

@@ -12,35 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from bundler.archive.packs import no_packs
-from bundler.archive.payload import Payload, folder_digest, write_payload
-from bundler.atomic import publish
 from bundler.cache import Cache
-from bundler.domain.ami import AmiBase, BakedAmi, LockedAmi, NodeFacts
-from bundler.domain.bake import BAKE_TAG, bake_inputs, template_digest, with_bakes
+from bundler.domain.ami import AmiBase, BakedAmi, LockedAmi
+from bundler.domain.bake import with_bakes
 from bundler.domain.blob import Blob
 from bundler.domain.blocks import BlockIndex, parse_block_index
-from bundler.domain.definition import Ami, Definition, Template
+from bundler.domain.definition import Definition
 from bundler.domain.delta import Against, Base, difference
 from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock
-from bundler.domain.node_facts import check_facts, parse_node_facts
-from bundler.domain.packer_job import PackerJob
 from bundler.domain.partition import partition_of
-from bundler.domain.preload import Preload, expected_names, plan_preload
 from bundler.errors import LockChangedError
-from bundler.stages.bake import TEMPLATE_TAG, Baked, BakeRequest, Bakery, bake
+from bundler.stages.bake import Baked, BakeRequest, Bakery, bake
 from bundler.stages.export import Exported, ExportPlace, SnapshotReader, export
 from bundler.stages.pin import Sights
 from bundler.transfer import Pace, parallel_map
+from bundler.workflows.bake_requests import BakeRequests, FetchBlobs, Workshop
+from bundler.workflows.kept_bakes import KeptBakes, suffix
 
 INDEX_TYPE = "application/vnd.eks-bundler.ami.index.v1"
 TABLE_TYPE = "application/vnd.eks-bundler.ami.packs.v1"
 PACK_TYPE = "application/vnd.eks-bundler.ami.pack.v1+zstd"
-BAKES = "bakes"
 
 
 class Place(ExportPlace, Protocol):
@@ -74,10 +68,6 @@ class Foundry:
     template: Path
 
 
-FetchBlobs = Callable[[Lock, tuple[Blob, ...]], None]
-"""Brings blobs of the lock's images into the cache."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BakeRun:
     """The bakes of one build.
@@ -101,41 +91,60 @@ class BakeRun:
     whole: bool = False
     pace: Pace = field(default_factory=Pace)
 
-    def all(self) -> Lock:
+    def complete(self) -> Lock:
         """Return the lock with every bake recorded; those that it holds already, as they are asked for, stay."""
         wanted = [ami for ami in self.lock.amis if self._is_wanted(ami)]
         if not wanted:
             return self.lock
         self.pace.emit(PhaseStarted(phase="bake", detail=", ".join(f"{a.name} {a.architecture}" for a in wanted)))
-        made = parallel_map(self.one, wanted, workers=len(wanted))
+        made = parallel_map(self._made, wanted, workers=len(wanted))
         self.pace.emit(PhaseDone(phase="bake", detail=f"{counted(len(made), 'AMI')} baked and read out"))
         return with_bakes(self.lock, made)
 
+    @property
+    def _keeping(self) -> KeptBakes:
+        return KeptBakes(cache=self.cache, again=self.again)
+
+    @property
+    def _requests(self) -> BakeRequests:
+        foundry = self.foundry
+        return BakeRequests(
+            definition=self.definition,
+            lock=self.lock,
+            folder=self.folder,
+            cache=self.cache,
+            workshop=Workshop(account=foundry.account, region=foundry.region, template=foundry.template),
+            work=self._keeping.folder,
+            fetch=self.fetch,
+        )
+
     def _recorded(self, ami: LockedAmi) -> BakedAmi | None:
         """What the lock records of an AMI, None where that is to be made (again)."""
-        found = None if self.again else self.lock.baked(ami.name, ami.architecture)
-        if found is not None:
-            self._check_facts(ami, found)
+        found = self.lock.baked(ami.name, ami.architecture)
+        if found is None or self.again or self._keeping.is_superseded(found):
+            return None
+        self._requests.check(ami, found)
         return found
 
-    def one(self, ami: LockedAmi) -> BakedAmi:
+    def _made(self, ami: LockedAmi) -> BakedAmi:
         """Return what became of an AMI: from the cache, else baked or found, and read out."""
         recorded, base = self._recorded(ami), self._base(ami)
-        inputs = self.inputs(ami) if recorded is None else recorded.inputs
+        inputs = self._requests.inputs(ami) if recorded is None else recorded.inputs
+        self._keeping.begin(inputs, self.lock.baked(ami.name, ami.architecture))
         if self.against is not None and base is None:
             self._say(ami, f"{self.against.name}-{self.against.sequence} holds no such AMI: all of it is carried")
-        known = recorded or self._kept(inputs, None)
+        known = recorded or self._keeping.find(inputs, None)
         if base is not None and known is not None and known.index.digest == base.blob.digest:
-            self._check_facts(ami, known)
+            self._requests.check(ami, known)
             self._say(ami, f"holds what it held in {base.bundle}: no block of it is carried")
             return self._unchanged(known, base)
-        kept = self._kept(inputs, base)
+        kept = self._keeping.find(inputs, base)
         if kept is not None:
-            self._check_facts(ami, kept)
+            self._requests.check(ami, kept)
             self._say(ami, "was baked and read out before; its packs are in the cache")
             return kept
         again = self.again and recorded is None
-        return self._read_out(ami, self._request(ami, inputs, recorded=recorded, again=again), base)
+        return self._read_out(ami, self._requests.request(ami, inputs, recorded=recorded, again=again), base)
 
     def mend(self, baked: BakedAmi) -> None:
         """Bring the packs of a recorded bake back into the cache, from the AMI that it made.
@@ -147,7 +156,7 @@ class BakeRun:
         base = self._recorded_base(baked)
         ami = next(one for one in self.lock.amis if (one.name, one.architecture) == (baked.name, baked.architecture))
         self._say(ami, "its packs are lost: reading them from the AMI again")
-        found = self._read_out(ami, self._request(ami, baked.inputs, recorded=baked), base)
+        found = self._read_out(ami, self._requests.request(ami, baked.inputs, recorded=baked), base)
         if found.table.digest != baked.table.digest:
             raise LockChangedError(
                 f"AMI {baked.name} {baked.architecture}",
@@ -155,10 +164,6 @@ class BakeRun:
                 " makes others of the same blocks",
                 hint="Build where that zstandard is installed, or record the new packs: bundle build --rebake",
             )
-
-    def inputs(self, ami: LockedAmi) -> Digest:
-        """Return the digest of everything that a bake depends on."""
-        return bake_inputs(self.lock, ami, template=folder_digest(self.foundry.template) if ami.is_baked else None)
 
     def _is_wanted(self, ami: LockedAmi) -> bool:
         recorded = self._recorded(ami)
@@ -198,9 +203,9 @@ class BakeRun:
         try:
             baked = bake(request, bakery=self.foundry.bakery())
         finally:
-            shutil.rmtree(self._work(inputs) / "payload", ignore_errors=True)
+            shutil.rmtree(self._keeping.folder(inputs) / "payload", ignore_errors=True)
         self._say(ami, f"reading {baked.image.subject}")
-        place = self.foundry.place(f"{inputs.hex}-{baked.image.id}{_suffix(base)}")
+        place = self.foundry.place(f"{inputs.hex}-{baked.image.id}{suffix(base)}")
         known = () if base is None else base.index.distinct()
         read = export(baked.image.snapshots, reader=self.foundry.reader(), place=place, base=known, pace=self.pace)
         record = self._record(ami, inputs, baked, read)
@@ -213,7 +218,7 @@ class BakeRun:
         if base is not None:
             record = record.model_copy(update={"base": self._compared(read.index, base)})
             self._say(ami, f"{counted(len(read.table), 'block')} of {record.blocks} are not in {base.bundle}")
-        publish(self._file(inputs, base), record.model_dump_json(by_alias=True, exclude_none=True).encode())
+        self._keeping.put(record, base)
         place.done()
         return record
 
@@ -259,117 +264,8 @@ class BakeRun:
     def _pack(self, digest: Digest) -> Blob:
         return Blob(media_type=PACK_TYPE, digest=digest, size=self.cache.path(digest).stat().st_size)
 
-    def _kept(self, inputs: Digest, base: Base | None) -> BakedAmi | None:
-        """What an earlier build made of these inputs, where all of it is still in the cache."""
-        if self.again:
-            return None
-        try:
-            found = BakedAmi.model_validate_json(self._file(inputs, base).read_bytes())
-        except (OSError, ValidationError):
-            return None
-        if found.inputs != inputs or not all(self.cache.has(blob.digest) for blob in found.blobs):
-            return None
-        if base is None or found.base is None:
-            return found if base is None and found.base is None else None
-        if found.base.index.digest != base.blob.digest:
-            return None
-        same = found.base.model_copy(update={"bundle": base.bundle, "root": base.root})
-        return found.model_copy(update={"base": same})
-
-    def _file(self, inputs: Digest, base: Base | None) -> Path:
-        return self._work(inputs) / f"baked{_suffix(base)}.json"
-
-    def _work(self, inputs: Digest) -> Path:
-        folder = self.cache.folder / BAKES / inputs.hex
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder
-
-    def _request(
-        self, ami: LockedAmi, inputs: Digest, *, again: bool = False, recorded: BakedAmi | None = None
-    ) -> BakeRequest:
-        preloads = plan_preload(ami, self.lock)
-        wanted = next(one for one in self.definition.amis if one.name == ami.name)
-
-        def check(raw: bytes) -> NodeFacts:
-            facts = parse_node_facts(raw, subject=f"facts of the AMI {ami.name} {ami.architecture}")
-            self._check(ami, facts)
-            return facts
-
-        return BakeRequest(
-            ami=ami,
-            inputs=inputs,
-            account=self.foundry.account(),
-            region=self.foundry.region,
-            template=self.foundry.template,
-            variables=self._variables(ami, wanted),
-            team=None if wanted.ami.template is None else self._team(ami, wanted.ami.template, inputs),
-            payload=lambda: self._payload(ami, wanted, inputs, preloads),
-            facts_file=self._work(inputs) / "facts",
-            check=check,
-            again=again,
-            recorded=recorded,
-        )
-
-    def _variables(self, ami: LockedAmi, wanted: Ami) -> dict[str, str]:
-        builder, template = self.definition.builder, wanted.ami.template
-        given = {
-            "region": self.foundry.region,
-            "instance_type": builder.instance_types.get(ami.architecture, ""),
-            "subnet_id": builder.subnet,
-            "security_group_id": builder.security_group,
-            "iam_instance_profile": builder.instance_profile,
-            "kms_key_id": builder.kms_key,
-            "encrypt_boot": "true" if builder.kms_key is not None else "",
-            "volume_size": str(ami.volume_size or ""),
-            "ssh_interface": builder.ssh_interface,
-            "ssh_username": "ec2-user" if template is None else template.builder_user,
-        }
-        return {key: value for key, value in given.items() if value}
-
-    def _check(self, ami: LockedAmi, facts: NodeFacts) -> None:
-        expected = expected_names(plan_preload(ami, self.lock))
-        check_facts(facts, ami=ami, kubernetes_version=self.lock.kubernetes_version, expected=expected)
-
-    def _check_facts(self, ami: LockedAmi, baked: BakedAmi) -> None:
-        """Check again what an AMI said of itself: the bundle may ask for more than it did then."""
-        if baked.facts is not None:
-            self._check(ami, baked.facts)
-
-    def _team(self, ami: LockedAmi, template: Template, inputs: Digest) -> PackerJob:
-        folder = self.folder / template.folder
-        digest = template_digest(template, folder_digest(folder))
-        if digest != ami.template:
-            raise LockChangedError(str(folder), "is another template than the lock pins, or has other variables")
-        return PackerJob(
-            name=f"{ami.name} {ami.architecture}, your template",
-            run=inputs,
-            folder=folder,
-            file=template.file,
-            variables=template.variables,
-            tags={TEMPLATE_TAG: str(digest), BAKE_TAG: str(inputs)},
-        )
-
-    def _payload(self, ami: LockedAmi, wanted: Ami, inputs: Digest, preloads: tuple[Preload, ...]) -> Path:
-        """Make the folder that the builder is sent: what is preloaded comes into the cache for it."""
-        self.fetch(self.lock, tuple(blob for preload in preloads for blob in preload.blobs))
-        folder = self._work(inputs) / "payload"
-        payload = Payload(
-            ami=ami,
-            preloads=preloads,
-            scripts=self.foundry.template,
-            certificates=None if wanted.certificates is None else self.folder / wanted.certificates,
-            hosts=None if wanted.registry_hosts is None else self.folder / wanted.registry_hosts,
-        )
-        write_payload(folder, payload, read=self.cache.read)
-        return folder
-
     def _say(self, ami: LockedAmi, text: str) -> None:
         self.pace.emit(Noted(text=f"{ami.name} {ami.architecture}: {text}"))
-
-
-def _suffix(base: Base | None) -> str:
-    """What a delta is made of is kept beside the whole, and beside other deltas."""
-    return "" if base is None else f"-{base.blob.digest.hex}"
 
 
 def _zstandard(baked: BakedAmi) -> str:

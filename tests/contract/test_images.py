@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.lab.lab import LabFacts
-from tests.peers import boto_client
+from tests.peers import boto_client, lab_control
 
 pytestmark = pytest.mark.loopback
 OTHER = "210987654321"
@@ -281,3 +282,22 @@ def test_encryption_by_default_is_off_and_then_copies_are_encrypted(fresh_lab: L
     asked = {"SourceSnapshotId": cloud.snapshot(), "SourceRegion": fresh_lab.region}
     copied = cloud.ec2.copy_snapshot(**asked)["SnapshotId"]
     assert cloud.ec2.describe_snapshots(SnapshotIds=[copied])["Snapshots"][0]["Encrypted"] is True
+
+
+def test_an_image_is_pending_for_as_long_as_the_lab_is_told_and_nothing_starts_from_it(
+    cloud: Cloud, lab: LabFacts
+) -> None:
+    lab_control(lab, "PATCH", "settings", {"image_pending_s": 2.0})
+    try:
+        made = cloud.registered()
+    finally:
+        lab_control(lab, "PATCH", "settings", {"image_pending_s": 0.0})
+    assert cloud.image(made)["State"] == "pending"
+    with pytest.raises(ClientError, match=r"InvalidAMIID\.Unavailable"):
+        cloud.ec2.run_instances(ImageId=made, MinCount=1, MaxCount=1)
+    assert cloud.image(cloud.registered())["State"] == "available", "those that are made later"
+    deadline = time.monotonic() + 10
+    while cloud.image(made)["State"] == "pending":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert cloud.image(made)["State"] == "available"

@@ -18,14 +18,15 @@ import pytest
 
 from bundler.adapters import packer as adapter
 from bundler.adapters import packer_builds
-from bundler.adapters.packer import Packer, PackerSettings
+from bundler.adapters.packer import Packer, PackerAccess, PackerSettings
 from bundler.adapters.packer_builds import PackerBuilds
 from bundler.adapters.process import TimedOutError
 from bundler.domain.bake import key_prefix
+from bundler.domain.credentials import Secret
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted, Waiting
-from bundler.domain.packer_job import PackerJob
-from bundler.errors import DefinitionError, MissingToolError, PackerError
+from bundler.domain.packer_job import NotedAmi, PackerJob
+from bundler.errors import DefinitionError, MissingToolError, NetworkError, PackerError
 
 pytestmark = pytest.mark.loopback
 RUN, OTHER = Digest.of(b"run"), Digest.of(b"other")
@@ -129,6 +130,67 @@ def test_a_key_pair_that_packer_makes_for_a_teams_template_bears_the_name_of_the
     seen, untouched = json.loads((tmp_path / "seen").read_text())["builders"]
     assert seen["temporary_key_pair_name"] == ("theirs" if key else f"{key_prefix(RUN)}{{{{uuid}}}}")
     assert untouched == other
+
+
+def test_a_security_group_of_ours_is_given_to_the_copy_alone(tmp_path: Path) -> None:
+    made = builds(tmp_path, "cp template.json $HERE/seen", BUILT)
+    wanted = job(tmp_path, tags={"a": "b"}, security_group="sg-ours")
+    before = (wanted.folder / "template.json").read_bytes()
+    network = made.network(wanted)
+    assert network is not None
+    assert network.subnet is None
+    with made.alone(RUN):
+        made.build(wanted)
+    (builder,) = json.loads((tmp_path / "seen").read_text())["builders"]
+    assert builder["security_group_id"] == "sg-ours"
+    assert (wanted.folder / "template.json").read_bytes() == before
+
+
+def test_of_a_template_in_hcl_people_are_told_what_they_must_look_for_themselves(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    made, wanted = builds(tmp_path, BUILT, emit=heard.append), job(tmp_path, tags={"a": "b"}, file="t.pkr.hcl")
+    (wanted.folder / "t.pkr.hcl").write_text("")
+    assert made.network(wanted) is None
+    with made.alone(RUN):
+        made.build(wanted)
+    warnings = [event.text for event in heard if isinstance(event, Noted) and event.warning]
+    assert len(warnings) == 1
+    assert "look for its instance, key pair and security group by hand" in warnings[0]
+
+
+AMI = 'echo "1,,ui,message,    bake: AMI: ami-0123456789abcdef1"'
+CREATING = 'echo "1,,ui,say,==> bake: Creating AMI theirs from instance i-1"'
+SCRIPT = 'echo "1,,ui,say,==> bake: Provisioning with shell script: /tmp/packer-shell1"'
+
+
+@pytest.mark.parametrize(
+    ("lines", "content", "noted"),
+    [
+        ((CREATING, AMI), "", NotedAmi(id="ami-0123456789abcdef1", is_interim=False)),
+        ((CREATING, AMI), "encrypt_boot = true", NotedAmi(id="ami-0123456789abcdef1", is_interim=True)),
+        ((SCRIPT, AMI), "", None),
+        ((CREATING,), "", None),
+    ],
+)
+def test_the_ami_of_a_teams_template_is_noted_when_packer_names_it_and_a_script_names_none(
+    tmp_path: Path, lines: tuple[str, ...], content: str, noted: NotedAmi | None
+) -> None:
+    made, wanted = builds(tmp_path, *lines, "kill -9 $$"), job(tmp_path, tags={"a": "b"}, file="t.pkr.hcl")
+    (wanted.folder / "t.pkr.hcl").write_text(content)
+    with made.alone(RUN), pytest.raises(PackerError):
+        made.build(wanted)
+    with builds(tmp_path).alone(RUN):
+        assert builds(tmp_path).noted(RUN) == noted
+        builds(tmp_path).forget(RUN)
+    assert made.noted(RUN) is None
+    assert made.noted(OTHER) is None
+
+
+def test_of_our_own_template_nothing_is_noted_for_it_is_known_by_name(tmp_path: Path) -> None:
+    made = builds(tmp_path, CREATING, AMI, BUILT)
+    with made.alone(RUN):
+        made.build(job(tmp_path))
+        assert made.noted(RUN) is None
 
 
 CANARY = "c4nary, of the team"
@@ -238,6 +300,46 @@ def test_in_a_long_silence_people_are_told_what_it_is_at(tmp_path: Path, monkeyp
     assert 1 <= len(waits) <= 2
     assert (waits[0].subject, waits[0].state) == ("workers amd64", "launching the instance")
     assert waits[0].elapsed_s >= 1.5
+
+
+def test_each_run_of_packer_gets_the_credentials_of_its_time_and_none_of_them_shows(tmp_path: Path) -> None:
+    """Those of a session end, and others take their place while images are fetched or another AMI is baked."""
+    keys = iter(f"c4nary-key-{number}" for number in range(100))
+
+    def access() -> PackerAccess:
+        key = next(keys)
+        return PackerAccess(environ={"AWS_SECRET_ACCESS_KEY": key}, secrets=(Secret(key),))
+
+    made = builds(tmp_path, 'echo "$AWS_SECRET_ACCESS_KEY" >>$HERE/keys; echo "$AWS_SECRET_ACCESS_KEY" >&2', "exit 1")
+    settings = PackerSettings(
+        binary=tmp_path / "packer-stub", work=tmp_path / "work", environ=os.environ, access=access
+    )
+    made.packer = Packer(settings)
+    for _ in range(2):
+        with made.alone(RUN), pytest.raises(PackerError) as caught:
+            made.build(job(tmp_path))
+        assert "c4nary" not in str(caught.value)
+    first, second = (tmp_path / "keys").read_text().split()
+    assert first != second
+
+
+def test_a_run_is_said_to_be_alive_while_packer_works_and_no_bake_fails_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packer_builds, "_FIRST_BEAT_S", 0.5)
+    monkeypatch.setattr(packer_builds, "_BEAT_S", 1.5)
+    beats: list[Digest] = []
+
+    def beat(run: Digest) -> None:
+        beats.append(run)
+        raise NetworkError("ec2", "is away")
+
+    made = builds(tmp_path, "sleep 3.5", BUILT)
+    made.beat = beat
+    with made.alone(RUN):
+        assert made.build(job(tmp_path)) == "ami-0123456789abcdef0"
+    assert beats == [RUN] * len(beats)
+    assert 2 <= len(beats) <= 3
 
 
 def test_a_packer_that_is_killed_is_told_so(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from bundler.adapters.packer import Packer, PackerSettings
 from bundler.data import data_folder
+from bundler.domain.packer_template import gate
 from bundler.errors import DefinitionError
 
 pytestmark = pytest.mark.loopback
@@ -24,13 +25,13 @@ ALL_SET = {
     "security_group_id": "sg-12345678",
     "iam_instance_profile": "builder",
     "kms_key_id": "alias/bundle",
-    "encrypt_boot": "true",
     "volume_size": "30",
     "root_device": "/dev/xvda",
     "ssh_interface": "private_ip",
     "ssh_username": "ec2-user",
     "ssh_host": "127.0.0.1",
     "ssh_port": "2222",
+    "owner": "0123 somebody@host",
 }
 
 
@@ -70,9 +71,10 @@ def test_it_is_valid_as_it_stands_for_packer_1_6_6(template: Path, packer: Packe
 def test_it_is_valid_for_this_packer_with_all_variables_and_with_the_needed_ones(
     template: Path, packer: Packer, tmp_path: Path
 ) -> None:
-    with packer.gated(template) as gated:
-        packer.validate(gated, needed(tmp_path))
+    with packer.gated(template, ALL_SET) as gated:
         packer.validate(gated, needed(tmp_path) | ALL_SET)
+    with packer.gated(template, {}) as gated:
+        packer.validate(gated, needed(tmp_path))
         unset = dict.fromkeys(ALL_SET, "") | {
             "instance_type": "m6i.large",
             "volume_size": "20",
@@ -85,7 +87,7 @@ def test_it_is_valid_for_this_packer_with_all_variables_and_with_the_needed_ones
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.parent.name)
 def test_the_variables_are_all_that_it_uses(template: Path) -> None:
     document = json.loads(template.read_bytes())
-    text = template.read_text()
+    text = template.read_text() + json.dumps(gate(document, (1, 6, 6), has_key=True))
     assert set(document["variables"]) == set(needed(Path())) | set(ALL_SET)
     assert all(f"{{{{user `{name}`}}}}" in text for name in document["variables"])
 

@@ -33,7 +33,7 @@ from bundler.stages.bake import TEMPLATE_TAG
 from tests.fakes.images import image, index
 from tests.fakes.node import tar_layer
 from tests.journey import Workspace, small_definition, workspace
-from tests.peers import boto_client, lab_key
+from tests.peers import boto_client, lab_control, lab_key
 from tests.sandbox.test_lab_machines import eventually, mounts_and_loops, need_machines
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(300)]
@@ -44,13 +44,13 @@ CANARY = "c4nary-of-a-template"
 EKS = "/aws/service/eks/optimized-ami/1.36/amazon-linux-2023/x86_64/standard/recommended/image_id"
 
 
-def bundle_yaml(folder: Path, amis: str, *, unpacks: bool = True, name: str = "small") -> str:
+def bundle_yaml(folder: Path, amis: str, *, unpacks: bool = True, name: str = "small", builder: str = "") -> str:
     """A definition with one tiny image and some AMIs; an image that does not unpack fails the bake half way."""
     text = small_definition(folder, images=1, name=name)
     if unpacks:
         write_image(folder / "layout")
     site = f'- {{account: "111122223333", region: {REGION}, prefix: closed}}'
-    return f"{text}builder: {{region: {REGION}}}\ntargets:\n  {site}\namis:\n{amis}\n"
+    return f"{text}builder: {{region: {REGION}{builder}}}\ntargets:\n  {site}\namis:\n{amis}\n"
 
 
 def write_image(layout: Path) -> None:
@@ -91,6 +91,23 @@ class Lab:
         wanted = [{"Name": "name", "Values": [f"eks-bundler-{name}-*"]}]
         return list(self.ec2.describe_images(Owners=["self"], Filters=wanted)["Images"])
 
+    def amis(self) -> set[str]:
+        """Every AMI of the account, whoever made it."""
+        return {one["ImageId"] for one in self.ec2.describe_images(Owners=["self"])["Images"]}
+
+    def snapshots(self) -> set[str]:
+        """Every snapshot of the account."""
+        return {one["SnapshotId"] for one in self.ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]}
+
+    @contextmanager
+    def slow_images(self, seconds: float) -> Iterator[None]:
+        """AMIs that are made meanwhile are pending for some seconds."""
+        lab_control(self.facts, "PATCH", "settings", {"image_pending_s": seconds})
+        try:
+            yield
+        finally:
+            lab_control(self.facts, "PATCH", "settings", {"image_pending_s": 0.0})
+
     def left(self) -> dict[str, object]:
         alive = ["pending", "running", "stopping", "stopped", "shutting-down"]
         states = [{"Name": "instance-state-name", "Values": alive}]
@@ -105,6 +122,13 @@ class Lab:
         """How often an operation succeeded so far."""
         lines = read_requests(self.facts.requests_file)
         return sum(line.get("operation") == operation and int(str(line["status"])) < 400 for line in lines)
+
+    def groups(self) -> set[str]:
+        return {group["GroupId"] for group in self.ec2.describe_security_groups()["SecurityGroups"]}
+
+    @property
+    def groups_before(self) -> set[str]:
+        return set(self.before["groups"])  # type: ignore[call-overload]
 
     def needs_nothing_left(self, space: Workspace) -> None:
         """Nothing of a bake is in AWS or on this host, but for AMIs and snapshots."""
@@ -140,8 +164,13 @@ def packers(space: Workspace) -> list[int]:
 
 def kill_packer(space: Workspace) -> None:
     """Kill Packer, its wrapper and its plugins at once: they are one process group."""
+    signal_packer(space, signal.SIGKILL)
+
+
+def signal_packer(space: Workspace, number: signal.Signals) -> None:
+    """Signal Packer, its wrapper and its plugins at once: they are one process group."""
     for group in {os.getpgid(pid) for pid in packers(space)}:
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(group, number)
 
 
 @contextmanager
@@ -375,6 +404,99 @@ def test_a_build_that_is_killed_goes_on_and_leaves_one_ami(cloud: Lab, name: str
         assert cloud.asked("RunInstances") - runs == 1, "what was baked is adopted"
 
 
+@pytest.mark.parametrize(
+    ("who", "number"),
+    [
+        ("us", signal.SIGKILL), ("both", signal.SIGKILL), ("packer", signal.SIGKILL),
+        ("us", signal.SIGTERM), ("us", signal.SIGINT), ("both", signal.SIGTERM), ("packer", signal.SIGTERM),
+    ],
+)  # fmt: skip
+def test_whoever_ends_while_the_ami_is_pending_the_next_build_leaves_one_ami(
+    cloud: Lab, who: str, number: signal.Signals
+) -> None:
+    name = f"wait-{who}-{number.value}"
+    space = cloud.space(name, thin(name))
+    images, snapshots = cloud.amis(), cloud.snapshots()
+    with building(space) as (process, log):
+        with cloud.slow_images(6.0):
+            wait_for(lambda: [one["State"] for one in cloud.own(name)] == ["pending"], process)
+        if who != "us":
+            signal_packer(space, number)
+        if who != "packer":
+            process.send_signal(number)
+        process.wait(60)
+        said = log()
+    if number != signal.SIGKILL and who == "us":
+        assert process.returncode == 128 + number, said
+        cloud.needs_nothing_left(space)
+    elif who == "packer":
+        assert process.returncode == 6, said
+        cloud.needs_nothing_left(space)
+    space.bundle(*BUILD)
+    baked = needs_one_ami(cloud, space, name)
+    assert cloud.amis() - images == {baked.ami}
+    assert len(cloud.snapshots() - snapshots) == 1
+
+
+REBAKES: Mapping[str, tuple[str, bool]] = {
+    "script": ("running a script", False),
+    "image": ("CreateImage", True),
+    "snapshot": ("DeregisterImage", True),
+    "export": ("GetSnapshotBlock", True),
+}
+"""When it is killed, and whether the new AMI has been made then."""
+
+
+@pytest.mark.parametrize("name", REBAKES)
+def test_rebake_that_is_killed_ends_with_one_ami_and_none_before_the_new_one_is_there(cloud: Lab, name: str) -> None:
+    moment, is_made = REBAKES[name]
+    space = cloud.space(f"again-{name}", thin(f"again-{name}"))
+    images, snapshots = cloud.amis(), cloud.snapshots()
+    space.bundle(*BUILD)
+    old = needs_one_ami(cloud, space, f"again-{name}")
+    before, runs = cloud.asked(moment), cloud.asked("RunInstances")
+    if name == "snapshot":
+        fault = {"service": "ec2", "operation": "DeleteSnapshot", "kind": "unavailable", "times": 1000}
+        lab_control(cloud.facts, "POST", "faults", fault)
+    try:
+        with building(space, "--rebake") as (process, log):
+            wait_for(lambda: moment in log() or cloud.asked(moment) > before, process)
+            os.killpg(process.pid, signal.SIGKILL)
+            kill_packer(space)
+            process.wait(60)
+    finally:
+        lab_control(cloud.facts, "DELETE", "faults")
+    if name in ("script", "image"):
+        assert old.ami in cloud.amis()
+    space.bundle(*BUILD)
+    baked = needs_one_ami(cloud, space, f"again-{name}")
+    assert (baked.ami != old.ami) is is_made
+    assert cloud.asked("RunInstances") - runs == 1
+    assert cloud.amis() - images == {baked.ami}
+    assert len(cloud.snapshots() - snapshots) == 1
+
+
+@pytest.mark.parametrize("who", ["nobody", "both"])
+def test_a_bake_with_a_key_makes_one_ami_whose_snapshot_bears_that_key_whoever_is_killed(cloud: Lab, who: str) -> None:
+    key = boto_client(cloud.facts, "kms").create_key()["KeyMetadata"]
+    name = f"key-{who}"
+    space = cloud.space(name, thin(name), builder=f", kmsKey: {key['Arn']}")
+    before, images = cloud.asked("CreateImage"), cloud.amis()
+    if who == "both":
+        with building(space) as (process, _):
+            wait_for(lambda: cloud.asked("CreateImage") > before, process)
+            os.killpg(process.pid, signal.SIGKILL)
+            kill_packer(space)
+    space.bundle(*BUILD)
+    baked = needs_one_ami(cloud, space, name)
+    assert cloud.amis() - images == {baked.ami}
+    (true,) = cloud.own(name)
+    snapshot = true["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    (found,) = cloud.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"]
+    assert (found["Encrypted"], found["KmsKeyId"]) == (True, key["Arn"])
+    assert cloud.asked("CreateImage") - before == 1
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_build_that_is_stopped_ends_with_its_code_and_leaves_nothing(
     cloud: Lab, number: signal.Signals, code: int
@@ -388,6 +510,22 @@ def test_a_build_that_is_stopped_ends_with_its_code_and_leaves_nothing(
         assert process.returncode == code, log()
     assert cloud.own(name) == []
     cloud.needs_nothing_left(space)
+
+
+def test_a_second_host_that_bakes_the_same_refuses_and_the_first_is_not_disturbed(cloud: Lab) -> None:
+    space = cloud.space("twice", thin("twice"))
+    runs = cloud.asked("RunInstances")
+    with building(space) as (process, log):
+        wait_for(lambda: "running a script" in log(), process)
+        elsewhere = {"BUNDLE_CACHE_DIR": str(space.folder / "elsewhere")}
+        refused = space.bundle(*BUILD, "--out", "other", expect=7, **elsewhere)
+        process.wait(120)
+        assert process.returncode == 0, log()
+    said = " ".join(refused.stderr.split())
+    assert "is being baked by" in said
+    assert "last heard of" in said
+    assert cloud.asked("RunInstances") - runs == 1
+    needs_one_ami(cloud, space, "twice")
 
 
 def test_a_floor_that_the_ami_does_not_reach_is_told_and_nothing_stays(cloud: Lab) -> None:
@@ -416,7 +554,7 @@ def test_without_packer_the_build_says_how_to_get_it_and_the_way_round(cloud: La
     done = space.bundle(*BUILD, expect=6, PATH="/nonexistent")
     said = " ".join(done.stderr.split())
     assert "Install Packer 1.6 or newer" in said
-    assert "ami: {id: ami-" in said
+    assert "one for each architecture: architectures: [amd64], ami: {id: ami-" in said
     cloud.needs_nothing_left(space)
 
 
@@ -469,6 +607,25 @@ def test_a_teams_own_template_is_built_once_and_baked_upon_and_its_secrets_do_no
     runs = cloud.asked("RunInstances")
     space.bundle(*BUILD)
     assert cloud.asked("RunInstances") == runs
+
+
+def test_a_teams_ami_that_is_pending_when_all_are_killed_is_adopted_and_its_builder_is_removed(cloud: Lab) -> None:
+    team_template(cloud.folder / "cut" / "packer", cloud)
+    space = cloud.space("cut", team_ami("cut", "3"))
+    images, before = cloud.amis(), cloud.asked("CreateImage")
+    with building(space) as (process, _):
+        with cloud.slow_images(3.0):
+            wait_for(lambda: cloud.asked("CreateImage") > before and list(space.folder.rglob("*.ami")) != [], process)
+        assert len(cloud.groups() - cloud.groups_before) == 1, "Packer made none of its own"
+        os.killpg(process.pid, signal.SIGKILL)
+        kill_packer(space)
+    (pending,) = cloud.amis() - images
+    said = " ".join(space.bundle(*BUILD).stderr.split())
+    assert f"your template made AMI {pending} before" in said
+    (ours,) = cloud.own("cut")
+    assert cloud.amis() - images == {pending, ours["ImageId"]}
+    assert cloud.asked("CreateImage") - before == 2
+    cloud.needs_nothing_left(space)
 
 
 def test_a_teams_template_that_fails_or_is_none_is_told_and_nothing_stays(cloud: Lab) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from bundler.adapters.aws.clients import Answer, Service
 from bundler.domain.bake import BAKE_TAG, group_name, key_prefix
 from bundler.domain.digest import Digest
-from bundler.domain.leftover import Leftover
+from bundler.domain.leftover import ALIVE_TAG, OWNER_TAG, Leftover
 from bundler.domain.node_template import tag_list
 from bundler.errors import ConflictError, DefinitionError, RejectedError, TargetError
 from bundler.retry import Patience
@@ -23,9 +24,13 @@ _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
 class Ec2Builders:
     """What Packer builds on, in one account and Region."""
 
-    def __init__(self, service: Service, patience: Patience) -> None:
+    def __init__(
+        self, service: Service, patience: Patience, *, owner: str = "", now: Callable[[], float] = time.time
+    ) -> None:
         self._service = service
         self._patience = patience
+        self._owner = owner
+        self._now = now
 
     def group(self, run: Digest, subnet: str | None) -> str:
         """Return the security group of a run, made unless it is there: SSH in, with a key that only Packer has.
@@ -38,7 +43,7 @@ class Ec2Builders:
         """
         name, vpc = group_name(run), self._vpc(subnet)
         found = self._groups([{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [vpc]}])
-        group = found[0][0] if found else self._create(name, run, vpc)
+        group = found[0][0].id if found else self._create(name, run, vpc)
         self._admit(group)
         return group
 
@@ -51,14 +56,25 @@ class Ec2Builders:
         named: dict[str, object] = {"Name": "group-name", "Values": [group_name(run)]}
         instances = self._instances(run)
         names = {*self._keys({"Name": "key-name", "Values": [f"{key_prefix(run)}*"]}), *self._keys(tagged)}
-        groups = {group for _, theirs in instances for group in theirs}
+        used = {group for _, theirs in instances for group in theirs}
         ours = [group for asked in (named, tagged) for group, _ in self._groups([asked])]
-        packers = [group for group, what in self._of_instances(groups) if what.startswith(_PACKERS_OWN)]
+        packers = [group for group, what in self._of_instances(used) if what.startswith(_PACKERS_OWN)]
+        groups = {group.id: group for group in (*ours, *packers)}
         return (
-            *(Leftover(kind="instance", id=name) for name, _ in instances),
+            *(instance for instance, _ in instances),
             *(Leftover(kind="key pair", id=name) for name in sorted(names)),
-            *(Leftover(kind="security group", id=name) for name in sorted({*ours, *packers})),
+            *(groups[name] for name in sorted(groups)),
         )
+
+    def beat(self, run: Digest) -> None:
+        """Say on what a run has in EC2 that its owner is alive; key pairs come with an instance or a group."""
+        groups = self._groups([{"Name": "group-name", "Values": [group_name(run)]}])
+        ids = sorted({one.id for one, _ in (*self._instances(run), *groups)})
+        if ids:
+            self._service.call("CreateTags", about=", ".join(ids), Resources=ids, Tags=tag_list(self._signs()))
+
+    def _signs(self) -> dict[str, str]:
+        return {OWNER_TAG: self._owner, ALIVE_TAG: str(int(self._now()))} if self._owner else {}
 
     def remove(self, leftover: Leftover) -> None:
         """Take one away, and wait until it is gone.
@@ -121,7 +137,7 @@ class Ec2Builders:
         return found[0]
 
     def _create(self, name: str, run: Digest, vpc: str) -> str:
-        tags = {"Name": name, BAKE_TAG: str(run)}
+        tags = {"Name": name, BAKE_TAG: str(run), **self._signs()}
         return self._service.ask(
             "CreateSecurityGroup",
             lambda answer: str(answer["GroupId"]),
@@ -141,7 +157,7 @@ class Ec2Builders:
             if error.code != "InvalidPermission.Duplicate":
                 raise
 
-    def _instances(self, run: Digest) -> list[tuple[str, tuple[str, ...]]]:
+    def _instances(self, run: Digest) -> list[tuple[Leftover, tuple[str, ...]]]:
         """The run's instances that still cost something, each with its security groups."""
         filters = [
             {"Name": f"tag:{BAKE_TAG}", "Values": [str(run)]},
@@ -152,10 +168,10 @@ class Ec2Builders:
         )
         return [instance for page in pages for instance in page]
 
-    def _groups(self, filters: list[dict[str, object]]) -> list[tuple[str, str]]:
+    def _groups(self, filters: list[dict[str, object]]) -> list[tuple[Leftover, str]]:
         return self._service.list("DescribeSecurityGroups", "SecurityGroups", _group, Filters=filters)
 
-    def _of_instances(self, ids: set[str]) -> list[tuple[str, str]]:
+    def _of_instances(self, ids: set[str]) -> list[tuple[Leftover, str]]:
         return self._groups([{"Name": "group-id", "Values": sorted(ids)}]) if ids else []
 
     def _await_end(self, instance: str) -> None:
@@ -180,16 +196,31 @@ class Ec2Builders:
                 raise
 
 
-def _reservation(item: Answer) -> list[tuple[str, tuple[str, ...]]]:
+def _reservation(item: Answer) -> list[tuple[Leftover, tuple[str, ...]]]:
     return [
-        (str(one["InstanceId"]), tuple(str(group["GroupId"]) for group in one.get("SecurityGroups", [])))
+        (_instance(one), tuple(str(group["GroupId"]) for group in one.get("SecurityGroups", [])))
         for one in item["Instances"]
     ]
+
+
+def _instance(item: Answer) -> Leftover:
+    owner, alive_at = _owned(item)
+    launched_at = item["LaunchTime"].timestamp() if "LaunchTime" in item else 0.0
+    return Leftover(kind="instance", id=str(item["InstanceId"]), owner=owner, alive_at=max(alive_at, launched_at))
+
+
+def _owned(item: Answer) -> tuple[str, float]:
+    """Whose it is, and when that was last heard of; a tag is free text."""
+    tags = {str(tag["Key"]): str(tag["Value"]) for tag in item.get("Tags", [])}
+    said = tags.get(ALIVE_TAG, "")
+    return tags.get(OWNER_TAG, ""), float(said) if said.isascii() and said.isdigit() else 0.0
 
 
 def _states(item: Answer) -> Iterator[str]:
     return (str(one["State"]["Name"]) for one in item["Instances"])
 
 
-def _group(item: Answer) -> tuple[str, str]:
-    return str(item["GroupId"]), str(item.get("Description", ""))
+def _group(item: Answer) -> tuple[Leftover, str]:
+    owner, alive_at = _owned(item)
+    found = Leftover(kind="security group", id=str(item["GroupId"]), owner=owner, alive_at=alive_at)
+    return found, str(item.get("Description", ""))

@@ -10,6 +10,7 @@ from bundler.domain.machine_image import FoundDevice, FoundImage, ImageCopy, New
 from bundler.domain.node_template import tag_list
 from bundler.domain.snapshot import FoundSnapshot
 from bundler.errors import RejectedError
+from bundler.retry import Patience
 
 ARCHITECTURES = {"x86_64": "amd64", "arm64": "arm64"}
 _NAMES = {ours: theirs for theirs, ours in ARCHITECTURES.items()}
@@ -20,16 +21,18 @@ _OPTIONAL = {
     "tpm_support": "TpmSupport",
     "uefi_data": "UefiData",
 }
-_GONE = frozenset(
-    ("InvalidAMIID.Unavailable", "InvalidAMIID.NotFound", "InvalidSnapshot.NotFound", "InvalidSnapshot.InUse")
-)
+_GONE = frozenset(("InvalidAMIID.Unavailable", "InvalidAMIID.NotFound", "InvalidSnapshot.NotFound"))
+_IN_USE = "InvalidSnapshot.InUse"
+_RELEASED_S = 60.0
+"""For a moment EC2 holds a snapshot for an AMI that is deregistered."""
 
 
 class Ec2Images:
     """AMIs of one account and Region, in our words."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, patience: Patience = Patience()) -> None:
         self._service = service
+        self._patience = patience
 
     def image(self, ami: str) -> FoundImage | None:
         """Return an AMI, None where this account does not see it."""
@@ -40,6 +43,11 @@ class Ec2Images:
         """Return the account's own AMI of that name, None where there is none."""
         found = self._images([{"Name": "name", "Values": [name]}], about=name, Owners=["self"])
         return next(iter(found), None)
+
+    def own_like(self, pattern: str) -> tuple[FoundImage, ...]:
+        """Return the account's own AMIs of such names, `*` standing for anything, the oldest first."""
+        found = self._images([{"Name": "name", "Values": [pattern]}], about=pattern, Owners=["self"])
+        return tuple(sorted(found, key=lambda image: (image.created, image.id)))
 
     def own_tagged(self, key: str, value: str) -> tuple[FoundImage, ...]:
         """Return the account's own AMIs with that tag, the oldest first."""
@@ -55,6 +63,21 @@ class Ec2Images:
             ImageId=ami,
             Attribute="uefiData",
         )
+
+    def launch_permissions(self, ami: str) -> tuple[str, ...]:
+        """Return who else may launch an AMI: accounts, `all`, organizations; nobody where it is gone."""
+        try:
+            return self._service.ask(
+                "DescribeImageAttribute",
+                lambda answer: tuple(str(who) for one in answer.get("LaunchPermissions", []) for who in one.values()),
+                about=ami,
+                ImageId=ami,
+                Attribute="launchPermission",
+            )
+        except RejectedError as error:
+            if error.code not in _GONE:
+                raise
+            return ()
 
     def copy(self, wanted: ImageCopy) -> str:
         """Copy an AMI into this account and Region; return the new id.
@@ -106,11 +129,29 @@ class Ec2Images:
         wanted = sorted(ids)
         self._service.call("CreateTags", about=", ".join(wanted), Resources=wanted, Tags=tag_list(tags))
 
-    def remove(self, image: FoundImage) -> None:
-        """Deregister an AMI and delete its snapshots; what is gone already, or another AMI's too, is no error."""
+    def remove(self, image: FoundImage) -> tuple[str, ...]:
+        """Deregister an AMI and delete its snapshots; return those that EC2 does not let go yet.
+
+        What is gone already, or another AMI's too, is no error and is not returned.
+        """
         self._unless_gone("DeregisterImage", about=image.id, ImageId=image.id)
-        for one in image.snapshots:
-            self._unless_gone("DeleteSnapshot", about=one.snapshot, SnapshotId=one.snapshot)
+        return tuple(one.snapshot for one in image.snapshots if not self._released(one.snapshot, image.id))
+
+    def delete_snapshot(self, snapshot: str) -> bool:
+        """Delete a snapshot; False where EC2 holds it for an AMI."""
+        try:
+            self._unless_gone("DeleteSnapshot", about=snapshot, SnapshotId=snapshot)
+        except RejectedError as error:
+            if error.code != _IN_USE:
+                raise
+            return False
+        return True
+
+    def orphans(self, key: str, value: str) -> tuple[str, ...]:
+        """Return the account's own snapshots with that tag which none of its AMIs has."""
+        found = sorted(one.id for one in self.own_snapshots_tagged(key, value))
+        used = {one.snapshot for image in self._having(found) for one in image.snapshots}
+        return tuple(one for one in found if one not in used)
 
     def snapshots(self, ids: Collection[str]) -> dict[str, FoundSnapshot]:
         """Return snapshots by id; those that this account does not see are absent."""
@@ -126,6 +167,25 @@ class Ec2Images:
     def encrypts_by_default(self) -> bool:
         """Whether the account encrypts every new snapshot (GetEbsEncryptionByDefault)."""
         return self._service.ask("GetEbsEncryptionByDefault", lambda answer: bool(answer["EbsEncryptionByDefault"]))
+
+    def _released(self, snapshot: str, ami: str) -> bool:
+        """Delete the snapshot of an AMI that is deregistered; whether it is gone, or other AMIs' as well."""
+        started = self._patience.clock()
+        while not self.delete_snapshot(snapshot):
+            if any(image.id != ami for image in self._having([snapshot])):
+                return True
+            elapsed = self._patience.clock() - started
+            if elapsed > _RELEASED_S:
+                return False
+            self._patience.pause(f"snapshot {snapshot}", ["released"], elapsed_s=elapsed)
+        return True
+
+    def _having(self, snapshots: list[str]) -> list[FoundImage]:
+        """The account's own AMIs that begin with one of these."""
+        if not snapshots:
+            return []
+        filters = [{"Name": "block-device-mapping.snapshot-id", "Values": snapshots}]
+        return self._images(filters, about=", ".join(snapshots), Owners=["self"])
 
     def _images(self, filters: list[dict[str, Any]], *, about: str, **more: object) -> list[FoundImage]:
         return self._service.list("DescribeImages", "Images", _image, about=about, Filters=filters, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from bundler.adapters.aws.clients import Service
 from bundler.adapters.aws.ec2_builders import Ec2Builders
 from bundler.domain.bake import BAKE_TAG, group_name, key_prefix
 from bundler.domain.digest import Digest
-from bundler.domain.leftover import Leftover
+from bundler.domain.leftover import Leftover, in_use
 from bundler.errors import AccessError, ConflictError, DefinitionError, RejectedError, TargetError
 from bundler.retry import Patience
 from tests.loopback.aws.conftest import Closed, odd_service
@@ -80,6 +81,27 @@ def test_a_runs_group_lets_ssh_in_and_nothing_else_and_is_found_again(
     assert {tag["Key"]: tag["Value"] for tag in true["Tags"]} == {"Name": group_name(run), BAKE_TAG: str(run)}
     (rule,) = true["IpPermissions"]
     assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 22, 22)
+
+
+def test_a_run_says_whose_it_is_and_that_it_is_alive(
+    services: Callable[[str], Service], ec2: Any, run: Digest, subnet: str
+) -> None:
+    now = [1_900_000_000.0]
+    builders = Ec2Builders(services("ec2"), Clock().patience(), owner="0123 me@here", now=lambda: now[0])
+    builders.beat(run)
+    group = builders.group(run, subnet)
+    (found,) = builders.leftovers(run)
+    assert (found.id, found.owner, found.alive_at) == (group, "0123 me@here", now[0])
+    machine = instance(ec2, run, group, subnet)
+    by_id = {one.id: one for one in builders.leftovers(run)}
+    assert by_id[machine].owner == ""
+    assert abs(by_id[machine].alive_at - time.time()) < 3600, "when it was launched"
+    now[0] += 60
+    builders.beat(run)
+    assert {(one.owner, one.alive_at) for one in builders.leftovers(run)} == {("0123 me@here", now[0])}
+    assert in_use(builders.leftovers(run), owner="4567 you@there", now=now[0]) is not None
+    for one in builders.leftovers(run):
+        builders.remove(one)
 
 
 def test_a_group_of_the_run_in_another_vpc_is_not_taken(

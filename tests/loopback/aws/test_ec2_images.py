@@ -14,6 +14,7 @@ from bundler.adapters.aws.ec2_images import Ec2Images
 from bundler.domain.ami import AmiAttributes, AmiDevice
 from bundler.domain.machine_image import FoundImage, ImageCopy, NewImage, attributes_of
 from bundler.errors import AccessError, NetworkError, RejectedError
+from bundler.retry import Patience
 from tests.loopback.aws.conftest import Closed, odd_service
 from tests.peers import boto_client
 
@@ -201,6 +202,92 @@ def test_an_image_goes_with_its_snapshots_and_may_be_gone_already(images: Ec2Ima
     images.remove(found)
     assert images.image(found.id) is None
     assert images.snapshots([one.snapshot for one in found.snapshots]) == {}
+
+
+def test_own_images_are_found_by_a_part_of_their_name(images: Ec2Images, ec2: Any) -> None:
+    base = f"like-{uuid.uuid4().hex}"
+    first = made(images, ec2, name=base)
+    second = made(images, ec2, name=f"{base}-2")
+    assert {one.id for one in images.own_like(f"{base}*")} == {first.id, second.id}
+    assert images.own_like(f"{base}-3*") == ()
+
+
+def test_who_else_may_launch_an_image_is_told(images: Ec2Images, ec2: Any) -> None:
+    found = made(images, ec2)
+    assert images.launch_permissions(found.id) == ()
+    ec2.modify_image_attribute(ImageId=found.id, LaunchPermission={"Add": [{"UserId": "210987654321"}]})
+    assert images.launch_permissions(found.id) == ("210987654321",)
+    ec2.modify_image_attribute(ImageId=found.id, LaunchPermission={"Add": [{"Group": "all"}]})
+    assert set(images.launch_permissions(found.id)) == {"210987654321", "all"}
+    assert images.launch_permissions("ami-00000000000000000") == ()
+
+
+def test_snapshots_that_no_image_has_any_more_are_found_by_their_tag(images: Ec2Images, ec2: Any) -> None:
+    value = uuid.uuid4().hex
+    used, gone = made(images, ec2), made(images, ec2)
+    ids = {one.id: one.snapshots[0].snapshot for one in (used, gone)}
+    images.tag(ids.values(), {"bundle:test": value})
+    assert images.orphans("bundle:test", value) == ()
+    ec2.deregister_image(ImageId=gone.id)
+    assert images.orphans("bundle:test", value) == (ids[gone.id],)
+    assert images.delete_snapshot(ids[gone.id])
+    assert images.delete_snapshot(ids[gone.id]), "gone already"
+    assert not images.delete_snapshot(ids[used.id])
+    assert images.orphans("bundle:test", value) == ()
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.wakes: list[Callable[[], object]] = []
+
+    def patience(self) -> Patience:
+        return Patience(clock=lambda: self.now, sleep=self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for wake in self.wakes:
+            wake()
+
+
+class HeldService:
+    """EC2 that holds snapshots for a moment after DeregisterImage, which the lab does not."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._looks = 0
+        self.holds = True
+
+    def release(self, *, after: int) -> None:
+        self._looks += 1
+        self.holds = self._looks < after
+
+    def call(self, operation: str, **parameters: Any) -> None:
+        if operation == "DeleteSnapshot" and self.holds:
+            error = RejectedError(str(parameters["about"]), "is currently in use")
+            error.code = "InvalidSnapshot.InUse"
+            raise error
+        self._service.call(operation, **parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._service, name)
+
+
+@pytest.mark.parametrize("is_released", [True, False])
+def test_a_snapshot_that_ec2_holds_a_moment_longer_is_waited_for_a_minute(
+    services: Callable[[str], Service], ec2: Any, is_released: bool
+) -> None:
+    clock, service = Clock(), HeldService(services("ec2"))
+    images = Ec2Images(service, clock.patience())  # type: ignore[arg-type]
+    found = made(images, ec2)
+    (held,) = (one.snapshot for one in found.snapshots)
+    if is_released:
+        clock.wakes.append(lambda: service.release(after=4))
+    assert images.remove(found) == (() if is_released else (held,))
+    assert clock.now == (12.0 if is_released else pytest.approx(63.0))
+    assert (images.snapshots([held]) == {}) is is_released
 
 
 def test_a_snapshot_that_another_image_uses_stays(images: Ec2Images, ec2: Any) -> None:

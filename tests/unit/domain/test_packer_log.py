@@ -108,3 +108,18 @@ def test_no_text_breaks_the_reading(texts: list[str]) -> None:
     failure(lines)
     assert all(isinstance(line.step + line.said + line.complaint, str) for line in lines)
     assert all(len(line.milestone) <= 70 and "\n" not in line.milestone for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "ami"),
+    [
+        ("1,,ui,message,    bake: AMI: ami-0123456789abcdef0", "ami-0123456789abcdef0"),
+        ("1,,ui,say,==> bake: AMI: ami-01234567", "ami-01234567"),
+        ("1,,ui,error,==> bake: AMI: ami-01234567", ""),
+        ("1,,ui,message,    bake: made AMI: ami-01234567", ""),
+        ("1,,ui,message,    bake: AMI: ami-01234567 and more", ""),
+        ("1,bake,artifact,0,id,eu-west-1:ami-0123456789abcdef0", ""),
+    ],
+)
+def test_the_ami_that_packer_begins_is_named(text: str, ami: str) -> None:
+    assert parse_packer_line(text).noted_ami == ami

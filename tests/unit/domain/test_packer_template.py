@@ -25,8 +25,6 @@ OF_1_6_6 = frozenset(
         "iam_instance_profile",
         "ami_name",
         "ami_description",
-        "encrypt_boot",
-        "kms_key_id",
         "launch_block_device_mappings",
         "shutdown_behavior",
         "communicator",
@@ -81,6 +79,16 @@ def test_gp3_comes_with_iops_and_throughput_and_is_gp2_where_packer_knows_none()
     assert (device["volume_type"], device["iops"], device["throughput"]) == ("gp3", 3000, 125)
     (device,) = builder((1, 6, 5))["launch_block_device_mappings"]
     assert (device["volume_type"], device.get("iops"), device.get("throughput")) == ("gp2", None, None)
+
+
+@pytest.mark.parametrize("version", KNOWN)
+def test_a_key_encrypts_the_root_volume_so_that_no_second_ami_is_made(version: Version) -> None:
+    (plain,) = builder(version)["launch_block_device_mappings"]
+    assert not {"encrypted", "kms_key_id"} & set(plain)
+    (ours,) = gate(OURS, version, has_key=True)["builders"]
+    (device,) = ours["launch_block_device_mappings"]
+    assert device == {**plain, "encrypted": True, "kms_key_id": "{{user `kms_key_id`}}"}
+    assert not {"encrypt_boot", "kms_key_id"} & set(ours)
 
 
 def test_the_template_that_was_given_stays_as_it_is() -> None:

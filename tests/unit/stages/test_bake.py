@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -14,7 +15,8 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted
 from bundler.domain.leftover import Leftover
 from bundler.domain.machine_image import FoundImage
-from bundler.domain.packer_job import PackerJob
+from bundler.domain.packer_job import NotedAmi, PackerJob
+from bundler.domain.team_template import TeamNetwork
 from bundler.errors import (
     AccessError,
     BundleError,
@@ -29,13 +31,14 @@ from bundler.errors import (
     TargetError,
 )
 from bundler.retry import Patience
-from bundler.stages.bake import TEMPLATE_TAG, Baked, BakeRequest, Bakery, bake
+from bundler.stages.bake import TEMPLATE_TAG, Baked, BakeRequest, Bakery, bake, forget_superseded
 from tests.fakes.bakes import FACTS, SOURCE, bake_of
 from tests.fakes.memory_ec2 import ACCOUNT, AWS, OTHERS, MemoryEc2, MemoryPacker
 from tests.fakes.preloads import ami_of, lock_of
 
 INPUTS, TEMPLATE = Digest.of(b"inputs"), Digest.of(b"the team's template")
 DESCRIPTION = ami_description(INPUTS)
+OWNER, NOW = "0123 me@here", 1_800_000_000.0
 INSTANCE, KEY = Leftover(kind="instance", id="i-1"), Leftover(kind="key pair", id="bundle-bake-1")
 
 
@@ -88,7 +91,13 @@ class World:
     def bake(self, ami: LockedAmi | None = None, **more: object) -> Baked:
         patience = Patience(deadline_s=60, clock=lambda: self.clock, sleep=self._sleep)
         bakery = Bakery(
-            images=self.ec2, builders=self.ec2, packer=self.packer, patience=patience, emit=self.heard.append
+            images=self.ec2,
+            builders=self.ec2,
+            packer=self.packer,
+            patience=patience,
+            owner=OWNER,
+            now=lambda: NOW,
+            emit=self.heard.append,
         )
         return bake(self.request(ami, **more), bakery=bakery)
 
@@ -135,6 +144,7 @@ def test_an_ami_is_baked_on_its_source_and_bears_the_tag_of_its_inputs(world: Wo
         "ami_name": ami_name(world.ami(), INPUTS),
         "ami_description": DESCRIPTION,
         "run_tag": str(INPUTS),
+        "owner": OWNER,
         "payload_dir": str(world.folder / "payload"),
         "facts_file": str(world.facts),
     }
@@ -178,7 +188,7 @@ def test_an_ami_that_is_still_pending_is_waited_for(world: World) -> None:
     there = world.there(state="pending")
     world.ec2.later[there.id] = ["pending", "pending", "available"]
     assert world.bake().image.id == there.id
-    assert world.clock == 9.0
+    assert world.clock == 6.0
     assert world.packer.jobs == []
 
 
@@ -222,12 +232,112 @@ def test_an_ami_whose_facts_are_lost_is_baked_again(world: World) -> None:
     assert "is not on this host" in world.said
 
 
-def test_rebake_removes_the_ami_and_bakes_again(world: World) -> None:
+def test_rebake_makes_the_new_ami_before_the_old_one_goes(world: World) -> None:
     there = world.there()
     baked = world.bake(again=True)
     assert [image.id for image in world.own] == [baked.image.id]
-    assert baked.image.id != there.id
-    assert world.facts.read_bytes() == b"facts"
+    assert baked.image.name == f"{there.name}-2"
+    assert world.packer.jobs[0].variables["ami_name"] == baked.image.name
+    assert Path(world.packer.jobs[0].variables["facts_file"]).read_bytes() == b"facts"
+    done = world.ec2.done
+    assert done.index("packer workers amd64") < done.index(f"remove {there.id}")
+    assert f"removing {there.subject}: {baked.image.id} takes its place" in world.said
+    assert world.bake().image.id == baked.image.id
+    third = world.bake(again=True, recorded=None)
+    assert third.image.id == baked.image.id, "until the lock records it, that bake goes on"
+    forget_superseded(world.folder)
+    assert world.bake(again=True).image.name == f"{there.name}-3"
+    assert len(world.own) == 1
+
+
+def test_rebake_that_fails_leaves_the_old_ami_and_what_it_said(world: World) -> None:
+    there = world.there()
+    world.packer.error = PackerError("bake", "a script failed")
+    refused(lambda: world.bake(again=True), PackerError)
+    assert world.own == [there]
+    assert world.bake().image.id == there.id
+    assert world.facts.read_bytes() == b"facts of before"
+
+
+def test_an_ami_that_another_account_may_launch_stays_and_how_to_remove_it_is_told(world: World) -> None:
+    there = world.there()
+    world.ec2.permissions[there.id] = (ACCOUNT, OTHERS)
+    baked = world.bake(again=True)
+    assert {image.id for image in world.own} == {there.id, baked.image.id}
+    assert f"{there.subject} stays: {OTHERS} may launch it" in world.said
+    assert f"aws ec2 deregister-image --image-id {there.id}" in world.said
+    assert world.bake().image.id == baked.image.id, "the newest is the current one"
+    world.ec2.permissions.clear()
+    world.bake()
+    assert [image.id for image in world.own] == [baked.image.id]
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+MOMENTS = ("packer", "packer-done", "tag", "launch_permissions", "remove", "remove snapshots")
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_rebake_that_is_killed_anywhere_ends_with_one_ami_and_its_own_facts(
+    world: World, moment: str, again: bool
+) -> None:
+    there = world.there()
+    world.packer.facts = b"facts of the new one"
+    world.ec2.fail[moment] = Killed()
+    with pytest.raises(Killed):
+        world.bake(again=True)
+    assert moment not in ("packer", "packer-done", "tag") or there in world.own
+    world.ec2.fail.clear()
+    seen: list[bytes] = []
+
+    def check(raw: bytes) -> NodeFacts:
+        seen.append(raw)
+        return FACTS
+
+    baked = world.bake(again=again, check=check)
+    assert [image.id for image in world.own] == [baked.image.id]
+    is_old = moment == "packer" and not again
+    assert (baked.image.id == there.id) is is_old
+    assert seen == [b"facts of before" if is_old else b"facts of the new one"]
+    assert len(world.packer.jobs) == (2 if moment == "packer" and again else 1), "what was baked is adopted"
+    assert set(world.ec2.own_snapshots) == {one.snapshot for one in baked.image.snapshots}
+    assert world.ec2.leftover == []
+
+
+def test_a_kill_between_an_ami_and_its_snapshots_leaves_none_after_the_next_bake(world: World) -> None:
+    failed = world.there(state="failed")
+    world.ec2.fail["remove snapshots"] = Killed()
+    with pytest.raises(Killed):
+        world.bake()
+    assert world.own == []
+    (left,) = (one.snapshot for one in failed.snapshots)
+    assert left in world.ec2.own_snapshots
+    world.ec2.fail.clear()
+    baked = world.bake()
+    assert set(world.ec2.own_snapshots) == {one.snapshot for one in baked.image.snapshots}
+    assert f"removing snapshot {left}" in world.said
+
+
+def test_a_snapshot_that_ec2_does_not_let_go_is_told_and_removed_by_the_next_bake(world: World) -> None:
+    there = world.there()
+    (held,) = (one.snapshot for one in there.snapshots)
+    world.ec2.held_snapshots = {held}
+    baked = world.bake(again=True)
+    assert f"snapshot {held} is still in use" in world.said
+    world.ec2.held_snapshots.clear()
+    world.bake()
+    assert set(world.ec2.own_snapshots) == {one.snapshot for one in baked.image.snapshots}
+
+
+def test_snapshots_of_other_bakes_and_of_amis_that_are_there_are_no_business_of_a_bake(world: World) -> None:
+    other = world.ec2.add("other")
+    (mine,) = (one.snapshot for one in other.snapshots)
+    world.ec2.tag([mine], {BAKE_TAG: str(INPUTS)})
+    world.bake()
+    assert mine in world.ec2.own_snapshots
 
 
 @pytest.mark.parametrize("again", [True, False])
@@ -249,6 +359,27 @@ def test_what_a_killed_run_left_is_removed_before_the_bake_and_told(world: World
     assert world.ec2.done[:3] == [f"remove {INSTANCE}", f"remove {KEY}", "make security group sg-of-subnet-1"]
     assert f"removing {INSTANCE}: a build that was cut off left it" in world.said
     assert world.ec2.leftover == []
+
+
+@pytest.mark.parametrize("kind", ["instance", "security group"])
+def test_what_another_host_works_with_right_now_is_left_alone_and_who_that_is_is_told(
+    world: World, kind: Literal["instance", "security group"]
+) -> None:
+    theirs = Leftover(kind=kind, id="x-1", owner="4567 you@there", alive_at=NOW - 40)
+    world.ec2.leftover = [KEY, theirs]
+    error = refused(world.bake, ConflictError)
+    assert error.cause == f"is being baked by you@there ({kind} x-1, last heard of 40 s ago)"
+    assert "10 minutes" in error.hint
+    assert world.ec2.leftover == [KEY, theirs]
+    assert (world.ec2.done, world.packer.jobs, world.packer.held) == ([], [], [])
+
+
+@pytest.mark.parametrize(("owner", "alive_at"), [("4567 you@there", NOW - 601), ("0123 me@here", NOW), ("", NOW)])
+def test_what_nobody_works_with_is_removed(world: World, owner: str, alive_at: float) -> None:
+    world.ec2.leftover = [Leftover(kind="instance", id="i-1", owner=owner, alive_at=alive_at)]
+    world.bake()
+    assert world.ec2.leftover == []
+    assert len(world.own) == 1
 
 
 def test_what_a_killed_run_left_is_removed_where_its_ami_is_adopted(world: World) -> None:
@@ -507,6 +638,63 @@ def test_a_teams_template_is_built_and_baked_upon_and_found_by_its_tag(world: Wo
     world.bake(ami, **more)
     assert [job.name for job in world.packer.jobs] == ["the team's", "workers amd64", "workers amd64"]
     assert "your template made" in world.said
+
+
+def test_a_teams_template_without_a_security_group_gets_ours_and_it_goes_with_the_rest(world: World) -> None:
+    ami, more = team(world)
+    world.packer.networks = TeamNetwork(subnet="subnet-theirs")
+    world.bake(ami, **more)
+    assert world.packer.jobs[0].security_group == "sg-of-subnet-theirs"
+    assert world.packer.jobs[1].variables["security_group_id"] == "sg-of-subnet-1"
+    assert world.ec2.leftover == []
+
+
+def test_a_teams_template_with_a_network_of_its_own_is_left_alone(world: World) -> None:
+    ami, more = team(world)
+    world.bake(ami, **more)
+    assert world.packer.jobs[0].security_group is None
+
+
+def noted(world: World, *, is_interim: bool = False, **more: object) -> FoundImage:
+    """The AMI that a team's template was making when everything was killed: it bears no tags."""
+    made = world.ec2.add("the team's own", **{"state": "pending", "root_device": "/dev/xvda", **more})
+    world.packer.note = NotedAmi(id=made.id, is_interim=is_interim)
+    world.ec2.later[made.id] = ["pending", "pending", "available"]
+    return made
+
+
+def test_a_teams_ami_that_was_noted_is_waited_for_tagged_and_baked_upon(world: World) -> None:
+    ami, more = team(world)
+    made = noted(world)
+    world.bake(ami, **more)
+    assert [job.name for job in world.packer.jobs] == ["workers amd64"]
+    assert world.packer.jobs[0].variables["source_ami"] == made.id
+    assert world.ec2.images[made.id].tags == {TEMPLATE_TAG: str(TEMPLATE)}
+    assert world.packer.note is None
+
+
+@pytest.mark.parametrize("why", ["interim", "failed"])
+def test_a_teams_ami_that_becomes_none_is_removed_and_built_again(world: World, why: str) -> None:
+    ami, more = team(world)
+    made = noted(world, is_interim=why == "interim")
+    if why == "failed":
+        world.ec2.later[made.id] = ["pending", "failed"]
+    world.bake(ami, **more)
+    assert made.id not in world.ec2.images
+    assert [job.name for job in world.packer.jobs] == ["the team's", "workers amd64"]
+    assert world.packer.note is None
+
+
+@pytest.mark.parametrize("what", ["gone", "foreign"])
+def test_a_teams_ami_that_is_gone_or_not_ours_is_forgotten(world: World, what: str) -> None:
+    ami, more = team(world)
+    made = noted(world, **({"owner": OTHERS} if what == "foreign" else {}))
+    if what == "gone":
+        del world.ec2.images[made.id]
+    world.bake(ami, **more)
+    assert (made.id in world.ec2.images) is (what == "foreign")
+    assert [job.name for job in world.packer.jobs] == ["the team's", "workers amd64"]
+    assert world.packer.note is None
 
 
 def test_a_teams_ami_that_failed_is_no_source(world: World) -> None:

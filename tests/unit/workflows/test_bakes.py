@@ -18,6 +18,7 @@ from bundler.domain.definition import Definition
 from bundler.domain.digest import Digest
 from bundler.domain.events import Event, Noted
 from bundler.domain.lock import Lock
+from bundler.domain.machine_image import FoundImage
 from bundler.domain.packer_job import PackerJob
 from bundler.errors import FindingsError, LockChangedError, PackerError, StoppedError
 from bundler.exports import ExportFolder
@@ -75,6 +76,10 @@ class World:
         return Cache(self.folder / "cache")
 
     @property
+    def own(self) -> list[FoundImage]:
+        return [one for one in self.ec2.images.values() if one.owner == ACCOUNT]
+
+    @property
     def said(self) -> str:
         return "\n".join(event.text for event in self.heard if isinstance(event, Noted))
 
@@ -119,7 +124,7 @@ def world(tmp_path: Path) -> World:
 
 
 def test_a_bake_is_recorded_with_all_that_the_archive_carries_of_it(world: World) -> None:
-    lock = world.run().all()
+    lock = world.run().complete()
     (baked,) = lock.bake
     assert (baked.name, baked.architecture, baked.account, baked.region) == ("workers", "amd64", ACCOUNT, "eu-west-1")
     assert baked.facts is not None
@@ -132,62 +137,91 @@ def test_a_bake_is_recorded_with_all_that_the_archive_carries_of_it(world: World
 
 
 def test_a_lock_that_records_its_bakes_is_left_alone(world: World) -> None:
-    lock = world.run().all()
+    lock = world.run().complete()
     before = list(world.ec2.done)
-    assert world.run(lock).all() is lock
+    assert world.run(lock).complete() is lock
     assert world.ec2.done == before
 
 
 def test_the_same_inputs_are_taken_from_the_cache_though_the_lock_was_lost(world: World) -> None:
-    lock = world.run().all()
+    lock = world.run().complete()
     before = list(world.ec2.done)
-    assert world.run().all() == lock
+    assert world.run().complete() == lock
     assert world.ec2.done == before
     assert "its packs are in the cache" in world.said
 
 
 def test_packs_that_are_lost_are_read_from_the_ami_again(world: World) -> None:
-    lock = world.run().all()
+    lock = world.run().complete()
     (baked,) = lock.bake
     world.cache.path(baked.packs[0].digest).unlink()
-    assert world.run().all() == lock
+    assert world.run().complete() == lock
     assert world.cache.has(baked.packs[0].digest)
     assert len(world.packer.jobs) == 1
 
 
 def test_a_template_of_ours_that_changed_bakes_again(world: World) -> None:
-    world.run().all()
+    world.run().complete()
     (world.template / "bake.sh").write_text("better")
-    world.run().all()
+    world.run().complete()
     assert len(world.packer.jobs) == 2
 
 
 def test_rebake_bakes_again_and_takes_the_place_of_the_record(world: World) -> None:
-    lock = world.run().all()
-    again = world.run(lock, again=True).all()
+    lock = world.run().complete()
+    again = world.run(lock, again=True).complete()
     assert len(world.packer.jobs) == 2
     assert [one.name for one in again.bake] == ["workers"]
     assert again.bake[0].ami != lock.bake[0].ami
 
 
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_rebake_whose_outcome_the_lock_never_got_is_finished_by_the_next_build(
+    world: World, again: bool, is_recorded: bool
+) -> None:
+    first = world.run().complete()
+    lock = first if is_recorded else world.lock
+    lost = world.run(lock, again=True).complete()
+    assert world.run(lock, again=again).complete() == lost
+    assert len(world.packer.jobs) == 2, "what was baked is adopted"
+    assert [image.id for image in world.own] == [lost.bake[0].ami]
+    assert world.run(lost).complete() is lost
+    third = world.run(lost, again=True).complete()
+    assert len(world.packer.jobs) == 3, "another one"
+    assert [image.id for image in world.own] == [third.bake[0].ami]
+
+
+def test_rebake_that_makes_nothing_leaves_the_ami_that_the_lock_records(world: World) -> None:
+    lock = world.run().complete()
+    world.packer.error = PackerError("workers", "a script failed")
+    with pytest.raises(PackerError):
+        world.run(lock, again=True).complete()
+    assert world.run(lock).complete() == lock
+    assert [image.id for image in world.own] == [lock.bake[0].ami]
+    before = list(world.ec2.done)
+    assert world.run(lock).complete() is lock
+    assert world.ec2.done == before
+
+
 @pytest.mark.parametrize("lost", ["cache", "lock"])
 def test_what_was_baked_before_is_checked_against_what_the_bundle_asks_for_now(world: World, lost: str) -> None:
-    lock = world.run().all()
+    lock = world.run().complete()
     older = (lock if lost == "cache" else world.lock).model_copy(update={"kubernetes_version": "1.35"})
     with pytest.raises(FindingsError, match=r"kubelet: is 1\.36\.0, which does not fit Kubernetes 1\.35"):
-        world.run(older).all()
+        world.run(older).complete()
     assert len(world.packer.jobs) == 1
 
 
 def mended(world: World, **change: object) -> None:
-    lock = world.run().all()
+    lock = world.run().complete()
     (baked,) = lock.bake
     changed = baked.model_copy(update=change)
     world.run(with_bakes(lock, (changed,))).mend(changed)
 
 
 def test_mending_reads_the_recorded_ami_without_the_host_that_baked_it(world: World) -> None:
-    lock = world.run().all()
+    lock = world.run().complete()
     for path in world.folder.rglob("facts"):
         path.unlink()
     for blob in lock.bake[0].blobs:
@@ -213,7 +247,7 @@ def test_an_ami_that_holds_something_else_now_is_told(world: World) -> None:
 
 
 def test_an_ami_that_is_gone_is_not_baked_anew(world: World) -> None:
-    lock = world.run().all()
+    lock = world.run().complete()
     world.ec2.remove(world.ec2.images[lock.bake[0].ami])
     with pytest.raises(LockChangedError, match=f"AMI {lock.bake[0].ami}"):
         world.run(lock).mend(lock.bake[0])
@@ -253,7 +287,7 @@ def both(world: World) -> Lock:
 def test_both_architectures_are_baked_at_the_same_time(world: World) -> None:
     barrier = threading.Barrier(2)
     world.at_work = Packers(world.ec2, before=lambda job: barrier.wait(timeout=10))
-    lock = world.run(both(world)).all()
+    lock = world.run(both(world)).complete()
     assert [(one.name, one.architecture) for one in lock.bake] == [("workers", "amd64"), ("workers", "arm64")]
     assert [one.facts and one.facts.architecture for one in lock.bake] == ["amd64", "arm64"]
     assert len({one.ami for one in lock.bake}) == 2
@@ -270,7 +304,7 @@ def test_the_failure_of_one_bake_calls_off_the_other(world: World) -> None:
 
     world.at_work = Packers(world.ec2, before=before)
     with pytest.raises(PackerError, match="no such instance type"):
-        world.run(both(world)).all()
+        world.run(both(world)).complete()
     assert [type(error) for error in ended] == [StoppedError]
     assert not list(world.folder.rglob("baked*.json"))
 
