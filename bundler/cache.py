@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -19,6 +20,8 @@ from bundler.errors import DigestError, LocalResourceError
 
 CHUNK_BYTES = 1 << 20
 SYNC_BYTES = 32 << 20
+_UNFINISHED = "new"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,20 @@ class Cache:
     def begin(self) -> NewBlob:
         """Begin a blob that comes in pieces; leaving its `with` before it is finished leaves nothing.
 
+        What processes that were killed have left is removed.
+
         Raises:
             LocalResourceError: the folder is not writable.
         """
-        folder = self.path(Digest("sha256:" + "0" * 64)).parent
+        folder = self.folder / _UNFINISHED
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=folder, prefix=".new-")
+            self.path(Digest("sha256:" + "0" * 64)).parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
+            with (folder / _LOCK).open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _remove_orphans(folder)
+                handle, name = tempfile.mkstemp(dir=folder)
+                fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
             raise _unwritable(folder, error) from error
         return NewBlob(self, Path(name), os.fdopen(handle, "wb"))
@@ -168,15 +178,15 @@ class NewBlob:
         digest = Digest("sha256:" + self._sha256.hexdigest())
         if expect is not None and digest != expect:
             raise DigestError(str(expect), f"the content received has the digest {digest}")
-        folder = self._temporary.parent
+        path = self._cache.path(digest)
         try:
-            with self._file:
+            with self._file:  # held until it has its name: what nobody holds is taken for an orphan
                 self._file.flush()
                 os.fsync(self._file.fileno())
-            self._temporary.replace(self._cache.path(digest))
-            sync_folder(folder)
+                self._temporary.replace(path)
+            sync_folder(path.parent)
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise _unwritable(path.parent, error) from error
         return digest, self._size
 
 
@@ -208,6 +218,19 @@ class CachePlace:
             LocalResourceError: the disk is full.
         """
         self._blob.finish(expect=self._digest)
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove unfinished blobs that nobody writes any more: a process holds its own, and lets go of them when it ends.
+
+    Whoever calls this holds the lock of the folder, so that no file is seen between its creation and its own lock.
+    """
+    for path in folder.iterdir():
+        if path.name == _LOCK:
+            continue
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _unwritable(folder: Path, error: OSError) -> LocalResourceError:

@@ -102,6 +102,37 @@ class Patience:
     sleep: Callable[[float], None] = time.sleep
     emit: Emit = silent
 
+    def until(
+        self,
+        look: Callable[[], Result],
+        missing: Callable[[Result], Sequence[str]],
+        *,
+        subject: str,
+        limit_s: float | None = None,
+    ) -> Result:
+        """Look again and again; return what was seen last: with nothing missing, else what it was when time was up.
+
+        Args:
+            look: asks the far side.
+            missing: what of it is not yet as it should be, in words.
+            subject: what is waited for.
+            limit_s: None for the deadline.
+        """
+        started, limit = self.clock(), self.deadline_s if limit_s is None else limit_s
+        while left := missing(found := look()):
+            elapsed = self.clock() - started
+            if elapsed > limit:
+                break
+            self.pause(subject, left, elapsed_s=elapsed)
+        return found
+
+    def appears(
+        self, look: Callable[[], Result | None], *, subject: str, limit_s: float | None = None
+    ) -> Result | None:
+        """Return what has an id already and is shown a moment later (EC2 API, eventual consistency); None where not."""
+        limit = self.visible_s if limit_s is None else limit_s
+        return self.until(look, lambda one: ["not visible yet"] if one is None else [], subject=subject, limit_s=limit)
+
     def pause(self, subject: str, missing: Sequence[str], *, elapsed_s: float) -> None:
         """Tell how much is missing yet, and sleep until the next look."""
         state = f"{len(missing)} to go: {missing[0]}"

@@ -68,7 +68,7 @@ class RestoreSite:
 
     @property
     def wanted(self) -> WantedAmi:
-        return WantedAmi(baked=self.ami.baked)
+        return WantedAmi(baked=self.ami.baked, kms_key=self.document.get("restore", {}).get("kmsKey"))
 
     def pack(self, ami: MadeAmi) -> None:
         """Make an archive with this AMI, and accept who signed it."""

@@ -54,7 +54,7 @@ def lock(
     progress: str,
     output: str,
 ) -> None:
-    """Pin every image, chart and tool of DEFINITION by digest.
+    """Pin every image, chart and tool of DEFINITION by digest, and every AMI by its id.
 
     Writes bundle.lock.json beside bundle.yaml. When nothing changed upstream the file stays as it is, byte for byte; a
     tag that moved is shown, and needs --update.

@@ -53,11 +53,11 @@ def lab() -> None:
 @output_option
 def up(state: Path, kubernetes: bool | None, machines: bool, output: str) -> None:
     """Start the stand-ins in the background."""
-    from bundler.lab.lab import lab_up
+    from bundler.lab.lab import LabOptions, lab_up
 
     if kubernetes is None:
         kubernetes = bool(os.environ.get("KUBEBUILDER_ASSETS"))
-    _show(lab_up(state, kubernetes=kubernetes, machines=machines), output)
+    _show(lab_up(state, LabOptions(kubernetes=kubernetes, machines=machines)), output)
 
 
 @lab.command()

@@ -21,7 +21,7 @@ from bundler.errors import KEPT, BundleError, InterruptedByUserError, LocalResou
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("bundler.cli.define:init", "Write a commented bundle.yaml from a preset."),
-    "lock": ("bundler.cli.build:lock", "Pin every image, chart and tool of bundle.yaml by digest."),
+    "lock": ("bundler.cli.build:lock", "Pin every image, chart and tool by digest, every AMI by id."),
     "build": ("bundler.cli.build:build", "Build the one signed archive that crosses the gap."),
     "inspect": ("bundler.cli.inspect:inspect", "Show what an archive holds, without unpacking it."),
     "verify": ("bundler.cli.verify:verify", "Check signature and every byte of an archive."),

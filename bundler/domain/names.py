@@ -28,6 +28,11 @@ def step_key(step: str, inputs: Mapping[str, object], bundle: Digest) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def shared_tags() -> dict[str, str]:
+    """Tags of what all clusters of an account share, AMIs and their snapshots: the same whichever cluster is first."""
+    return {MANAGED_TAG: "true"}
+
+
 def owner_tags(cluster: str) -> dict[str, str]:
-    """Tags of everything we create; nothing without them is ever changed or deleted."""
-    return {CLUSTER_TAG: cluster, MANAGED_TAG: "true"}
+    """Tags of everything we create for one cluster; nothing without them is ever changed or deleted."""
+    return {CLUSTER_TAG: cluster, **shared_tags()}

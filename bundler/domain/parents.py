@@ -14,14 +14,26 @@ from bundler.domain.snapshot import FoundSnapshot
 
 INDEX_TAG = "bundle:ami-index"
 DEVICE_TAG = "bundle:ami-device"
+KEY_TAG = "bundle:kms-key"
+"""On a snapshot of a site that names a key: the end of the key's ARN, as much as a tag takes."""
+_TAG_VALUE_MAX = 256
 BASE_CHECK = "base of the AMI"
 _CONFLICT_EXIT = 7
 _WHOLE = "have the bundle built with all of it: bundle build --whole"
 
 
-def snapshot_tags(index: Digest, device: str) -> dict[str, str]:
-    """Tags by which a restored snapshot is found again."""
-    return {INDEX_TAG: str(index), DEVICE_TAG: device}
+def snapshot_tags(index: Digest, device: str, kms_key: str | None = None) -> dict[str, str]:
+    """Tags by which a restored snapshot is found again, by sites that name the same key or none as this one."""
+    key = {} if kms_key is None else {KEY_TAG: kms_key[-_TAG_VALUE_MAX:]}
+    return {INDEX_TAG: str(index), DEVICE_TAG: device, **key}
+
+
+def serves(snapshot: FoundSnapshot, kms_key: str | None) -> bool:
+    """Whether a snapshot is for sites that name this key, or none: what another site's key encrypts, that may close."""
+    made_for = snapshot.tags.get(KEY_TAG)
+    if kms_key is None:
+        return made_for is None
+    return snapshot.bears(kms_key) and made_for in (None, kms_key[-_TAG_VALUE_MAX:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +77,9 @@ class Encryption:
 
     def takes(self, parent: FoundSnapshot) -> bool:
         """Whether a snapshot may begin with this one."""
-        if self.kms_key is not None:
-            return parent.is_encrypted and parent.bears(self.kms_key)
-        return parent.is_encrypted or not self.by_default
+        if not serves(parent, self.kms_key):
+            return False
+        return parent.is_encrypted or (self.kms_key is None and not self.by_default)
 
 
 def find_parents(index: BlockIndex, *, found: Sequence[FoundSnapshot], encryption: Encryption) -> Parents | None:
@@ -112,11 +124,13 @@ def _absent(baked: BakedAmi, base: AmiBase, device: str) -> Finding:
 
 def _unfit(baked: BakedAmi, parent: FoundSnapshot, encryption: Encryption, site: Site) -> Finding:
     held = f"is encrypted with {parent.kms_key or 'another key'}" if parent.is_encrypted else "is not encrypted"
-    asked = "the account encrypts every snapshot"
-    if encryption.kms_key is not None:
-        asked = f"restore.kmsKey in the site file is {encryption.kms_key}"
+    asked = f"restore.kmsKey in the site file is {encryption.kms_key}"
+    if encryption.kms_key is None:
+        by_default, other = "the account encrypts every snapshot", "restore.kmsKey in the site file is not set"
+        asked = other if parent.is_encrypted else by_default
     cause = f"begins with {parent.id}, which {held}, and so would it be; {asked}"
-    tags = ",".join(f"{{Key={key},Value={parent.tags[key]}}}" for key in (INDEX_TAG, DEVICE_TAG))
+    wanted = snapshot_tags(Digest.parse(parent.tags[INDEX_TAG]), parent.tags[DEVICE_TAG], encryption.kms_key)
+    tags = ",".join(f"{{Key={name},Value={value}}}" for name, value in wanted.items())
     key = "" if encryption.kms_key is None else f" --kms-key-id {encryption.kms_key}"
     copy = (
         f"aws ec2 copy-snapshot --region {site.region} --source-region {site.region} --source-snapshot-id {parent.id}"

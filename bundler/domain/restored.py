@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
 from bundler.domain.ami import BakedAmi, Target
 from bundler.domain.bake import text_digest
@@ -17,7 +18,7 @@ from bundler.domain.oci import Platform
 from bundler.domain.site import NodeGroup, Site
 
 AMI_TAG = "bundle:ami"
-"""On a restored AMI; its value is the digest of what it is: content, attributes, architecture."""
+"""On a restored AMI; its value is the digest of what it is: content, attributes, architecture, the site's key."""
 UNPACKED_RATIO = 2.5
 """How much larger image layers are on a node than in the registry: gzip, over the images of the presets."""
 KEPT_FREE = 0.15
@@ -35,15 +36,22 @@ _SYSTEMS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedAmi:
-    """An AMI of the bundle that a site needs."""
+    """An AMI of the bundle that a site needs.
+
+    Attributes:
+        kms_key: that the site names; None where the account's own rule holds.
+    """
 
     baked: BakedAmi
+    kms_key: str | None = None
 
     @property
     def digest(self) -> Digest:
-        """What it is, whoever registered it."""
+        """What it is, whoever registered it; one that a key encrypts is another than one that none or another does."""
         attributes = self.baked.attributes.model_dump(mode="json", exclude_none=True)
-        return text_digest(str(self.baked.index.digest), canonical_json(attributes).decode(), self.baked.architecture)
+        key = () if self.kms_key is None else (self.kms_key,)
+        what = (str(self.baked.index.digest), canonical_json(attributes).decode(), self.baked.architecture)
+        return text_digest(*what, *key)
 
     @property
     def name(self) -> str:
@@ -79,7 +87,7 @@ def wanted_amis(site: Site, lock: Lock) -> tuple[WantedAmi, ...]:
     for group in site.node_groups:
         baked = lock.baked(group.ami, group.architecture) if is_from_bundle(group) else None
         if baked is not None:
-            found[baked.name, baked.architecture] = WantedAmi(baked=baked)
+            found[baked.name, baked.architecture] = WantedAmi(baked=baked, kms_key=site.restore.kms_key)
     return tuple(found[key] for key in sorted(found))
 
 
@@ -109,8 +117,13 @@ def preload_notes(site: Site, lock: Lock) -> tuple[str, ...]:
     here = Target(partition=site.partition, account=site.account, region=site.region, prefix=site.registry.prefix)
     if not wanted_amis(site, lock) or here in lock.targets:
         return ()
-    place = f"{site.account}, {site.region}, prefix {site.registry.prefix}"
-    return (f"targets of the definition does not name this site ({place}): its nodes pull what their AMIs preload",)
+    place = f"account {site.account}, {site.region}, prefix {site.registry.prefix}"
+    note = (
+        f"the AMIs of this bundle preload no image under the names of this site's registry ({place}), because targets"
+        " in the definition does not list it. The install works, and nodes pull every image. To preload for this site,"
+        " add it to targets on the connected side, then: bundle lock; bundle build"
+    )
+    return (note,)
 
 
 def _group(site: Site, group: NodeGroup, baked: BakedAmi, lock: Lock) -> Iterator[Finding]:
@@ -151,10 +164,11 @@ def _room(group: NodeGroup, baked: BakedAmi, lock: Lock) -> Iterator[Finding]:
     needed_gib = (brought + _images_bytes(lock, baked)) / (1 << 30) / (1 - KEPT_FREE)
     if needed_gib > has:
         cause = (
-            f"and the bundle's images, unpacked, need about {needed_gib:.0f} GiB with what kubelet keeps free;"
-            f" the group's {what} volume has {has}"
+            f"needs a {what} volume of about {ceil(needed_gib)} GiB, with the bundle's images unpacked and what kubelet"
+            f" keeps free; the group says {has} GiB"
         )
-        yield _finding(group, group.ami, cause, hint="Give it a larger volume.sizeGiB.")
+        hint = f"Set volume.sizeGiB of the group to {ceil(needed_gib)} or more, then run the same command again."
+        yield _finding(group, group.ami, cause, hint=hint)
 
 
 def _images_bytes(lock: Lock, baked: BakedAmi) -> float:

@@ -148,27 +148,43 @@ def _is_running(state: Path) -> bool:
     return False
 
 
-def lab_up(  # noqa: PLR0913 - each is one property of a lab
-    state: Path,
-    *,
-    kubernetes: bool = False,
-    source: bool = True,
-    machines: bool = False,
-    account: str = ACCOUNT,
-    region: str = REGION,
-    assets: Path | None = None,
-    bound: bool = False,
-) -> LabFacts:
-    """Start a lab and return when it is ready. What an earlier one left in the folder is gone, but for logs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabOptions:
+    """What a lab plays.
 
-    Args:
-        state: the lab's folder.
+    Attributes:
         kubernetes: with a control plane; `assets` (default KUBEBUILDER_ASSETS) holds its programs.
         source: with all images and charts of the lab under upstream's names (programs from PyPI, 40 MB, once).
         machines: EC2 instances started with a key pair are real processes (root; containerd and more, see machines.py).
         account: the account that it plays.
         region: the Region that it plays.
         assets: folder of the control plane's programs.
+    """
+
+    kubernetes: bool = False
+    source: bool = True
+    machines: bool = False
+    account: str = ACCOUNT
+    region: str = REGION
+    assets: Path | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """The same for the daemon."""
+        wanted = {"--source": self.source, "--machines": self.machines}
+        arguments = ["--account", self.account, "--region", self.region]
+        arguments += [flag for flag, is_wanted in wanted.items() if is_wanted]
+        if self.kubernetes:
+            arguments += ["--kube-assets", str(self.assets or os.environ.get("KUBEBUILDER_ASSETS", ""))]
+        return arguments
+
+
+def lab_up(state: Path, options: LabOptions = LabOptions(), *, bound: bool = False) -> LabFacts:
+    """Start a lab and return when it is ready. What an earlier one left in the folder is gone, but for logs.
+
+    Args:
+        state: the lab's folder.
+        options: what it plays.
         bound: the lab ends when this process does.
 
     Raises:
@@ -179,25 +195,19 @@ def lab_up(  # noqa: PLR0913 - each is one property of a lab
         NetworkError: PyPI does not give what the source is made of.
     """
     _require_extra()
-    if machines:
+    if options.machines:
         _require_machines()
     state = state.absolute()
     if _is_running(state):
         raise ConflictError(str(state), "a lab runs with this folder already", hint="bundle lab status, or down")
-    if source:
+    if options.source:
         _fetch_programs()
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     logs = state / "logs"
     logs.mkdir(exist_ok=True)
     (state / FACTS_FILE).unlink(missing_ok=True)
-    wanted = {"--source": source, "--machines": machines}
-    arguments = ["--state", str(state), "--account", account, "--region", region]
-    arguments += [flag for flag, is_wanted in wanted.items() if is_wanted]
-    if kubernetes:
-        arguments += ["--kube-assets", str(assets or os.environ.get("KUBEBUILDER_ASSETS", ""))]
-    if bound:
-        arguments += ["--parent", str(os.getpid())]
-    pid = _start(arguments, logs)
+    parent = ["--parent", str(os.getpid())] if bound else []
+    pid = _start(["--state", str(state), *options.arguments, *parent], logs)
     try:
         return _wait_until_ready(state, pid, logs / _LOG_FILE)
     except BaseException:
@@ -288,27 +298,9 @@ def _has_ended(pid: int) -> bool:
 
 
 @contextmanager
-def lab(  # noqa: PLR0913 - those of lab_up
-    state: Path,
-    *,
-    kubernetes: bool = False,
-    source: bool = True,
-    machines: bool = False,
-    account: str = ACCOUNT,
-    region: str = REGION,
-    assets: Path | None = None,
-) -> Iterator[LabFacts]:
+def lab(state: Path, options: LabOptions = LabOptions()) -> Iterator[LabFacts]:
     """Run a lab for the length of a `with`; it ends with this process at the latest."""
-    facts = lab_up(
-        state,
-        kubernetes=kubernetes,
-        source=source,
-        machines=machines,
-        account=account,
-        region=region,
-        assets=assets,
-        bound=True,
-    )
+    facts = lab_up(state, options, bound=True)
     try:
         yield facts
     finally:

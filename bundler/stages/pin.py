@@ -122,10 +122,12 @@ class _Pin:
             hint = "Correct the id or builder.region in the definition, or have the AMI shared with this account."
             raise NotFoundUpstreamError(f"AMI {name}", cause, hint=hint)
         if parameter and found.alias != "amazon":
-            cause = f"belongs to {found.owner}, not to AWS: {parameter} should not name it"
-            raise PolicyError(
-                found.subject, cause, hint="Look who changed the parameter; nothing else names such an AMI."
+            cause = f"belongs to account {found.owner} and not to AWS, although AWS's parameter {parameter} names it"
+            hint = (
+                "What answered may not be AWS: check AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_SSM and proxies, then run"
+                " bundle lock again. To use an AMI of your own, name it by its id (amis, ami.id)."
             )
+            raise PolicyError(found.subject, cause, hint=hint)
         require_portable(found)
         if found.architecture != machine:
             raise DefinitionError(

@@ -12,6 +12,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
 from bundler.domain.lock import Lock, LockedManifest
 from bundler.domain.oci import Descriptor
+from bundler.domain.plan import Action, Plan
 from bundler.domain.reference import Reference
 from bundler.errors import ConflictError, DigestError
 from bundler.ports import ImageRegistry
@@ -58,6 +59,14 @@ class PushPlan:
 
     missing: tuple[Push, ...] = ()
     present: tuple[Push, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """The same for people and for `--plan`."""
+        return Plan(
+            actions=tuple(Action(phase="push", verb="upload", target=push.source) for push in self.missing),
+            unchanged=tuple(push.source for push in self.present),
+        )
 
     @property
     def repositories(self) -> tuple[str, ...]:

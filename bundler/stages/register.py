@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from bundler.copying import copied
 from bundler.domain.bake import client_token
 from bundler.domain.events import Emit, Noted, silent
 from bundler.domain.machine_image import FoundImage, ImageCopy, NewImage
@@ -18,7 +19,6 @@ from bundler.retry import Patience
 
 PHASE = "restore"
 _NAME_TAKEN = "InvalidAMIName.Duplicate"
-_COPIES = 3
 _AVAILABLE = "available"
 _WORKING = ("pending", "transient")
 _ANEW = "Look at it in EC2 for more (StateMessage); run the same command again: it begins a new one."
@@ -126,8 +126,14 @@ def _ours_by_name(wanted: WantedAmi, images: Images) -> FoundImage | None:
     return found
 
 
-def _name_taken(wanted: WantedAmi, cause: str, ami: str) -> ConflictError:
-    hint = f"Look what it is; to give the name back: aws ec2 deregister-image --image-id {ami}"
+def _name_taken(wanted: WantedAmi, cause: str, ami: str | None) -> ConflictError:
+    which = f"--image-ids {ami}"
+    if ami is None:
+        which = f"--owners self --include-disabled --filters Name=name,Values={wanted.name}"
+    hint = (
+        f"See what it is: aws ec2 describe-images {which}. Where nobody needs it, free the name: aws ec2"
+        f" deregister-image --image-id {ami or 'ID'}; then run the same command again."
+    )
     return ConflictError(f"AMI name {wanted.name}", cause, hint=hint)
 
 
@@ -136,7 +142,7 @@ class Registry:
     """Where AMIs are registered.
 
     Attributes:
-        tags: of everything that this tool makes at the site.
+        tags: of what all clusters of the account share.
     """
 
     images: Images
@@ -189,17 +195,13 @@ class _Register:
         return self._made(lambda: self._seen(images.register(new)))
 
     def copied(self, site: Site) -> FoundImage:
-        return self._made(lambda: self._copied(site))
+        def make() -> FoundImage:
+            to = self.registry
+            return copied(
+                lambda attempt: self._copy(site, attempt), images=to.images, patience=to.patience, emit=to.emit
+            )
 
-    def _copied(self, site: Site) -> FoundImage:
-        """Copy; a token whose copy was deregistered gives that for as long as EC2 knows it, so another one is taken."""
-        for attempt in range(_COPIES):
-            ami = self.registry.images.copy(self._copy(site, attempt))
-            found = self._visible(ami, deadline_s=self.registry.patience.visible_s)
-            if found is not None:
-                return found
-            self.registry.emit(Noted(text=f"{ami}, copied before, is not there any more: copying it again"))
-        raise TargetError(f"AMI {self.wanted.name}", "was copied, and EC2 does not show it", hint=_SLOW)
+        return self._made(make)
 
     def _copy(self, site: Site, attempt: int) -> ImageCopy:
         wanted, baked, key = self.wanted, self.wanted.baked, site.restore.kms_key
@@ -223,17 +225,14 @@ class _Register:
             ours = _ours_by_name(self.wanted, self.registry.images)  # the answer to a first try may have been lost
             if ours is None:
                 cause = f"is taken by an AMI that EC2 does not show: {error.cause}"
-                raise _name_taken(self.wanted, cause, "ID") from error
+                raise _name_taken(self.wanted, cause, None) from error
             return ours
 
     def await_snapshots(self, ids: Sequence[str]) -> None:
         patience = self.registry.patience
-        started = patience.clock()
-        while waiting := self._incomplete(ids):
-            elapsed = patience.clock() - started
-            if elapsed > patience.deadline_s:
-                raise TargetError(f"snapshot {waiting[0]}", f"is not complete after {elapsed:.0f} s", hint=_SLOW)
-            patience.pause("snapshots", [f"snapshot {name}" for name in waiting], elapsed_s=elapsed)
+        waiting = patience.until(lambda: self._incomplete(ids), lambda names: names, subject="snapshots")
+        if waiting:
+            raise TargetError(waiting[0], f"is not complete after {patience.deadline_s:.0f} s", hint=_SLOW)
 
     def _incomplete(self, ids: Sequence[str]) -> list[str]:
         found = self.registry.images.snapshots(ids)
@@ -241,18 +240,16 @@ class _Register:
             if snapshot.state == "error":
                 why = snapshot.why or "EC2 does not say why"
                 raise TargetError(f"snapshot {snapshot.id}", f"went to error: {why}", hint=_ANEW)
-        return [name for name in ids if name not in found or found[name].state != "completed"]
+        return [f"snapshot {name}" for name in ids if name not in found or found[name].state != "completed"]
 
     def available(self, image: FoundImage) -> FoundImage:
         """Wait until the AMI can be used, and let it bear its tags however it was found."""
-        patience = self.registry.patience
-        started = patience.clock()
-        while image.state in _WORKING:
-            elapsed = patience.clock() - started
-            if elapsed > patience.deadline_s:
-                raise TargetError(image.subject, f"is still {image.state} after {elapsed:.0f} s", hint=_SLOW)
-            patience.pause(image.subject, [image.state], elapsed_s=elapsed)
-            image = self._seen(image.id)
+        if image.state in _WORKING:
+            ami, patience = image.id, self.registry.patience
+            image = patience.until(lambda: self._seen(ami), _at_work, subject=image.subject)
+            if image.state in _WORKING:
+                cause = f"is still {image.state} after {patience.deadline_s:.0f} s"
+                raise TargetError(image.subject, cause, hint=_SLOW)
         if image.state != _AVAILABLE:
             why = image.why or "EC2 does not say why"
             hint = f"To make it anew: aws ec2 deregister-image --image-id {image.id}; then run the same command again."
@@ -263,18 +260,12 @@ class _Register:
         return image
 
     def _seen(self, ami: str) -> FoundImage:
-        found = self._visible(ami, deadline_s=self.registry.patience.deadline_s)
+        images, patience = self.registry.images, self.registry.patience
+        found = patience.appears(lambda: images.image(ami), subject=f"AMI {ami}", limit_s=patience.deadline_s)
         if found is None:
             raise TargetError(f"AMI {ami}", "was made, and EC2 does not show it", hint=_SLOW)
         return found
 
-    def _visible(self, ami: str, *, deadline_s: float) -> FoundImage | None:
-        """Return an AMI that EC2 gave an id for; it may show it a moment later (EC2 API, eventual consistency)."""
-        patience = self.registry.patience
-        started = patience.clock()
-        while (found := self.registry.images.image(ami)) is None:
-            elapsed = patience.clock() - started
-            if elapsed > deadline_s:
-                return None
-            patience.pause(f"AMI {ami}", ["not visible yet"], elapsed_s=elapsed)
-        return found
+
+def _at_work(image: FoundImage) -> Sequence[str]:
+    return [image.state] if image.state in _WORKING else []

@@ -20,7 +20,7 @@ from bundler.domain.delta import ZERO_SHA256, changes
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, TransferPlanned
 from bundler.domain.packs import FRAME_BLOCKS, Frame, PackTable
-from bundler.domain.parents import DEVICE_TAG, INDEX_TAG, Parents, snapshot_tags
+from bundler.domain.parents import DEVICE_TAG, INDEX_TAG, Parents, serves, snapshot_tags
 from bundler.domain.snapshot import FoundSnapshot, ListedBlock, NewSnapshot, SnapshotBlocks
 from bundler.errors import ConflictError, DigestError
 from bundler.transfer import Pace, ordered_map
@@ -93,7 +93,7 @@ class Owner:
 
     Attributes:
         account: 12 digits.
-        tags: of everything that this tool makes at the site.
+        tags: of what all clusters of the account share.
         kms_key: ARN of the site's key; None for the account's default.
     """
 
@@ -132,11 +132,11 @@ def plan_restore(
 ) -> RestorePlan:
     """Return what to write, given the snapshots of the account that bear the index's tag."""
     digest = index.digest
-    ours = [snapshot for snapshot in found if snapshot.tags.get(INDEX_TAG) == str(digest)]
+    ours = [one for one in found if one.tags.get(INDEX_TAG) == str(digest) and serves(one, owner.kms_key)]
     there = {
         snapshot.tags.get(DEVICE_TAG, ""): snapshot.id
         for snapshot in sorted(ours, key=lambda snapshot: snapshot.id, reverse=True)
-        if snapshot.state == "completed" and snapshot.bears(owner.kms_key)
+        if snapshot.state == "completed"
     }
     devices = {volume.device for volume in index.volumes}
 
@@ -146,7 +146,7 @@ def plan_restore(
         return NewSnapshot(
             gib=volume.gib,
             description=f"{name} {digest.short} {volume.device}",
-            tags={**owner.tags, **snapshot_tags(digest, volume.device)},
+            tags={**owner.tags, **snapshot_tags(digest, volume.device, owner.kms_key)},
             token=snapshot_token(digest, volume.device, owner, attempt=attempt, beside=(name, parent or "")),
             parent=parent,
             kms_key=owner.kms_key if parent is None else None,
@@ -163,9 +163,9 @@ def plan_restore(
 def snapshot_token(index: Digest, device: str, owner: Owner, *, attempt: int = 0, beside: Sequence[str] = ()) -> str:
     """Return what makes StartSnapshot give the same snapshot again: 64 hex digits of all that it is asked, and attempt.
 
-    With other values beside it, a token is refused: two clusters of one account differ in their tags, and a parent
-    makes another request, too; `beside` has those values. A snapshot that went to `error` would be given again for
-    ever: each of them makes the next token another one.
+    With other values beside it, a token is refused: tags, and a parent, which makes another request, too, are part of
+    it; `beside` has the latter. No tag names the cluster: another one of the account goes on with what a first began.
+    A snapshot that went to `error` would be given again for ever: each of them makes the next token another one.
     """
     tags = (f"{key}={value}" for key, value in sorted(owner.tags.items()))
     parts = (str(index), device, owner.account, owner.region, owner.kms_key or "", *beside, *tags, str(attempt))

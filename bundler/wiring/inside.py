@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bundler.domain.record import Record
     from bundler.journal import Place, Session
     from bundler.stages.preflight import Probes
-    from bundler.workflows.install import Inside
+    from bundler.workflows.inside import Inside
     from bundler.workflows.restore import Machines
     from bundler.workflows.status import SiteStatus
     from bundler.workflows.verify_installed import Installed
@@ -52,7 +52,7 @@ def closed(archive: Archive, site: Site, surroundings: Surroundings, options: In
     from bundler.adapters.aws.eks import Eks
     from bundler.adapters.aws.iam import Iam
     from bundler.retry import Patience
-    from bundler.workflows.install import Inside
+    from bundler.workflows.inside import Inside
 
     aws = aws_for(surroundings, site, connections=BLOCK_CONNECTIONS)
     ec2 = Ec2(aws.service("ec2"))

@@ -9,36 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
 from bundler.archive.reader import Archive
-from bundler.domain.digest import Digest
 from bundler.domain.events import Noted, PhaseDone, PhaseStarted, counted
 from bundler.domain.finding import raise_findings
 from bundler.domain.image_map import ImageMap, PrivateRegistry, image_map
 from bundler.domain.infrastructure import Infrastructure, MachineImage
-from bundler.domain.oci import Descriptor
 from bundler.domain.plan import LAST_PHASE, Action, Plan
 from bundler.domain.reference import Reference
 from bundler.domain.report import Report
 from bundler.domain.restored import check_amis, preload_notes
-from bundler.domain.site import Site
 from bundler.errors import ConflictError, keeping
-from bundler.journal import Journal, Place, Session, hold, was_cut_off
-from bundler.ports import ByteSource, ImageRegistry, Reopen
-from bundler.retry import Patience
-from bundler.stages.check import Watched, check
-from bundler.stages.check_nodes import GroupWatch, NodeWatch, check_nodes
-from bundler.stages.identity import Access, identity, observe_identity
-from bundler.stages.infrastructure import Network, Profiles, infrastructure
-from bundler.stages.nodes import Groups, Templates, nodes, observe_nodes, plan_nodes
-from bundler.stages.preflight import Probes, VersionProbe, check_version, preflight
+from bundler.journal import Journal, hold, was_cut_off
+from bundler.ports import ByteSource
+from bundler.stages.check import check
+from bundler.stages.check_nodes import check_nodes
+from bundler.stages.identity import identity, observe_identity
+from bundler.stages.infrastructure import infrastructure
+from bundler.stages.nodes import nodes, observe_nodes, plan_nodes
+from bundler.stages.preflight import check_version, preflight
 from bundler.stages.push import PushPlan, push
 from bundler.stages.release import (
-    Cluster,
     Prepared,
-    ReleaseTool,
     SiteFacts,
     Step,
     expected_workloads,
@@ -47,49 +41,14 @@ from bundler.stages.release import (
     prepare,
     release,
 )
-from bundler.stages.repositories import RepositoryRegistry, observe_repositories, repositories
+from bundler.stages.repositories import observe_repositories, repositories
 from bundler.stages.verify import verify
 from bundler.transfer import Pace
 from bundler.trust import TrustRoot
+from bundler.workflows.held_registry import HeldRegistry
+from bundler.workflows.inside import Inside
 from bundler.workflows.push import observe_push
-from bundler.workflows.restore import AmiPlan, Machines, Restoration
-
-
-class LiveCluster(VersionProbe, Cluster, NodeWatch, Watched, Protocol):
-    """The Kubernetes API: its version, releases, workloads and nodes."""
-
-
-class ScalingGroups(Groups, GroupWatch, Protocol):
-    """Auto Scaling groups, read and written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inside:
-    """The closed side, as install sees it.
-
-    Attributes:
-        profiles: IAM, None where the site has no way to it.
-        place: of the journal.
-        session: who writes to it.
-        patience: how long to wait for nodes and for health.
-    """
-
-    site: Site
-    registry: ImageRegistry
-    repositories: RepositoryRegistry
-    network: Network
-    profiles: Profiles | None
-    probes: Probes
-    access: Access
-    machines: Machines
-    templates: Templates
-    groups: ScalingGroups
-    helm: ReleaseTool
-    cluster: LiveCluster
-    place: Place
-    session: Session
-    patience: Patience = field(default_factory=Patience)
-    pace: Pace = field(default_factory=Pace)
+from bundler.workflows.restore import AmiPlan, Restoration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +151,7 @@ class _Install:
         self._prepare(wanted)
         plan = (
             needed.plan
-            + _push_plan(wanted)
+            + wanted.plan
             + self._plan_amis()
             + observe_identity(site, access=inside.access).plan
             + self._plan_releases("core")
@@ -290,11 +249,11 @@ class _Install:
         inside = self.inside
         wanted = self._observe_push()
         needed = observe_repositories(inside.site, wanted.repositories, registry=inside.repositories)
-        self._begin(needed.plan + _push_plan(wanted))
+        self._begin(needed.plan + wanted.plan)
         if wanted.references != self._references:  # a tag was taken meanwhile: ours is beside it
             self._prepare(wanted)
         repositories(needed, registry=inside.repositories, emit=self._emit)
-        held = _HeldRegistry(inside.registry, journal)
+        held = HeldRegistry(inside.registry, journal)
         push(wanted, archive=self.archive, registry=held, pace=inside.pace)
         return f"{len(wanted.missing)} pushed, {len(wanted.present)} were there; all digests read back"
 
@@ -387,28 +346,6 @@ class _Install:
         self._emit(PhaseDone(phase=name, detail=f"{' '.join(told)} ({clock() - started:.1f} s)"))
 
 
-class _HeldRegistry:
-    """A registry that is only written to while the lock of the site is ours: a push takes long enough to lose it."""
-
-    def __init__(self, registry: ImageRegistry, journal: Journal) -> None:
-        self._registry = registry
-        self._journal = journal
-
-    def manifest_digest(self, reference: Reference) -> Digest | None:
-        return self._registry.manifest_digest(reference)
-
-    def has_blob(self, name: Reference, digest: Digest) -> bool:
-        return self._registry.has_blob(name, digest)
-
-    def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
-        self._journal.check()
-        return self._registry.upload_blob(name, blob, content, mount_from=mount_from)
-
-    def put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
-        self._journal.check()
-        return self._registry.put_manifest(reference, raw, media_type)
-
-
 def _finish_plan() -> Plan:
     """What is left where everything is written but an install was killed before it had said so."""
     target = "what an install from this host was cut off at"
@@ -417,10 +354,3 @@ def _finish_plan() -> Plan:
 
 def _release_plan(steps: Iterable[Step]) -> Plan:
     return Plan(actions=tuple(step.action for step in steps if step.action is not None))
-
-
-def _push_plan(wanted: PushPlan) -> Plan:
-    return Plan(
-        actions=tuple(Action(phase="push", verb="upload", target=item.source) for item in wanted.missing),
-        unchanged=tuple(item.source for item in wanted.present),
-    )

@@ -14,8 +14,17 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import Emit, Noted, counted
 from bundler.domain.finding import Finding, raise_findings
 from bundler.domain.infrastructure import MachineImage
-from bundler.domain.names import owner_tags
-from bundler.domain.parents import BASE_CHECK, DEVICE_TAG, INDEX_TAG, Encryption, Parents, check_parents, find_parents
+from bundler.domain.names import shared_tags
+from bundler.domain.parents import (
+    BASE_CHECK,
+    DEVICE_TAG,
+    INDEX_TAG,
+    Encryption,
+    Parents,
+    check_parents,
+    find_parents,
+    serves,
+)
 from bundler.domain.plan import Action, Plan
 from bundler.domain.restored import WantedAmi, is_from_bundle, wanted_amis
 from bundler.domain.site import Site
@@ -175,7 +184,7 @@ class Restoration:
         return self.machines.images.own_snapshots_tagged(INDEX_TAG, str(index))
 
     def _failed(self, index: BlockIndex, plan: RestorePlan) -> Mapping[str, tuple[str, ...]]:
-        found = self._tagged(index.digest)
+        found = [one for one in self._tagged(index.digest) if serves(one, self.site.restore.kms_key)]
         return {
             device: tuple(one.id for one in found if one.state == "error" and one.tags.get(DEVICE_TAG) == device)
             for device in plan.wanted
@@ -199,9 +208,18 @@ class Restoration:
             raise
         except ConflictError:
             progress.doubt()
-            raise
+            others = self._finished(progress.believed)
+            if others is None:
+                raise
+            made = {**plan.there, **others}
         journal.record(SEALED, key, **{device: made[device] for device in plan.wanted})
         return made
+
+    def _finished(self, snapshots: Mapping[str, str]) -> Mapping[str, str] | None:
+        """Return snapshots that refuse blocks because another cluster's install has completed them meanwhile."""
+        found = self.machines.images.snapshots([*snapshots.values()])
+        done = {name for name, one in found.items() if one.state == "completed"}
+        return snapshots if snapshots and done == {*snapshots.values()} else None
 
     def _sealed(self, journal: Journal, key: str) -> Mapping[str, str] | None:
         """Return snapshots that take no blocks any more, and that EC2 did not have complete when the last run ended."""
@@ -216,13 +234,12 @@ class Restoration:
         return Owner(
             account=self.site.account,
             region=self.site.region,
-            tags=owner_tags(self.site.cluster.name),
+            tags=shared_tags(),
             kms_key=self.site.restore.kms_key,
         )
 
     def _registry(self, emit: Emit) -> Registry:
-        tags = owner_tags(self.site.cluster.name)
-        return Registry(images=self.machines.images, tags=tags, patience=self.patience, emit=emit)
+        return Registry(images=self.machines.images, tags=shared_tags(), patience=self.patience, emit=emit)
 
 
 class _Frames:
@@ -230,15 +247,15 @@ class _Frames:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self._believed: Mapping[str, str] | None = None
+        self.believed: Mapping[str, str] = {}
 
     def doubt(self) -> None:
         """Let the next run put every block again, where this one believed that some were put."""
-        if self._believed is not None:
-            self.put(self._believed, 0)
+        if self.believed:
+            self.put(self.believed, 0)
 
     def frames(self, snapshots: Mapping[str, str]) -> int:
-        self._believed = snapshots
+        self.believed = snapshots
         record = self.journal.find(self._key(snapshots))
         text = "" if record is None else record.facts.get("frames", "")
         return int(text) if text.isdecimal() else 0
@@ -285,10 +302,8 @@ class _HeldWriter:
         return self.machines.blocks.read(snapshot, block, progress=progress)
 
     def _is_visible(self, snapshot: str) -> bool:
-        started = self.patience.clock()
-        while snapshot not in self.machines.images.snapshots([snapshot]):
-            elapsed = self.patience.clock() - started
-            if elapsed > self.patience.visible_s:
-                return False
-            self.patience.pause(f"snapshot {snapshot}", ["not visible yet"], elapsed_s=elapsed)
-        return True
+        images = self.machines.images
+        found = self.patience.appears(
+            lambda: images.snapshots([snapshot]).get(snapshot), subject=f"snapshot {snapshot}"
+        )
+        return found is not None

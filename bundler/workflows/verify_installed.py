@@ -201,7 +201,10 @@ class _Verify:
 
     def _other_reference(self, push: Push, found: str) -> None:
         cause = f"is {found}; the lock says {push.digest}"
-        hint = "Look who pushed it. Pods run images by digest, and go on with theirs where the registry still has it."
+        hint = (
+            "Find out who pushed it (CloudTrail has each PutImage). Pods run images by digest and are not affected"
+            " while the registry still has theirs; bundle install pushes the bundle's again."
+        )
         self._tell("registry", str(push.target), cause, hint=hint)
 
     def _tell(self, check: str, subject: str, cause: str, *, hint: str = _INSTALL, exit_code: int = _DIFFERENT) -> None:

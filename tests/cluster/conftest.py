@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bundler.lab.lab import LabOptions
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.tools import Tools
 from tests.closed import Closed, closed_lab
@@ -26,5 +27,5 @@ def assets() -> Path:
 def closed(assets: Path, tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
     """A lab with a Kubernetes API, closed-minimal in its bucket; each module makes a site of its own in it."""
     folder = tmp_path_factory.mktemp("closed")
-    with running_lab(folder / "lab", kubernetes=True, assets=assets) as facts:
+    with running_lab(folder / "lab", LabOptions(kubernetes=True, assets=assets)) as facts:
         yield closed_lab(facts, tools, folder / "operator")

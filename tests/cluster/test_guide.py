@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.lab.lab import LabFacts
+from bundler.lab.lab import LabFacts, LabOptions
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.tools import Tools
 from tests.documents import GUIDE
@@ -43,7 +43,7 @@ def type_all(place: Workspace, section: str, known: dict[str, str]) -> dict[str,
 
 
 def test_the_sequence_of_the_guide_installs_a_site(assets: Path, tools: Tools, tmp_path: Path) -> None:
-    with running_lab(tmp_path, kubernetes=True, assets=assets) as facts, home(facts, tools) as outside:
+    with running_lab(tmp_path, LabOptions(kubernetes=True, assets=assets)) as facts, home(facts, tools) as outside:
         definition = outside.folder / "bundle.yaml"
         text = definition.read_text(encoding="utf-8").replace("name: closed-minimal", "name: my-bundle")
         (outside.folder / "lab.yaml").write_text(text, encoding="utf-8")

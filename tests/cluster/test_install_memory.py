@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bundler.lab.lab import LabOptions
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.tools import Tools
 from tests.journey import heavy_image, workspace, write_layout
@@ -23,7 +24,7 @@ def install_peak_mib(folder: Path, assets: Path, tools: Tools, total: int) -> fl
     write_layout(folder / "layout", 1, 1000)
     text = BUNDLE.read_text().replace("../../.cache/tools/helm", str(tools.helm4.path))
     text = text.replace("../../.cache/tools/kubectl", str(tools.kubectl.path))
-    with running_lab(folder / "lab", kubernetes=True, assets=assets) as facts:
+    with running_lab(folder / "lab", LabOptions(kubernetes=True, assets=assets)) as facts:
         place = workspace(folder, facts, f"{text}\nimages:\n{heavy_image(folder / 'layout', total)}\n")
         place.environment = {**place.environment, "XDG_STATE_HOME": str(folder / "state")}
         archive = place.build()

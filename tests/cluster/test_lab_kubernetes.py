@@ -24,7 +24,7 @@ from botocore.credentials import Credentials
 from bundler.lab.kube_api import KubeApi
 from bundler.lab.kube_audit import mutating_requests
 from bundler.lab.kubernetes import KubernetesFacts
-from bundler.lab.lab import CLUSTER, LabFacts, lab
+from bundler.lab.lab import CLUSTER, LabFacts, LabOptions, lab
 from bundler.lab.seed import NODE_ROLE
 from bundler.lab.tools import Tools
 
@@ -53,7 +53,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with lab(tmp_path_factory.mktemp("lab"), kubernetes=True, source=False, assets=assets) as facts:
+    with lab(tmp_path_factory.mktemp("lab"), LabOptions(kubernetes=True, source=False, assets=assets)) as facts:
         lines = dict(line.split(" = ") for line in facts.credentials_file.read_text().splitlines()[1:])
         operator = Credentials(lines["aws_access_key_id"], lines["aws_secret_access_key"])
         assert facts.kubernetes is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from bundler.lab.lab import LabFacts
+from bundler.lab.lab import LabFacts, LabOptions
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.tools import Tools
 from tests.journey import Workspace
@@ -25,7 +25,8 @@ INSTALL = ("install", "closed-minimal-1.tar", "--site", "site.yaml")
 @pytest.fixture(scope="module")
 def closed(assets: Path, tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
     """A lab with a cluster, and an archive in front of it; nothing is installed yet."""
-    with running_lab(tmp_path_factory.mktemp("lab"), kubernetes=True, assets=assets) as facts, home(facts, tools) as it:
+    options = LabOptions(kubernetes=True, assets=assets)
+    with running_lab(tmp_path_factory.mktemp("lab"), options) as facts, home(facts, tools) as it:
         it.make_trust()
         it.build()
         yield Closed(it, facts)

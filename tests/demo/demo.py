@@ -22,7 +22,7 @@ import boto3
 from bundler.domain.events import Event, Noted
 from bundler.errors import BundleError
 from bundler.lab.images import WHEELS
-from bundler.lab.lab import LabFacts, lab
+from bundler.lab.lab import LabFacts, LabOptions, lab
 from bundler.lab.machines import require_machines
 from bundler.lab.tools import lab_tools
 from bundler.lab.wheels import fetch_wheels, wheel_folder
@@ -53,11 +53,11 @@ def main() -> int:
     started = time.monotonic()
     with (
         kubernetes_build() as build,
-        lab(FOLDER / "outside", kubernetes=False, machines=can_bake(), **OUTSIDE) as outside,
+        lab(FOLDER / "outside", LabOptions(kubernetes=False, machines=can_bake(), **OUTSIDE)) as outside,
     ):
         connected_side(outside)
         assets = wait_for(build)
-        with lab(FOLDER / "inside", kubernetes=assets is not None, source=False, assets=assets) as inside:
+        with lab(FOLDER / "inside", LabOptions(kubernetes=assets is not None, source=False, assets=assets)) as inside:
             cross_the_gap(inside)
             if assets is None:
                 push_only(inside, outside)

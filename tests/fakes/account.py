@@ -101,7 +101,10 @@ class Account:
                 name=wanted.name, description=wanted.description, tags=wanted.tags, state=self.registered_as
             )
             self._by_token[wanted.token] = (wanted, made)
-        return self._by_token[wanted.token][1]
+        asked, made = self._by_token[wanted.token]
+        if asked != wanted:
+            raise rejected("IdempotentParameterMismatch", "The client token was used with other parameters.")
+        return made
 
     def tag(self, ids: Sequence[str], tags: Mapping[str, str]) -> None:
         for name in ids:
@@ -116,7 +119,9 @@ class Account:
         if wanted.token not in self._by_token:
             self._by_token[wanted.token] = (wanted, name)
             key = wanted.kms_key or ""
-            self.made[name] = FoundSnapshot(id=name, state="pending", tags=wanted.tags, kms_key=key)
+            self.made[name] = FoundSnapshot(
+                id=name, state="pending", tags=wanted.tags, is_encrypted=bool(key), kms_key=key
+            )
             self.content[name] = {}
         return name
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Builds the real nodeadm, which reads the user data of AL2023 nodes; standard library and build.py only.
+"""Builds the real nodeadm, which reads the user data of AL2023 nodes; standard library and go.py only.
 
     python3 tests/kube/nodeadm.py        # stdout: NODEADM=<program>; all else goes to stderr
 
-Kept in $BUNDLE_CACHE_DIR (else $XDG_CACHE_HOME/eks-bundler) under nodeadm/<key>. Go is found as build.py finds it, and
+Kept in $BUNDLE_CACHE_DIR (else $XDG_CACHE_HOME/eks-bundler) under nodeadm/<key>. Go is found as for build.py, and
 GOPROXY is respected. Where NODEADM is set, that is printed and nothing is done.
 
 This is the only version that the Go module proxy has. Its `config check` decodes: it finds what is no NodeConfig and
@@ -15,17 +15,14 @@ Exit codes: 0 built or found · 1 the build failed · 75 a registry that it need
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
-import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import build
-from build import BuildError
+from go import BuildError, Go, ended, failure, find_go, follow, locked, say, show, sync
 
 MODULE = "github.com/awslabs/amazon-eks-ami/nodeadm"
 VERSION = "v0.0.0-20240229193347-cfab22a10647"
@@ -34,33 +31,15 @@ PROGRAM = "nodeadm"
 PROGRESS = re.compile(r"^(?:go: downloading .*|[a-z0-9.]+[\w./~-]*)$")
 
 
-def main() -> int:
-    """Print where the program is, after building it where it is not there yet."""
-    given = os.environ.get("NODEADM")
-    if given:
-        print(f"NODEADM={given}")
-        return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        print(f"NODEADM={ensure_program(build.cache_folder())}")
-    except BuildError as failure:
-        say(str(failure))
-        return failure.code
-    except KeyboardInterrupt:
-        say("interrupted; what is compiled is kept, and a re-run goes on from there")
-        return 130
-    return 0
-
-
 def ensure_program(kube: Path) -> Path:
     """Return the program; at most one process builds it, and none while `kube`, which has the Go of both, is built."""
     folder = kube.parent / PROGRAM / source_key()
     if not folder.is_dir():
         kube.mkdir(parents=True, exist_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with build.locked(kube / "lock"):
+        with locked(kube / "lock"):
             if not folder.is_dir():
-                install(build.Go(build.find_go(kube)), folder)
+                install(Go(find_go(kube)), folder)
     return folder / PROGRAM
 
 
@@ -69,30 +48,25 @@ def source_key() -> str:
     return hashlib.sha256(f"{platform.machine()} {MODULE}@{VERSION} {MODULE_SUM}".encode()).hexdigest()[:16]
 
 
-def install(go: build.Go, wanted: Path) -> None:
+def install(go: Go, wanted: Path) -> None:
     """Build into a temporary folder, see that it is that module, and publish it by rename."""
     began = time.monotonic()
-    say("building the real nodeadm: about 200 CPU seconds the first time")
+    say("building the real nodeadm: about 200 CPU seconds the first time", of=PROGRAM)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=wanted.parent) as temporary:
         folder = Path(temporary) / PROGRAM
         go.environment["GOBIN"] = str(folder)
         process = go.start("install", "-v", "-trimpath", "-ldflags", "-s -w", f"{MODULE}/cmd/{PROGRAM}@{VERSION}")
-        with build.ended(process):
-            output = build.follow(process, PROGRESS, "modules and packages done", None)
+        with ended(process):
+            output = follow(process, PROGRESS, "modules and packages done", None)
         if process.wait() != 0:
-            raise build.failure("building nodeadm (see GOPROXY in `go help environment`)", output, network=True)
+            raise failure("building nodeadm (see GOPROXY in `go help environment`)", output, network=True)
         if MODULE_SUM not in go.ask("version", "-m", str(folder / PROGRAM)).split():
             raise BuildError(f"{MODULE}@{VERSION} is not what it was: its sum is not {MODULE_SUM}")
-        build.sync(folder / PROGRAM)
+        sync(folder / PROGRAM)
         folder.rename(wanted)
-    build.sync(wanted.parent)
-    say(f"built in {time.monotonic() - began:.0f} s: {wanted / PROGRAM}")
-
-
-def say(text: str) -> None:
-    """Tell the person who waits; stdout is for the result alone."""
-    print(f"nodeadm: {text}", file=sys.stderr, flush=True)
+    sync(wanted.parent)
+    say(f"built in {time.monotonic() - began:.0f} s: {wanted / PROGRAM}", of=PROGRAM)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(show("NODEADM", ensure_program, of=PROGRAM))

@@ -26,7 +26,7 @@ from bundler.domain.site import Restore, Site, parse_site
 from bundler.domain.snapshot import FoundSnapshot
 from bundler.errors import AccessError, FindingsError
 from bundler.journal import Place, Session, hold
-from bundler.lab.lab import LabFacts
+from bundler.lab.lab import LabFacts, LabOptions
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.request_log import mutations
 from bundler.retry import Patience, RetryPolicy
@@ -184,7 +184,7 @@ def opened(path: Path) -> Iterator[Archive]:
 
 @pytest.fixture
 def builder(tmp_path: Path) -> Iterator[Builder]:
-    with running_lab(tmp_path / "outside", account=BUILDER, region=REGION, source=False) as facts:
+    with running_lab(tmp_path / "outside", LabOptions(account=BUILDER, region=REGION, source=False)) as facts:
         text = small_definition(tmp_path / "work", images=1) + (
             f"builder: {{region: {REGION}}}\n"
             "amis:\n  - {name: workers, architectures: [amd64], ami: {id: ami-00000000}}\n"
@@ -195,7 +195,7 @@ def builder(tmp_path: Path) -> Iterator[Builder]:
 
 @pytest.fixture
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inside]:
-    with running_lab(tmp_path / "inside", source=False) as facts:
+    with running_lab(tmp_path / "inside", LabOptions(source=False)) as facts:
         for name, value in facts.environment().items():
             monkeypatch.setenv(name, value)
         site = parse_site(read_document(facts.site_file))

@@ -16,7 +16,7 @@ import pytest
 import urllib3
 
 from bundler.errors import ConflictError, TargetError
-from bundler.lab.lab import LabFacts, lab_down, lab_status, lab_up
+from bundler.lab.lab import LabFacts, LabOptions, lab_down, lab_status, lab_up
 from bundler.lab.request_log import read_requests
 from tests.peers import boto_client
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.loopback
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[LabFacts]:
-    facts = lab_up(tmp_path / "lab", source=False, bound=True)
+    facts = lab_up(tmp_path / "lab", LabOptions(source=False), bound=True)
     yield facts
     lab_down(facts.state)
 
@@ -61,7 +61,7 @@ def test_facts_and_credentials_are_for_their_owner_alone(lab: LabFacts) -> None:
 
 def test_one_folder_has_one_lab(lab: LabFacts) -> None:
     with pytest.raises(ConflictError):
-        lab_up(lab.state, source=False)
+        lab_up(lab.state, LabOptions(source=False))
     assert lab_status(lab.state) == lab
 
 
@@ -70,7 +70,7 @@ def test_a_killed_lab_is_not_found_and_starts_again_empty(up: LabFacts) -> None:
     os.kill(up.pid, signal.SIGKILL)
     os.waitpid(up.pid, 0)
     assert lab_status(up.state) is None
-    again = lab_up(up.state, source=False, bound=True)
+    again = lab_up(up.state, LabOptions(source=False), bound=True)
     assert boto_client(again, "ecr").describe_repositories()["repositories"] == []
     assert [line["operation"] for line in read_requests(again.requests_file)] == ["DescribeRepositories"]
 
@@ -78,8 +78,8 @@ def test_a_killed_lab_is_not_found_and_starts_again_empty(up: LabFacts) -> None:
 def test_a_bound_lab_ends_with_whoever_started_it(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, sys\n"
-        "from bundler.lab.lab import lab_up\n"
-        "print(lab_up(pathlib.Path(sys.argv[1]), source=False, bound=True).pid, flush=True)\n"
+        "from bundler.lab.lab import LabOptions, lab_up\n"
+        "print(lab_up(pathlib.Path(sys.argv[1]), LabOptions(source=False), bound=True).pid, flush=True)\n"
         "os._exit(0)\n"
     )
     argv = [sys.executable, "-c", script, str(tmp_path / "lab")]
@@ -90,7 +90,7 @@ def test_a_bound_lab_ends_with_whoever_started_it(tmp_path: Path) -> None:
 
 def test_a_lab_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="MissingToolError"):
-        lab_up(tmp_path / "lab", source=False, kubernetes=True, assets=tmp_path / "nothing")
+        lab_up(tmp_path / "lab", LabOptions(source=False, kubernetes=True, assets=tmp_path / "nothing"))
     assert lab_status(tmp_path / "lab") is None
 
 

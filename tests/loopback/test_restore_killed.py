@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,21 @@ def test_restore_killed_again_and_again_comes_to_its_end(lab: LabFacts, tmp_path
     assert site.calls("PutSnapshotBlock") - before < 63 * runs
 
 
+@pytest.mark.parametrize("moment", ["start:2:after", "put:30:after", "complete:1:after", "register:1:after"])
+def test_a_second_cluster_goes_on_with_what_a_killed_one_left_and_both_have_one_ami(
+    lab: LabFacts, tmp_path: Path, moment: str
+) -> None:
+    site = RestoreSite.of(lab, tmp_path / "a")
+    cluster = {**site.document["cluster"], "name": "second"}
+    other = replace(RestoreSite.of(lab, tmp_path / "b", site.ami, cluster=cluster), content=site.content)
+    assert site.run(die=moment, expect=None).returncode == KILLED, "each moment comes"
+    other.run()
+    other.assert_whole()
+    writes = site.writes()
+    assert "Nothing to do." in site.run().stdout
+    assert site.writes() == writes
+
+
 def test_an_ami_that_lost_its_tags_to_a_kill_is_found_by_its_name_and_tagged(lab: LabFacts, tmp_path: Path) -> None:
     site = RestoreSite.of(lab, tmp_path)
     site.run()
@@ -88,6 +104,7 @@ def test_export_killed_there_makes_the_same_index_and_the_same_packs(
     assert made.returncode == 0, made.stderr
     assert made.stdout == fresh_export(site, tmp_path / "b")
     assert_only_whole_blobs(site)
+    assert [path.name for path in (site.folder / "cache" / "new").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("tear", ["cut", "empty", "flipped", "of another snapshot", "a pack is gone"])

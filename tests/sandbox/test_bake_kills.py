@@ -26,7 +26,7 @@ from bundler.domain.ami import BakedAmi
 from bundler.domain.bake import BAKE_TAG
 from bundler.domain.digest import Digest
 from bundler.domain.lock import Lock, lock_bytes, parse_lock
-from bundler.lab.lab import LabFacts
+from bundler.lab.lab import LabFacts, LabOptions
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.request_log import read_requests
 from bundler.stages.bake import TEMPLATE_TAG
@@ -145,7 +145,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     if shutil.which("packer") is None:
         pytest.skip("packer is not installed (Debian: apt install packer)")
     folder = tmp_path_factory.mktemp("bakes")
-    with running_lab(folder / "lab", source=False, machines=True, account=ACCOUNT, region=REGION) as facts:
+    with running_lab(folder / "lab", LabOptions(source=False, machines=True, account=ACCOUNT, region=REGION)) as facts:
         made = Lab(facts=facts, ec2=boto_client(facts, "ec2"), folder=folder, before={})
         made.before = made.left()
         yield made

@@ -22,7 +22,7 @@ from bundler.adapters.packer import Packer, PackerSettings
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.packer_log import PackerLine
 from bundler.errors import AccessError, MissingToolError, PackerError
-from bundler.lab.lab import LabFacts, lab_down, lab_status, lab_up
+from bundler.lab.lab import LabFacts, LabOptions, lab_down, lab_status, lab_up
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.machines import claim_network, require_machines
 from bundler.lab.node_disk import RawDisk, node_disk, written_blocks
@@ -47,7 +47,7 @@ def need_machines() -> None:
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFacts]:
     need_machines()
     state = tmp_path_factory.mktemp("lab")
-    with running_lab(state, source=False, machines=True, account=ACCOUNT, region=REGION) as found:
+    with running_lab(state, LabOptions(source=False, machines=True, account=ACCOUNT, region=REGION)) as found:
         yield found
 
 
@@ -478,7 +478,7 @@ def test_a_build_that_fails_leaves_nothing_and_no_image(cloud: Cloud, packer: Pa
 def test_nothing_outlives_the_lab(tmp_path: Path, end: str) -> None:
     need_machines()
     state = tmp_path / "lab"
-    facts = lab_up(state, source=False, machines=True)
+    facts = lab_up(state, LabOptions(source=False, machines=True))
     try:
         cloud = Cloud(**{name: boto_client(facts, name) for name in ("ec2", "ebs", "ssm")}, facts=facts)
         name, key = new_key(cloud, tmp_path)

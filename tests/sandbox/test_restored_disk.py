@@ -29,7 +29,7 @@ from bundler.domain.image_map import PrivateRegistry, image_map
 from bundler.domain.restored import AMI_TAG
 from bundler.domain.site import Site, parse_site
 from bundler.errors import AccessError, MissingToolError
-from bundler.lab.lab import LabFacts
+from bundler.lab.lab import LabFacts, LabOptions
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.machines import require_machines
 from bundler.lab.tools import Tools
@@ -118,12 +118,13 @@ def restored(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     if shutil.which("packer") is None:
         pytest.skip("packer is not installed (Debian: apt install packer)")
     folder = tmp_path_factory.mktemp("restored")
-    with running_lab(folder / "outside", account=BUILDER_ACCOUNT, region=BUILDER_REGION, machines=True) as outside:
+    options = LabOptions(account=BUILDER_ACCOUNT, region=BUILDER_REGION, machines=True)
+    with running_lab(folder / "outside", options) as outside:
         definition = yaml.safe_load(write_definition(tools)) | AMIS
         place = workspace(folder / "place", outside, yaml.safe_dump(definition, sort_keys=False))
         place.build(AWS_ENDPOINT_URL=outside.aws_url)
         baked = digests(read_blocks(boto_client(outside, "ebs"), root_snapshot(outside, BAKE_TAG)))
-    with running_lab(folder / "inside", account=SITE_ACCOUNT, region=SITE_REGION, source=False) as inside:
+    with running_lab(folder / "inside", LabOptions(account=SITE_ACCOUNT, region=SITE_REGION, source=False)) as inside:
         site = write_site(inside, place.folder / "site.yaml")
         restore(place, inside)
         blocks = read_blocks(boto_client(inside, "ebs"), root_snapshot(inside, AMI_TAG))

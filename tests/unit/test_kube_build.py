@@ -105,7 +105,7 @@ def test_what_is_built_is_not_built_again(bench: Bench) -> None:
     assert not (bench.folder / "calls").exists()
 
 
-@pytest.mark.parametrize("source", ["go.mod", "go.sum", "pod-stages.yaml", "controlplane/main.go", "build.py"])
+@pytest.mark.parametrize("source", ["go.mod", "go.sum", "pod-stages.yaml", "controlplane/main.go", "build.py", "go.py"])
 def test_each_changed_source_is_a_new_folder(bench: Bench, source: str) -> None:
     before = bench.build().stdout
     with (bench.folder / "kube" / source).open("a") as file:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,10 +17,12 @@ from bundler import cache as module
 from bundler.cache import Cache
 from bundler.domain.digest import Digest
 from bundler.errors import DigestError, LocalResourceError
+from bundler.transfer import parallel_map
 
 
 def files(folder: Path) -> list[str]:
-    return [path.name for path in (folder / "blobs" / "sha256").iterdir()]
+    """All that a cache holds, whole or not; the lock is no content."""
+    return [path.name for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
 def test_it_is_kept_under_its_digest(tmp_path: Path) -> None:
@@ -54,3 +61,52 @@ def test_a_disk_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(LocalResourceError, match="No space left"), Cache(tmp_path).begin() as blob:
         blob.write(b"abc")
     assert files(tmp_path) == []
+
+
+BEGUN = """
+import sys, time
+from pathlib import Path
+from bundler.cache import Cache
+blob = Cache(Path(sys.argv[1])).begin()
+blob.write(b"x" * 70_000)
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process, in the middle of a blob."""
+    process = subprocess.Popen([sys.executable, "-c", BEGUN, str(folder)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"begun\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_blob(tmp_path: Path) -> None:
+    with writing(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(files(tmp_path)) == 1
+    digest = Cache(tmp_path).put(b"abc")
+    assert files(tmp_path) == [digest.hex]
+
+
+def test_what_another_process_or_thread_is_still_writing_is_left_alone(tmp_path: Path) -> None:
+    with writing(tmp_path), Cache(tmp_path).begin() as ours:
+        ours.write(b"ours")
+        theirs = {*files(tmp_path)}
+        digest = Cache(tmp_path).put(b"abc")
+        assert len(theirs) == 2
+        assert {*files(tmp_path)} == {*theirs, digest.hex}
+        assert ours.finish() == (Digest.of(b"ours"), 4)
+
+
+def test_blobs_that_end_while_others_begin_are_all_kept(tmp_path: Path) -> None:
+    digests = parallel_map(lambda number: Cache(tmp_path).put(b"%d" % number), range(300), workers=16)
+    assert sorted(files(tmp_path)) == sorted(digest.hex for digest in digests)

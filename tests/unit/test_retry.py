@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bundler.domain.events import Event, Waiting
 from bundler.errors import FormatError, NetworkError, TransientError
-from bundler.retry import RetryPolicy, retry
+from bundler.retry import Patience, RetryPolicy, retry
 
 
 class Failing:
@@ -81,3 +82,53 @@ def test_a_wait_is_at_most_five_minutes() -> None:
     waits: list[float] = []
     retry(Failing(86400.0), subject="x", policy=policy(waits))
     assert waits == [300.0]
+
+
+class Ripening:
+    """Something on the far side that has one thing less to go at each look."""
+
+    def __init__(self, *left: int) -> None:
+        self.left = [*left]
+        self.now = 0.0
+        self.heard: list[Event] = []
+        self.patience = Patience(
+            deadline_s=60, visible_s=9, clock=lambda: self.now, sleep=self._sleep, emit=self.heard.append
+        )
+
+    def look(self) -> int:
+        return self.left.pop(0) if len(self.left) > 1 else self.left[0]
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def missing(left: int) -> list[str]:
+    return [f"part {number}" for number in range(left)]
+
+
+def test_waiting_ends_with_what_has_nothing_missing_and_tells_what_was() -> None:
+    far = Ripening(2, 1, 0)
+    assert far.patience.until(far.look, missing, subject="it") == 0
+    assert far.now == 6.0
+    assert [event.state for event in far.heard if isinstance(event, Waiting)] == ["2 to go: part 0", "1 to go: part 0"]
+
+
+def test_what_is_there_at_once_costs_no_wait() -> None:
+    far = Ripening(0)
+    assert far.patience.until(far.look, missing, subject="it") == 0
+    assert (far.now, far.heard) == (0.0, [])
+
+
+@pytest.mark.parametrize(("limit_s", "waited"), [(None, 63.0), (10.0, 12.0), (0.0, 3.0)])
+def test_waiting_that_is_in_vain_ends_with_what_was_seen_last(limit_s: float | None, waited: float) -> None:
+    far = Ripening(3)
+    assert far.patience.until(far.look, missing, subject="it", limit_s=limit_s) == 3
+    assert far.now == waited
+
+
+def test_what_has_an_id_is_waited_for_until_it_shows_or_a_shorter_time_is_up() -> None:
+    far = Ripening(0)
+    shown = iter([None, None, "ami-1"])
+    assert far.patience.appears(lambda: next(shown), subject="AMI") == "ami-1"
+    assert far.patience.appears(lambda: None, subject="AMI") is None
+    assert far.now == 6.0 + 12.0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bundler.copying import copied
 from bundler.domain.bake import BAKE_TAG, client_token
+from bundler.domain.events import Emit
 from bundler.domain.machine_image import FoundImage, ImageCopy, require_portable
-from bundler.errors import TargetError
 from bundler.stages.bake.generations import taken
 from bundler.stages.bake.ports import BakeRequest, Images
 from bundler.stages.bake.removal import Removal
-from bundler.stages.bake.sight import LOOK, Sight
+from bundler.stages.bake.sight import Sight
 
-_COPIES = 5
 _FAILED = ("failed", "error", "invalid", "deregistered")
 
 
@@ -24,40 +24,48 @@ class Carried:
     images: Images
     sight: Sight
     removal: Removal
+    emit: Emit
 
     def image(self) -> FoundImage:
-        """Return the AMI itself where its snapshots are ours and not public; else our copy of it."""
-        found = self.sight.seen(self.request.source)
+        """Return the AMI itself where its snapshots are ours and not public; else our copy of it.
+
+        The copy is looked for first: it is enough where the AMI that it was made of is deregistered since.
+        """
+        source, name, inputs = self.request.source, self.request.name, str(self.request.inputs)
+        there = self.images.own_named(name)
+        is_ours = there is not None and there.tags.get(BAKE_TAG) == inputs
+        if there is not None and is_ours and there.state not in _FAILED:
+            return self._swept(there)
+        found = self.sight.seen(source)
         require_portable(found)
         if self._is_readable(found):
             return self.sight.available(found)
-        name = self.request.name
-        there = self.images.own_named(name)
-        if there is not None and there.tags.get(BAKE_TAG) != str(self.request.inputs):
+        if there is not None and not is_ours:
             raise taken(name, there)
-        if there is not None and there.state in _FAILED:
+        if there is not None:
             self.removal.remove(there, "the copy failed")
-            there = None
-        copy = self.sight.available(there or self._copied(found, name))
-        self.removal.sweep(copy)
-        return copy
+        return self._swept(self._copied(found, name))
+
+    def _swept(self, copy: FoundImage) -> FoundImage:
+        """The copy once it is available, and without what a failed one before it left."""
+        available = self.sight.available(copy)
+        self.removal.sweep(available)
+        return available
 
     def _copied(self, source: FoundImage, name: str) -> FoundImage:
-        """A new copy. For a day EC2 answers a token with what it gave before, though that is gone: then another one."""
         request = self.request
         self.removal.say(f"copying {source.subject} into account {request.account}: its snapshots are not ours")
-        for attempt in range(_COPIES):
-            wanted = ImageCopy(
+
+        def wanted(attempt: int) -> ImageCopy:
+            return ImageCopy(
                 source=source.id,
                 region=request.region,
                 name=name,
                 token=client_token(str(request.inputs), request.account, request.region, str(attempt)),
                 tags={BAKE_TAG: str(request.inputs)},
             )
-            there = self.sight.appears(self.images.copy(wanted))
-            if there is not None:
-                return there
-        raise TargetError(source.subject, f"gave no copy in {_COPIES} tries", hint=LOOK)
+
+        return copied(wanted, images=self.images, patience=self.sight.patience, emit=self.emit)
 
     def _is_readable(self, image: FoundImage) -> bool:
         """Whether EBS direct gives its blocks: it reads no public snapshots, and none of other accounts."""

@@ -1,4 +1,4 @@
-"""What EC2 shows of AMIs, and when: a new one may show a moment later, and is pending for minutes."""
+"""What EC2 shows of AMIs, and when: a new one is pending for minutes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from bundler.errors import ConflictError, TargetError
 from bundler.retry import Patience
 from bundler.stages.bake.ports import Images
 
-LOOK = "Look at it in EC2, then run this again."
-_APPEARS_S = 30.0
+_LOOK = "Look at it in EC2, then run this again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +30,6 @@ class Sight:
             raise ConflictError(f"AMI {ami}", "does not exist (any more), or this account may not see it")
         return found
 
-    def appears(self, ami: str) -> FoundImage | None:
-        """Return an AMI that has just been made, None where it does not show: EC2 may know of it a moment later."""
-        started = self.patience.clock()
-        while (found := self.images.image(ami)) is None:
-            elapsed = self.patience.clock() - started
-            if elapsed > _APPEARS_S:
-                return None
-            self.patience.pause(f"AMI {ami}", ["seen by EC2"], elapsed_s=elapsed)
-        return found
-
     def available(self, image: FoundImage) -> FoundImage:
         """Return an AMI once it is available.
 
@@ -48,7 +37,7 @@ class Sight:
             TargetError: it does not become so.
         """
         if not self.becomes_available(image):
-            raise TargetError(image.subject, "did not become available", hint=LOOK)
+            raise TargetError(image.subject, "did not become available", hint=_LOOK)
         return self.seen(image.id)
 
     def becomes_available(self, image: FoundImage) -> bool:
@@ -61,7 +50,7 @@ class Sight:
         while state in ("pending", "transient"):
             elapsed = self.patience.clock() - started
             if elapsed > self.patience.deadline_s:
-                raise TargetError(image.subject, f"is still {state} after {elapsed:.0f} s", hint=LOOK)
+                raise TargetError(image.subject, f"is still {state} after {elapsed:.0f} s", hint=_LOOK)
             self.patience.pause(image.subject, [state], elapsed_s=elapsed)
             found = self.images.image(image.id)
             state = "gone" if found is None else found.state

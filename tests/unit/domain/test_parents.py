@@ -17,9 +17,15 @@ ANY = Encryption(kms_key=None, by_default=False)
 
 
 def snapshot(
-    name: str, device: str, *, state: str = "completed", key: str = "", index: Digest = BASE.digest
+    name: str,
+    device: str,
+    *,
+    state: str = "completed",
+    key: str = "",
+    index: Digest = BASE.digest,
+    made_for: str | None = None,
 ) -> FoundSnapshot:
-    tags = snapshot_tags(index, device)
+    tags = snapshot_tags(index, device, made_for)
     return FoundSnapshot(id=name, state=state, tags=tags, is_encrypted=bool(key), kms_key=key)
 
 
@@ -100,3 +106,26 @@ def test_of_several_the_one_that_fits_is_taken() -> None:
     parents = find_parents(BASE, found=[*both(), *copies], encryption=encryption)
     assert parents is not None
     assert sorted(parents.snapshots.values()) == ["snap-3", "snap-4"]
+
+
+def test_a_base_that_was_made_for_a_site_with_a_key_is_none_for_a_site_without_but_its_copy_is() -> None:
+    devices = {"snap-1": "/dev/xvda", "snap-2": "/dev/xvdb"}
+    (root, _) = findings([snapshot(name, device, key=KEY, made_for=KEY) for name, device in devices.items()])
+    assert f"is encrypted with {KEY}, and so would it be; restore.kmsKey in the site file is not set" in root.cause
+    assert "bundle:kms-key" not in root.hint
+    assert findings([snapshot(name, device, key=OTHER) for name, device in devices.items()]) == []
+
+
+def test_the_copy_that_is_told_bears_the_key_of_the_site() -> None:
+    (root, _) = findings(both(OTHER), Encryption(kms_key=KEY, by_default=False))
+    assert f"{{Key=bundle:kms-key,Value={KEY}}}" in root.hint
+
+
+def test_of_two_aliases_each_has_its_own_base() -> None:
+    one, other = (f"arn:aws:kms:eu-central-1:111122223333:alias/{name}" for name in ("one", "other"))
+    found = [
+        snapshot("snap-1", "/dev/xvda", key=KEY, made_for=one),
+        snapshot("snap-2", "/dev/xvdb", key=KEY, made_for=one),
+    ]
+    assert findings(found, Encryption(kms_key=one, by_default=False)) == []
+    assert len(findings(found, Encryption(kms_key=other, by_default=False))) == 2

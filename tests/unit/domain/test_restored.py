@@ -85,6 +85,12 @@ def test_what_it_is_follows_content_attributes_and_architecture_alone() -> None:
     assert len({one.digest, *(WantedAmi(baked=other.baked).digest for other in others)}) == 4
 
 
+def test_a_key_makes_it_another_ami() -> None:
+    baked = MadeAmi.of().baked
+    ones = [WantedAmi(baked=baked, kms_key=key) for key in (None, "arn:one", "arn:two")]
+    assert len({one.digest for one in ones}) == len({one.name for one in ones}) == 3
+
+
 def test_name_and_description_at_the_site_say_what_it_is() -> None:
     one = WantedAmi(baked=MadeAmi.of().baked)
     assert one.name == f"workers-amd64-{one.digest.hex[:12]}"
@@ -147,7 +153,9 @@ def test_room_is_kept_for_unpacked_images_and_what_kubelet_keeps_free(compressed
     findings = check_amis(site_with({"ami": "workers", "volume": {"sizeGiB": 80}}), lock)
     assert (findings == ()) is fits
     if not fits:
-        assert "need about 82 GiB with what kubelet keeps free; the group's root volume has 80" in findings[0].cause
+        assert findings[0].cause.startswith("needs a root volume of about 83 GiB, with the bundle's images unpacked")
+        assert findings[0].cause.endswith("the group says 80 GiB")
+        assert "Set volume.sizeGiB of the group to 83 or more" in findings[0].hint
         assert "volume.sizeGiB" in findings[0].hint
 
 
@@ -159,7 +167,7 @@ def test_what_the_ami_holds_already_counts_once() -> None:
     assert check_amis(site, lock_with(MadeAmi.of(facts=facts(preloaded)), images=(image,))) == ()
     assert len(check_amis(site, lock_with(MadeAmi.of(facts=facts()), images=(image,)))) == 1
     full = MadeAmi.of(facts=facts(preloaded), blocks=(70 * GIB) >> 19)
-    assert "need about 82 GiB" in found(site, lock_with(full, images=(image,))).cause
+    assert "needs a root volume of about 83 GiB" in found(site, lock_with(full, images=(image,))).cause
 
 
 def test_layers_that_images_share_count_once() -> None:
@@ -180,7 +188,7 @@ def test_bottlerocket_keeps_images_on_its_data_volume_and_that_is_what_the_group
     finding = found(site_with(group), lock_with(bottlerocket(21)))
     assert "needs a data volume of 21 GiB, the group says 20" in finding.cause
     finding = found(site_with(group), lock_with(bottlerocket(20), images=(image_of(20 * GIB),)))
-    assert "the group's data volume has 20" in finding.cause
+    assert "needs a data volume of about 59 GiB, with" in finding.cause
 
 
 @pytest.mark.parametrize(

@@ -526,6 +526,29 @@ def test_an_ami_whose_snapshots_cannot_be_read_is_copied_once_and_found_again(wo
     assert world.packer.jobs == []
 
 
+@pytest.mark.parametrize("kind", ["id", "bottlerocket"])
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_our_copy_is_enough_where_the_ami_that_it_was_made_of_is_deregistered_since(
+    world: World, kind: str, is_recorded: bool
+) -> None:
+    world.source = world.ec2.add("foreign", owner=OTHERS)
+    ami = carried(world, kind)
+    first = world.bake(ami).image
+    del world.ec2.images[world.source.id]
+    record = bake_of(ami).model_copy(update={"ami": first.id, "inputs": INPUTS, "facts": None})
+    assert world.bake(ami, recorded=record if is_recorded else None).image == first
+    assert len(world.ec2.done) == 1, "the copy"
+
+
+def test_without_the_ami_and_without_a_copy_that_did_not_fail_nothing_is_removed(world: World) -> None:
+    world.source = world.ec2.add("foreign", owner=OTHERS)
+    ami = carried(world)
+    there = world.ec2.add(ami_name(ami, INPUTS), state="failed", tags={BAKE_TAG: str(INPUTS)})
+    del world.ec2.images[world.source.id]
+    assert refused(lambda: world.bake(ami), ConflictError).subject == f"AMI {world.source.id}"
+    assert world.own == [there]
+
+
 def test_a_public_ami_of_ours_is_copied_too(world: World) -> None:
     world.source = world.ec2.add("own", is_public=True)
     assert world.bake(carried(world)).image.id != world.source.id

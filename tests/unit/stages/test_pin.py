@@ -193,7 +193,7 @@ def test_an_id_that_nobody_sees_is_told_with_the_region() -> None:
 def test_what_a_parameter_names_must_be_awss_own(alias: str) -> None:
     aws = Aws(images={ID: replace(FOUND, owner="999988887777", alias=alias)})
     said = refused(lambda: pinned(definition("  - {name: a}"), aws), PolicyError)
-    assert "belongs to 999988887777, not to AWS" in said
+    assert "belongs to account 999988887777 and not to AWS" in said
 
 
 @pytest.mark.parametrize(

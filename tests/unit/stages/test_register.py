@@ -130,7 +130,8 @@ def test_a_name_that_is_taken_by_an_ami_nobody_sees_is_told_with_what_ec2_says()
         ConflictError, match=r"by an AMI that EC2 does not show: AMI name .* is already in use"
     ) as caught:
         run.register()
-    assert "deregister-image" in caught.value.hint
+    assert f"--include-disabled --filters Name=name,Values={WANTED.name}" in caught.value.hint
+    assert "deregister-image --image-id ID" in caught.value.hint
 
 
 def test_any_other_refusal_goes_through_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

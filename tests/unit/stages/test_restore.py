@@ -16,7 +16,6 @@ from bundler.domain.packs import FRAME_BLOCKS, PackTable
 from bundler.domain.snapshot import FoundSnapshot, NewSnapshot
 from bundler.errors import ConflictError, DigestError, NetworkError
 from bundler.stages.restore import (
-    DEVICE_TAG,
     INDEX_TAG,
     Owner,
     RestorePlan,
@@ -148,7 +147,7 @@ def test_they_are_found_again_by_their_tags_and_nothing_is_written() -> None:
 
 def test_what_is_asked_for_names_content_owner_and_key() -> None:
     wanted = plan_restore(INDEX, name="workers", owner=replace(OWNER, kms_key="arn:key"), found=()).wanted["/dev/xvdb"]
-    assert wanted.tags == {"bundle:managed": "true", INDEX_TAG: str(INDEX.digest), DEVICE_TAG: "/dev/xvdb"}
+    assert wanted.tags == {"bundle:managed": "true", **snapshot_tags(INDEX.digest, "/dev/xvdb", "arn:key")}
     assert (wanted.gib, wanted.kms_key, len(wanted.token)) == (1, "arn:key", 64)
 
 

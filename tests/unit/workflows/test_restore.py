@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from tests.fakes.archives import MemorySource, Sample
 from tests.fakes.sites import group_document, make_site
 
 KEY = "arn:aws:kms:ap-northeast-1:111122223333:key/1"
+OTHER_KEY = "arn:aws:kms:ap-northeast-1:111122223333:key/2"
 
 
 def opened(made: Sample, folder: Path) -> Archive:
@@ -125,10 +128,11 @@ def test_after_it_the_ami_has_every_block_and_nothing_is_left_to_do(run: Run) ->
     assert len(run.account.writes) == writes
 
 
-def test_everything_that_is_made_bears_the_tags_of_its_owner_and_of_what_it_is(run: Run) -> None:
+def test_everything_that_is_made_bears_the_tag_of_this_tool_and_of_what_it_is_and_none_of_a_cluster(run: Run) -> None:
     run.restore()
     (image,) = run.account.images.values()
-    owner = {"bundle:cluster": "c1", "bundle:managed": "true"}
+    assert "bundle:cluster" not in image.tags
+    owner = {"bundle:managed": "true"}
     assert image.tags.items() >= {**owner, AMI_TAG: str(run.restoration.wanted[0].digest)}.items()
     for one in image.snapshots:
         index = str(run.archive.lock.bake[0].index.digest)
@@ -294,20 +298,109 @@ def test_an_unencrypted_snapshot_is_not_taken_where_the_site_names_a_key(tmp_pat
     assert {account.made[one.snapshot].kms_key for one in image.snapshots} == {KEY}
 
 
-def test_two_clusters_of_one_account_do_not_take_each_others_unfinished_snapshots(tmp_path: Path) -> None:
-    """They differ in their tags, and with them a token would be refused."""
+def cluster_site(name: str, *, kms_key: str | None = None, **restore: str) -> Site:
+    cluster = make_site().cluster.model_dump(mode="json", by_alias=True, exclude_none=True)
+    key = {} if kms_key is None else {"kmsKey": kms_key}
+    return site_of("workers", cluster={**cluster, "name": name}, restore={**restore, **key})
+
+
+def test_another_cluster_of_the_account_goes_on_with_what_a_first_one_began_and_nothing_is_left_over(
+    tmp_path: Path,
+) -> None:
     account = Account()
-    one = Run(tmp_path / "one", account=account)
+    one = Run(tmp_path / "one", site=cluster_site("c1"), account=account)
     one.lost_after = 45
     with pytest.raises(LockLostError):
         one.restore()
-    cluster = make_site().cluster.model_dump(mode="json", by_alias=True, exclude_none=True)
-    other = Run(tmp_path / "other", site=site_of("workers", cluster={**cluster, "name": "c2"}), account=account)
+    other = Run(tmp_path / "other", site=cluster_site("c2"), account=account)
     other.restore()
-    assert len(account.images) == 1
+    assert other.contents() == WHOLE
     one.lost_after = None
+    writes = len(account.writes)
     one.restore()
-    assert len(account.images) == 1, "one AMI serves both"
+    assert len(account.writes) == writes, "one AMI serves both"
+    assert [each.state for each in account.made.values()] == ["completed", "completed"]
+    assert len(account.images) == 1
+
+
+@pytest.mark.parametrize("after", [1, 10, 40, 64, 65])
+def test_two_clusters_that_restore_at_the_same_time_end_with_one_ami(tmp_path: Path, after: int) -> None:
+    account = Account()
+    one = Run(tmp_path / "one", site=cluster_site("c1"), account=account)
+    other = Run(tmp_path / "other", site=cluster_site("c2"), account=account)
+    with one.journal() as journal:
+        one.restoration.run(one.restoration.observe(), Meanwhile(journal, after, other.restore))  # type: ignore[arg-type]
+    assert one.contents() == WHOLE
+    assert (len(account.made), len(account.images)) == (2, 1)
+    assert one.plan().empty
+    assert other.plan().empty
+
+
+class Meanwhile:
+    """A journal; at one of the looks at its lock something else happens first."""
+
+    def __init__(self, journal: Journal, after: int, event: Callable[[], object]) -> None:
+        self._journal = journal
+        self._looks = count(1)
+        self._after = after
+        self._event = event
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        with self._lock:
+            if next(self._looks) == self._after:
+                self._event()
+        self._journal.check()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._journal, name)
+
+
+def test_sites_of_one_account_with_different_keys_each_have_their_own_and_leave_the_others_alone(
+    tmp_path: Path,
+) -> None:
+    account = Account()
+    alias = KEY.replace("key/1", "alias/nodes")
+    runs = {
+        key: Run(tmp_path / f"{number}", site=cluster_site(f"c{number}", kms_key=key), account=account)
+        for number, key in enumerate((KEY, None, OTHER_KEY, alias))
+    }
+    for key, run in runs.items():
+        before = set(account.images)
+        run.restore()
+        (made,) = set(account.images) - before
+        assert {account.made[one.snapshot].kms_key for one in account.images[made].snapshots} == {key or ""}
+        assert run.restoration.images(run.restoration.observe())["g0"].id == made
+    writes = len(account.writes)
+    for run in runs.values():
+        run.restore()
+    assert len(account.writes) == writes
+    assert (len(account.made), len(account.images)) == (8, 4)
+
+
+def test_a_snapshot_of_another_key_that_went_to_error_does_not_change_what_goes_on(tmp_path: Path) -> None:
+    account = Account()
+    one = Run(tmp_path / "one", site=cluster_site("c1", kms_key=KEY), account=account)
+    one.lost_after = 45
+    with pytest.raises(LockLostError):
+        one.restore()
+    account.settles = "error"
+    other = Run(tmp_path / "other", site=cluster_site("c2", kms_key=OTHER_KEY), account=account)
+    with pytest.raises(TargetError):
+        other.restore()
+    account.settles, one.lost_after = "completed", None
+    one.restore()
+    assert [each.state for each in account.made.values() if each.kms_key == KEY] == ["completed", "completed"]
+
+
+def test_two_clusters_take_one_copy(tmp_path: Path) -> None:
+    account = Account()
+    runs = [Run(tmp_path / name, site=cluster_site(name, route="copy"), account=account) for name in ("c1", "c2")]
+    planned = [run.restoration.observe() for run in runs]
+    for run, plan in zip(runs, planned, strict=True):
+        with run.journal() as journal:
+            run.restoration.run(plan, journal)
+    assert len(account.images) == 1
 
 
 def test_an_index_that_lies_about_the_devices_stops_the_plan(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from bundler.workflows.verify_installed import Installed, InstalledReport, verif
 from tests.fakes.account import Account, Clock
 from tests.fakes.amis import MadeAmi, ami_sample, block
 from tests.fakes.memory_registry import MemoryRegistry
-from tests.unit.workflows.test_restore import KEY, opened, site_of
+from tests.unit.workflows.test_restore import KEY, OTHER_KEY, opened, site_of
 
 REFERENCES = 4
 
@@ -90,6 +90,20 @@ def test_a_site_that_is_as_it_was_installed_has_no_findings(site: Standing) -> N
     (checked,) = report.amis
     assert (checked.name, checked.architecture, checked.ami, checked.blocks) == ("workers", "amd64", site.image.id, 63)
     assert report.references == REFERENCES == len(site.targets)
+
+
+def test_what_a_site_with_another_key_has_in_the_same_account_is_not_this_sites(tmp_path: Path) -> None:
+    one = Standing(tmp_path / "one", restore={"kmsKey": OTHER_KEY})
+    site = Standing(tmp_path / "site", restore={"kmsKey": KEY})
+    own = site.image.id
+    devices = tuple(replace(each, snapshot=f"{each.snapshot}-of-one") for each in one.image.devices)
+    for name, found in one.account.made.items():
+        site.account.made[f"{name}-of-one"] = replace(found, id=f"{name}-of-one")
+        site.account.content[f"{name}-of-one"] = one.account.content[name]
+    site.account.images["ami-of-one"] = replace(one.image, id="ami-of-one", devices=devices)
+    report = site.verify()
+    assert report.findings == ()
+    assert [checked.ami for checked in report.amis] == [own]
 
 
 def test_a_block_that_was_changed_is_found_and_named(site: Standing) -> None:
@@ -177,8 +191,9 @@ def test_a_snapshot_of_another_size_is_found(site: Standing) -> None:
 
 
 def test_a_snapshot_without_the_key_that_the_site_names_is_found(tmp_path: Path) -> None:
-    site = Standing(tmp_path)
-    site.site = site_of("workers", restore={"kmsKey": KEY})
+    site = Standing(tmp_path, restore={"kmsKey": KEY})
+    for name, found in site.account.made.items():
+        site.account.made[name] = replace(found, is_encrypted=False, kms_key="")
     causes = {finding.cause for finding in site.verify().findings}
     assert causes == {f"is not encrypted with {KEY}, which the site file names"}
     assert len(site.verify().findings) == 2
