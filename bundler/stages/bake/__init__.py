@@ -103,8 +103,13 @@ class _Bake:
         return self._sight.available(found)
 
     def carried(self) -> FoundImage:
-        images = self.bakery.images
-        return Carried(request=self.request, images=images, sight=self._sight, removal=self._removal).image()
+        return Carried(
+            request=self.request,
+            images=self.bakery.images,
+            sight=self._sight,
+            removal=self._removal,
+            emit=self.bakery.emit,
+        ).image()
 
     @property
     def _sight(self) -> Sight:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bundler.copying import copied
 from bundler.domain.bake import BAKE_TAG, client_token
+from bundler.domain.events import Emit
 from bundler.domain.machine_image import FoundImage, ImageCopy, require_portable
 from bundler.stages.bake.generations import taken
 from bundler.stages.bake.ports import BakeRequest, Images
@@ -23,18 +24,19 @@ class Carried:
     images: Images
     sight: Sight
     removal: Removal
+    emit: Emit
 
     def image(self) -> FoundImage:
         """Return the AMI itself where its snapshots are ours and not public; else our copy of it.
 
         The copy is looked for first: it is enough where the AMI that it was made of is deregistered since.
         """
-        name = self.request.name
+        source, name, inputs = self.request.source, self.request.name, str(self.request.inputs)
         there = self.images.own_named(name)
-        is_ours = there is not None and there.tags.get(BAKE_TAG) == str(self.request.inputs)
+        is_ours = there is not None and there.tags.get(BAKE_TAG) == inputs
         if there is not None and is_ours and there.state not in _FAILED:
-            return self._kept(there)
-        found = self.sight.seen(self.request.source)
+            return self._swept(there)
+        found = self.sight.seen(source)
         require_portable(found)
         if self._is_readable(found):
             return self.sight.available(found)
@@ -42,12 +44,13 @@ class Carried:
             raise taken(name, there)
         if there is not None:
             self.removal.remove(there, "the copy failed")
-        return self._kept(self._copied(found, name))
+        return self._swept(self._copied(found, name))
 
-    def _kept(self, copy: FoundImage) -> FoundImage:
-        there = self.sight.available(copy)
-        self.removal.sweep(there)
-        return there
+    def _swept(self, copy: FoundImage) -> FoundImage:
+        """The copy once it is available, and without what a failed one before it left."""
+        available = self.sight.available(copy)
+        self.removal.sweep(available)
+        return available
 
     def _copied(self, source: FoundImage, name: str) -> FoundImage:
         request = self.request
@@ -62,7 +65,7 @@ class Carried:
                 tags={BAKE_TAG: str(request.inputs)},
             )
 
-        return copied(wanted, images=self.images, patience=self.sight.patience, emit=self.sight.patience.emit)
+        return copied(wanted, images=self.images, patience=self.sight.patience, emit=self.emit)
 
     def _is_readable(self, image: FoundImage) -> bool:
         """Whether EBS direct gives its blocks: it reads no public snapshots, and none of other accounts."""
