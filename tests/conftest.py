@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -19,6 +20,9 @@ from bundler.lab.lab import LabFacts
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.tools import Tools, lab_tools
 from tests.peers import StartRegistry
+
+# A shell ignores Ctrl-C for what it starts in the background, and so would every program that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow or busy machine is no failure; pytest-timeout ends what hangs.
 settings.register_profile("patient", deadline=None)
