@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,7 +21,7 @@ from bundler.errors import DigestError, LocalResourceError
 
 CHUNK_BYTES = 1 << 20
 SYNC_BYTES = 32 << 20
-_UNFINISHED = "new"
+_UNFINISHED = ".new"
 _LOCK = ".lock"
 
 
@@ -101,15 +102,14 @@ class Cache:
         Raises:
             LocalResourceError: the folder is not writable.
         """
-        folder = self.folder / _UNFINISHED
+        folder = self.path(Digest("sha256:" + "0" * 64)).parent / _UNFINISHED
         try:
-            self.path(Digest("sha256:" + "0" * 64)).parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with (folder / _LOCK).open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                _remove_orphans(folder)
+                if _locked(lock.fileno()):
+                    _remove_orphans(folder)
                 handle, name = tempfile.mkstemp(dir=folder)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                _locked(handle)
         except OSError as error:
             raise _unwritable(folder, error) from error
         return NewBlob(self, Path(name), os.fdopen(handle, "wb"))
@@ -228,9 +228,20 @@ def _remove_orphans(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name == _LOCK:
             continue
-        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+        with suppress(OSError), path.open("r+b") as file:  # NFS locks only what is open for writing (flock(2))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
+
+
+def _locked(handle: int) -> bool:
+    """Lock a file; False on a file system that knows no locks: there nothing is taken for an orphan."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            return False
+        raise
+    return True
 
 
 def _unwritable(folder: Path, error: OSError) -> LocalResourceError:

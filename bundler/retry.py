@@ -123,7 +123,7 @@ class Patience:
             elapsed = self.clock() - started
             if elapsed > limit:
                 break
-            self.pause(subject, left, elapsed_s=elapsed)
+            self.pause(subject, left, elapsed_s=elapsed, limit_s=limit)
         return found
 
     def appears(
@@ -133,8 +133,9 @@ class Patience:
         limit = self.visible_s if limit_s is None else limit_s
         return self.until(look, lambda one: ["not visible yet"] if one is None else [], subject=subject, limit_s=limit)
 
-    def pause(self, subject: str, missing: Sequence[str], *, elapsed_s: float) -> None:
-        """Tell how much is missing yet, and sleep until the next look."""
+    def pause(self, subject: str, missing: Sequence[str], *, elapsed_s: float, limit_s: float | None = None) -> None:
+        """Tell how much is missing yet, and sleep until the next look; without a limit the deadline is one."""
         state = f"{len(missing)} to go: {missing[0]}"
-        self.emit(Waiting(subject=subject, state=state, elapsed_s=elapsed_s, limit_s=self.deadline_s))
+        limit = self.deadline_s if limit_s is None else limit_s
+        self.emit(Waiting(subject=subject, state=state, elapsed_s=elapsed_s, limit_s=limit))
         self.sleep(self.every_s)

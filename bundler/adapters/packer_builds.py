@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from bundler.domain.team_template import (
     sensitive_values,
     with_run,
 )
-from bundler.errors import BundleError, DefinitionError, LocalResourceError, PackerError
+from bundler.errors import BundleError, DefinitionError, LocalResourceError, PackerError, StoppedError
 from bundler.transfer import pause
 
 Made = TypeVar("Made")
@@ -162,7 +162,7 @@ class PackerBuilds:
     def _build(self, packer: Packer, job: PackerJob, template: Path, folder: Path | None = None) -> str:
         held = self._locks.get(job.run)
         story = _Story(job.name, self.emit, None if folder is None else functools.partial(self._note_down, job))
-        heart = _Heart(job.run, self.beat)
+        heart = _Heart(job.run, self.beat, self.emit)
 
         def tick(elapsed_s: float) -> None:
             story.tick(elapsed_s)
@@ -237,9 +237,11 @@ class _Story:
 class _Heart:
     """Says now and then that a run is alive."""
 
-    def __init__(self, run: Digest, beat: Callable[[Digest], None] | None) -> None:
+    def __init__(self, run: Digest, beat: Callable[[Digest], None] | None, emit: Emit) -> None:
         self._run = run
         self._beat = beat
+        self._emit = emit
+        self._told = False
         self._due_s = _FIRST_BEAT_S
 
     def tick(self, elapsed_s: float) -> None:
@@ -247,8 +249,15 @@ class _Heart:
         if self._beat is None or elapsed_s < self._due_s:
             return
         self._due_s = elapsed_s + _BEAT_S
-        with suppress(BundleError):  # the next one may arrive; no bake fails for it
+        try:
             self._beat(self._run)
+        except StoppedError:
+            raise
+        except BundleError as error:  # the next one may arrive; no bake fails for it
+            if not self._told:
+                self._told = True
+                text = f"cannot say in EC2 that this bake is alive ({error}): another host may take it for dead"
+                self._emit(Noted(text=text, warning=True))
 
 
 def _from_template(path: Path, subject: Path, use: Callable[[dict[str, Any]], Made]) -> Made:

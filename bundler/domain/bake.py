@@ -50,9 +50,10 @@ def content_inputs(lock: Lock, ami: LockedAmi) -> Digest:
     )
 
 
-def bake_inputs(lock: Lock, ami: LockedAmi, *, template: Digest | None) -> Digest:
-    """Return the digest of all that a bake depends on: what the lock says, and our own template where it has a part."""
-    return text_digest(str(content_inputs(lock, ami)), str(template) if ami.is_baked else "")
+def bake_inputs(lock: Lock, ami: LockedAmi, *, template: Digest | None, kms_key: str | None = None) -> Digest:
+    """Return the digest of all that a bake depends on: what the lock says, our own template, and the builder's key."""
+    key = () if kms_key is None else (kms_key,)
+    return text_digest(str(content_inputs(lock, ami)), str(template) if ami.is_baked else "", *key)
 
 
 def ami_name(ami: LockedAmi, inputs: Digest) -> str:

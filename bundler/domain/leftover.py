@@ -31,14 +31,16 @@ class Leftover:
         return f"{self.kind} {self.id}"
 
 
-def in_use(found: Iterable[Leftover], *, owner: str, now: float) -> Leftover | None:
-    """Return what another owner works with right now, None where all of it is left behind.
+def in_use(found: Iterable[Leftover], *, owner: str, now: float) -> tuple[Leftover, ...]:
+    """Return what another owner works with right now; the rest is left behind.
 
-    What is ours is: whoever asks holds the lock that all builds of this owner share.
+    What is ours is: whoever asks holds the lock that all builds of this owner share. A time that lies far ahead is of a
+    clock that nobody can wait for.
     """
     ours, _, _ = owner.partition(" ")
-    for leftover in found:
+
+    def is_used(leftover: Leftover) -> bool:
         theirs, _, _ = leftover.owner.partition(" ")
-        if theirs and theirs != ours and now - leftover.alive_at < DEAD_AFTER_S:
-            return leftover
-    return None
+        return bool(theirs) and theirs != ours and abs(now - leftover.alive_at) < DEAD_AFTER_S
+
+    return tuple(filter(is_used, found))

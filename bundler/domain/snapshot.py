@@ -91,6 +91,7 @@ class FoundSnapshot:
         state: pending, completed or error; `why` says more of it where EC2 does.
         owner: 12 digits.
         kms_key: ARN of the key that it is encrypted with; empty where it is not.
+        description: EC2's own words where EC2 made it for an AMI.
     """
 
     id: str
@@ -100,6 +101,12 @@ class FoundSnapshot:
     is_encrypted: bool = False
     kms_key: str = ""
     why: str = ""
+    description: str = ""
+
+    @property
+    def is_made_for_an_ami(self) -> bool:
+        """Whether CreateImage or CopyImage made it. An AMI may name others, too: data that somebody gave to it."""
+        return self.description.startswith(("Created by CreateImage(", "Copied for DestinationAmi"))
 
     def bears(self, kms_key: str | None) -> bool:
         """Whether it is encrypted as a site asks; by which key an alias means, only KMS knows."""

@@ -6,8 +6,11 @@ import functools
 import hashlib
 import os
 import re
+import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,10 +113,21 @@ def _owner(work: Path, surroundings: Surroundings) -> str:
     from bundler.wiring.surroundings import make_private
 
     make_private(work)
-    folder, host = work.stat(), os.uname().nodename
-    shared = hashlib.sha256(f"{host} {folder.st_dev} {folder.st_ino}".encode()).hexdigest()
+    host, path = os.uname().nodename, work / "owner"
+    machine = Path("/etc/machine-id").read_bytes() if os.access("/etc/machine-id", os.R_OK) else b""
+    shared = hashlib.sha256(machine + f" {host} {_secret_of(path)}".encode()).hexdigest()
     name = f"{surroundings.environ.get('USER', os.getuid())}@{host}"
     return f"{shared[:16]} {_NO_TAG.sub('-', name)[:_OWNER_CHARACTERS]}"
+
+
+def _secret_of(path: Path) -> str:
+    """What a folder has of its own, made once: two hosts made of one image have the same names and inodes."""
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as made, suppress(FileExistsError):
+            made.write(secrets.token_hex(16))
+            made.flush()
+            os.link(made.name, path)
+    return path.read_text()
 
 
 def _packer_access(aws: Aws) -> PackerAccess:

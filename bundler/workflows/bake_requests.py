@@ -58,7 +58,10 @@ class BakeRequests:
 
     def inputs(self, ami: LockedAmi) -> Digest:
         """Return the digest of everything that a bake depends on."""
-        return bake_inputs(self.lock, ami, template=folder_digest(self.workshop.template) if ami.is_baked else None)
+        if not ami.is_baked:
+            return bake_inputs(self.lock, ami, template=None)
+        template, key = folder_digest(self.workshop.template), self.definition.builder.kms_key
+        return bake_inputs(self.lock, ami, template=template, kms_key=key)
 
     def check(self, ami: LockedAmi, baked: BakedAmi) -> None:
         """Check again what an AMI said of itself: the bundle may ask for more than it did then."""

@@ -28,7 +28,7 @@ from bundler.errors import LockChangedError
 from bundler.stages.bake import Baked, BakeRequest, Bakery, bake
 from bundler.stages.export import Exported, ExportPlace, SnapshotReader, export
 from bundler.stages.pin import Sights
-from bundler.transfer import Pace, parallel_map
+from bundler.transfer import Once, Pace, parallel_map
 from bundler.workflows.bake_requests import BakeRequests, FetchBlobs, Workshop
 from bundler.workflows.kept_bakes import KeptBakes, suffix
 
@@ -78,6 +78,7 @@ class BakeRun:
         again: bake although everything is there (--rebake).
         against: carry only blocks that AMIs of that archive do not hold (--against).
         whole: carry every block, whatever the lock records (--whole).
+        reading: held while an AMI is read out: one has as many readers as EBS direct keeps busy.
     """
 
     definition: Definition
@@ -90,6 +91,7 @@ class BakeRun:
     against: Against | None = None
     whole: bool = False
     pace: Pace = field(default_factory=Pace)
+    reading: Once = field(default_factory=Once)
 
     def complete(self) -> Lock:
         """Return the lock with every bake recorded; those that it holds already, as they are asked for, stay."""
@@ -100,6 +102,11 @@ class BakeRun:
         made = parallel_map(self._made, wanted, workers=len(wanted))
         self.pace.emit(PhaseDone(phase="bake", detail=f"{counted(len(made), 'AMI')} baked and read out"))
         return with_bakes(self.lock, made)
+
+    def recorded(self, lock: Lock) -> None:
+        """Note that a lock with these bakes is written down."""
+        for baked in lock.bake:
+            self._keeping.recorded(baked.inputs)
 
     @property
     def _keeping(self) -> KeptBakes:
@@ -143,8 +150,7 @@ class BakeRun:
             self._requests.check(ami, kept)
             self._say(ami, "was baked and read out before; its packs are in the cache")
             return kept
-        again = self.again and recorded is None
-        return self._read_out(ami, self._requests.request(ami, inputs, recorded=recorded, again=again), base)
+        return self._read_out(ami, self._requests.request(ami, inputs, recorded=recorded, again=self.again), base)
 
     def mend(self, baked: BakedAmi) -> None:
         """Bring the packs of a recorded bake back into the cache, from the AMI that it made.
@@ -162,7 +168,8 @@ class BakeRun:
                 f"AMI {baked.name} {baked.architecture}",
                 f"its packs are lost; they were made with {_zstandard(baked)}, and this host's {_zstandard(found)}"
                 " makes others of the same blocks",
-                hint="Build where that zstandard is installed, or record the new packs: bundle build --rebake",
+                hint="Build where that zstandard is installed, or record the new packs: bundle build --whole, or with"
+                " --against where they were a delta",
             )
 
     def _is_wanted(self, ami: LockedAmi) -> bool:
@@ -170,9 +177,12 @@ class BakeRun:
         if recorded is None:
             return True
         base = self._base(ami)
-        is_asked = self.whole or self.against is not None
-        if is_asked and recorded.base_index != (None if base is None else base.blob.digest):
-            return True
+        if self.whole or self.against is not None:
+            is_lost = not all(self.cache.has(blob.digest) for blob in recorded.blobs)
+            if is_lost or recorded.base_index != (None if base is None else base.blob.digest):
+                return True
+        if recorded.inputs != self._requests.inputs(ami):
+            self._say(ami, "the lock records a bake with another builder.kmsKey or template of this tool: it stays")
         if recorded.base is not None:
             self._say(ami, f"carried as what differs from {recorded.base.bundle}, as the lock records it")
         return False
@@ -207,7 +217,8 @@ class BakeRun:
         self._say(ami, f"reading {baked.image.subject}")
         place = self.foundry.place(f"{inputs.hex}-{baked.image.id}{suffix(base)}")
         known = () if base is None else base.index.distinct()
-        read = export(baked.image.snapshots, reader=self.foundry.reader(), place=place, base=known, pace=self.pace)
+        with self.reading:
+            read = export(baked.image.snapshots, reader=self.foundry.reader(), place=place, base=known, pace=self.pace)
         record = self._record(ami, inputs, baked, read)
         if request.recorded is not None and record.index.digest != request.recorded.index.digest:
             raise LockChangedError(

@@ -110,10 +110,12 @@ def _planned(request: BuildRequest, outside: Connected) -> Lock:
     """Return the lock with its bakes, which are made while the closure is proved; either failing ends the other."""
     if not request.lock.amis:
         return _prove_closure(request, outside)
-    runs = (lambda: _prove_closure(request, outside), _bakes(request, request.lock, outside).complete)
+    bakes = _bakes(request, request.lock, outside)
+    runs = (lambda: _prove_closure(request, outside), bakes.complete)
     _, lock = parallel_map(lambda run: run(), runs, workers=len(runs))
     if lock != request.lock:
         request.record(lock)
+    bakes.recorded(lock)
     return lock
 
 

@@ -54,6 +54,10 @@ class KeptBakes:
         if self.again and recorded is not None and recorded.inputs == inputs and not self.is_superseded(recorded):
             forget_superseded(self._path(inputs))
 
+    def recorded(self, inputs: Digest) -> None:
+        """Note that the lock records what became of these inputs: no `--rebake` of them is under way any more."""
+        forget_superseded(self._path(inputs))
+
     def folder(self, inputs: Digest) -> Path:
         """Return the folder of a bake, made unless it is there."""
         folder = self._path(inputs)

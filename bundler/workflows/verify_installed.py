@@ -26,6 +26,9 @@ from bundler.transfer import Pace
 _DIFFERENT, _ABSENT = 3, 8
 """Exit codes: what is other than signed, and what is not there."""
 _REPLACE = "Trust nothing that runs on it. Deregister it, delete its snapshots, and run bundle install again."
+_NOT_OURS = (
+    "Trust nothing that runs on it. It is of another account: ask who made it, or take restore.route ebs-direct."
+)
 _INSTALL = "Run bundle install: it makes what is missing."
 _ATTRIBUTES = ("root_device", "virtualization", "ena_support", "boot_mode", "sriov_net_support", "imds_support",
                "tpm_support", "uefi_data")  # fmt: skip

@@ -31,6 +31,7 @@ class MemoryEc2:
     Attributes:
         later: state of an AMI -> the states that it takes at each further look.
         permissions: AMI -> who else may launch it.
+        descriptions: of snapshots that EC2 did not make for an AMI.
         held_snapshots: those that EC2 does not let go.
         hidden: AMI -> how often it is not seen yet.
         fail: operation -> what it raises.
@@ -42,6 +43,7 @@ class MemoryEc2:
     leftover: list[Leftover] = field(default_factory=list)
     permissions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     snapshot_tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
     held_snapshots: set[str] = field(default_factory=set)
     later: dict[str, list[str]] = field(default_factory=dict)
     hidden: dict[str, int] = field(default_factory=dict)
@@ -88,7 +90,11 @@ class MemoryEc2:
     def snapshots(self, ids: Sequence[str]) -> Mapping[str, FoundSnapshot]:
         return {
             one: FoundSnapshot(
-                id=one, state="completed", tags=self.snapshot_tags.get(one, {}), owner=self.snapshot_owners[one]
+                id=one,
+                state="completed",
+                tags=self.snapshot_tags.get(one, {}),
+                owner=self.snapshot_owners[one],
+                description=self.descriptions.get(one, "Created by CreateImage(i-0) for ami-0"),
             )
             for one in ids
             if one in self.snapshot_owners
@@ -125,7 +131,7 @@ class MemoryEc2:
         self.may("launch_permissions")
         return self.permissions.get(ami, ())
 
-    def remove(self, target: FoundImage | Leftover) -> tuple[str, ...]:
+    def remove(self, target: FoundImage | Leftover, snapshots: Sequence[str] | None = None) -> tuple[str, ...]:
         self.may("remove")
         if isinstance(target, Leftover):
             self.leftover.remove(target)
@@ -134,7 +140,8 @@ class MemoryEc2:
         del self.images[target.id]
         self.done.append(f"remove {target.id}")
         self.may("remove snapshots")
-        return tuple(one.snapshot for one in target.snapshots if not self._dropped(one.snapshot))
+        wanted = [one.snapshot for one in target.snapshots] if snapshots is None else snapshots
+        return tuple(one for one in wanted if not self._dropped(one))
 
     def _dropped(self, snapshot: str) -> bool:
         if snapshot in self.held_snapshots:

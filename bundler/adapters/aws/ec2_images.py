@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bundler.adapters.aws.clients import Answer, Service
@@ -23,6 +23,7 @@ _OPTIONAL = {
 }
 _GONE = frozenset(("InvalidAMIID.Unavailable", "InvalidAMIID.NotFound", "InvalidSnapshot.NotFound"))
 _IN_USE = "InvalidSnapshot.InUse"
+_OWN: dict[str, object] = {"Owners": ["self"], "IncludeDisabled": True}  # whose names are taken all the same
 _RELEASED_S = 60.0
 """For a moment EC2 holds a snapshot for an AMI that is deregistered."""
 
@@ -41,12 +42,12 @@ class Ec2Images:
 
     def own_named(self, name: str) -> FoundImage | None:
         """Return the account's own AMI of that name, None where there is none."""
-        found = self._images([{"Name": "name", "Values": [name]}], about=name, Owners=["self"])
+        found = self._images([{"Name": "name", "Values": [name]}], about=name, **_OWN)
         return next(iter(found), None)
 
     def own_like(self, pattern: str) -> tuple[FoundImage, ...]:
         """Return the account's own AMIs of such names, `*` standing for anything, the oldest first."""
-        found = self._images([{"Name": "name", "Values": [pattern]}], about=pattern, Owners=["self"])
+        found = self._images([{"Name": "name", "Values": [pattern]}], about=pattern, **_OWN)
         return tuple(sorted(found, key=lambda image: (image.created, image.id)))
 
     def own_tagged(self, key: str, value: str) -> tuple[FoundImage, ...]:
@@ -129,13 +130,13 @@ class Ec2Images:
         wanted = sorted(ids)
         self._service.call("CreateTags", about=", ".join(wanted), Resources=wanted, Tags=tag_list(tags))
 
-    def remove(self, image: FoundImage) -> tuple[str, ...]:
-        """Deregister an AMI and delete its snapshots; return those that EC2 does not let go yet.
+    def remove(self, image: FoundImage, snapshots: Sequence[str]) -> tuple[str, ...]:
+        """Deregister an AMI and delete these snapshots of it; return those that EC2 does not let go yet.
 
         What is gone already, or another AMI's too, is no error and is not returned.
         """
         self._unless_gone("DeregisterImage", about=image.id, ImageId=image.id)
-        return tuple(one.snapshot for one in image.snapshots if not self._released(one.snapshot, image.id))
+        return tuple(one for one in snapshots if not self._released(one, image.id))
 
     def delete_snapshot(self, snapshot: str) -> bool:
         """Delete a snapshot; False where EC2 holds it for an AMI."""
@@ -148,8 +149,8 @@ class Ec2Images:
         return True
 
     def orphans(self, key: str, value: str) -> tuple[str, ...]:
-        """Return the account's own snapshots with that tag which none of its AMIs has."""
-        found = sorted(one.id for one in self.own_snapshots_tagged(key, value))
+        """Return the account's own snapshots with that tag that EC2 made for AMIs, and that none of its AMIs has."""
+        found = sorted(one.id for one in self.own_snapshots_tagged(key, value) if one.is_made_for_an_ami)
         used = {one.snapshot for image in self._having(found) for one in image.snapshots}
         return tuple(one for one in found if one not in used)
 
@@ -185,7 +186,7 @@ class Ec2Images:
         if not snapshots:
             return []
         filters = [{"Name": "block-device-mapping.snapshot-id", "Values": snapshots}]
-        return self._images(filters, about=", ".join(snapshots), Owners=["self"])
+        return self._images(filters, about=", ".join(snapshots), **_OWN)
 
     def _images(self, filters: list[dict[str, Any]], *, about: str, **more: object) -> list[FoundImage]:
         return self._service.list("DescribeImages", "Images", _image, about=about, Filters=filters, **more)
@@ -257,6 +258,7 @@ def _snapshot(item: Answer) -> FoundSnapshot:
         is_encrypted=bool(item.get("Encrypted", False)),
         kms_key=str(item.get("KmsKeyId") or ""),
         why=str(item.get("StateMessage") or ""),
+        description=str(item.get("Description") or ""),
     )
 
 

@@ -65,27 +65,22 @@ class _Bake:
     def baked(self) -> tuple[FoundImage, NodeFacts]:
         images, inputs, generations = self.bakery.images, self.request.inputs, self._generations()
         with self.bakery.packer.alone(inputs):
-            superseded = generations.supersede(self._of_the_team())
-            builder = Builder(
-                request=self.request,
-                bakery=self.bakery,
-                generations=generations,
-                superseded=superseded,
-                say=self._say,
-            )
+            builder = Builder(request=self.request, bakery=self.bakery, generations=generations, say=self._say)
             builder.require_left_behind()
             builder.clean("a build that was cut off left it")
-            current = generations.current(superseded)
+            replaced = generations.supersede(self._of_the_team, need=self.bakery.packer.need)
+            current = generations.current(replaced)
             if current is not None:
                 self._say(f"{current.image.subject} is baked already")
                 image, said = current.image, current.facts
             else:
                 number = generations.next()
-                image, said = builder.build(number), generations.facts(number)
+                image, said = builder.build(number, without=replaced), generations.facts(number)
             images.tag([image.id, *_snapshot_ids(image)], {BAKE_TAG: str(inputs)})
-            facts, raw = self._facts(image, said)
+            facts, raw = self._facts(image, said, is_new=current is None)
             images.tag([image.id], facts_tags(raw))
-            generations.retire_others(image)
+            generations.retire_superseded(image)
+            self._tell_of_teams(replaced)
             self._removal.sweep(image)
             return image, facts
 
@@ -130,21 +125,35 @@ class _Bake:
             return ()
         return tuple(one.id for one in self.bakery.images.own_tagged(TEMPLATE_TAG, str(template)))
 
-    def _facts(self, image: FoundImage, path: Path) -> tuple[NodeFacts, bytes]:
-        """What the AMI says of itself. One that is not fit never becomes it: floors and all are among its inputs."""
+    def _tell_of_teams(self, replaced: frozenset[str]) -> None:
+        """What a team's template made before is the team's: it stays, and how to remove it is told."""
+        for ami in self._of_the_team():
+            if ami in replaced:
+                command = f"aws ec2 deregister-image --image-id {ami}"
+                self._say(f"AMI {ami}, which your template made before, stays. When nobody needs it: {command}")
+
+    def _facts(self, image: FoundImage, path: Path, *, is_new: bool) -> tuple[NodeFacts, bytes]:
+        """What the AMI says of itself. A new one that is not fit goes; an earlier one may be fit for another bundle."""
         try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
-        try:
+            raw = _read(path)
             return self.request.check(raw), raw
-        except BundleError:
-            with to_the_end():
-                self._removal.retire(image, "it is not fit for the bundle")
+        except BundleError as error:
+            if is_new:
+                with to_the_end():
+                    self._removal.retire(image, "it is not fit for the bundle")
+            else:
+                error.safe = f"{image.subject} stays: an earlier build made it. bundle build --rebake makes another."
             raise
 
     def _say(self, text: str) -> None:
         self.bakery.emit(Noted(text=f"{self.request.subject}: {text}"))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
 
 
 def _attributes(image: FoundImage, images: Images) -> AmiAttributes:

@@ -23,20 +23,18 @@ class Builder:
     """Builds the AMI of a request.
 
     Attributes:
-        superseded: AMIs that do not count: they are to be made again.
         say: hears what people are told.
     """
 
     request: BakeRequest
     bakery: Bakery
     generations: Generations
-    superseded: frozenset[str]
     say: Callable[[str], None]
 
-    def build(self, number: int) -> FoundImage:
-        """Return the AMI of that generation, built."""
+    def build(self, number: int, *, without: frozenset[str]) -> FoundImage:
+        """Return the AMI of that generation, built; AMIs of a team's template among `without` do not serve."""
         try:
-            made = self._sight.seen(self.bakery.packer.build(self._job(number)))
+            made = self._sight.seen(self.bakery.packer.build(self._job(number, without)))
         except BaseException as error:
             self._clean_after(error)
             raise
@@ -50,9 +48,10 @@ class Builder:
             ConflictError: another host does.
         """
         now = self.bakery.now()
-        used = in_use(self.bakery.builders.leftovers(self.request.inputs), owner=self.bakery.owner, now=now)
-        if used is None:
+        found = in_use(self.bakery.builders.leftovers(self.request.inputs), owner=self.bakery.owner, now=now)
+        if not found:
             return
+        used = found[0]
         _, _, name = used.owner.partition(" ")
         heard = f"{used}, last heard of {max(0.0, now - used.alive_at):.0f} s ago"
         raise ConflictError(
@@ -64,8 +63,12 @@ class Builder:
         )
 
     def clean(self, why: str = "") -> None:
-        """Take away what a run has left; whoever holds the run alone knows that nobody works with it."""
-        for leftover in self.bakery.builders.leftovers(self.request.inputs):
+        """Take away what a run has left, but for what another host works with: it may have begun since."""
+        found = self.bakery.builders.leftovers(self.request.inputs)
+        used = in_use(found, owner=self.bakery.owner, now=self.bakery.now())
+        for leftover in found:
+            if leftover in used:
+                continue
             if why:
                 self.say(f"removing {leftover}: {why}")
             self.bakery.builders.remove(leftover)
@@ -85,13 +88,15 @@ class Builder:
                 error.safe = left
             self.bakery.emit(Noted(text=f"{self.request.subject}: {left}", warning=True))
 
-    def _job(self, number: int) -> PackerJob:
+    def _job(self, number: int, without: frozenset[str]) -> PackerJob:
         request, facts = self.request, self.generations.facts(number)
         self.bakery.packer.need()  # before gigabytes are made ready for it
-        source = self._team_source() if request.ami.kind == "template" else request.source
+        source = self._team_source(without) if request.ami.kind == "template" else request.source
         facts.parent.mkdir(parents=True, exist_ok=True)
         facts.unlink(missing_ok=True)
         payload = request.payload()
+        group = request.variables.get("security_group_id") or self._group()
+        self.require_left_behind()  # another host may have begun since: one of the two has made the group
         return PackerJob(
             name=request.subject,
             run=request.inputs,
@@ -99,7 +104,7 @@ class Builder:
             file="template.json",
             variables={
                 **request.variables,
-                "security_group_id": request.variables.get("security_group_id") or self._group(),
+                "security_group_id": group,
                 "source_ami": source,
                 "root_device": self._sight.seen(source).root_device,
                 "ami_name": self.generations.name(number),
@@ -114,8 +119,8 @@ class Builder:
     def _group(self) -> str:
         return self.bakery.builders.group(self.request.inputs, self.request.variables.get("subnet_id") or None)
 
-    def _team_source(self) -> str:
+    def _team_source(self, without: frozenset[str]) -> str:
         team = TeamSource(
             request=self.request, bakery=self.bakery, sight=self._sight, removal=self.generations.removal, say=self.say
         )
-        return team.image(self.superseded)
+        return team.image(without)

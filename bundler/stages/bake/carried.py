@@ -11,9 +11,7 @@ from bundler.domain.machine_image import FoundImage, ImageCopy, require_portable
 from bundler.stages.bake.generations import taken
 from bundler.stages.bake.ports import BakeRequest, Images
 from bundler.stages.bake.removal import Removal
-from bundler.stages.bake.sight import Sight
-
-_FAILED = ("failed", "error", "invalid", "deregistered")
+from bundler.stages.bake.sight import FAILED, Sight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +32,7 @@ class Carried:
         source, name, inputs = self.request.source, self.request.name, str(self.request.inputs)
         there = self.images.own_named(name)
         is_ours = there is not None and there.tags.get(BAKE_TAG) == inputs
-        if there is not None and is_ours and there.state not in _FAILED:
+        if there is not None and is_ours and there.state not in FAILED:
             return self._swept(there)
         found = self.sight.seen(source)
         require_portable(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bundler.domain.node_facts import facts_in_tags
 from bundler.errors import ConflictError
 from bundler.stages.bake.ports import BakeRequest, Images
 from bundler.stages.bake.removal import Removal
-from bundler.stages.bake.sight import Sight
+from bundler.stages.bake.sight import FAILED, Sight
 
 _SUPERSEDED = "superseded"
 
@@ -54,15 +55,21 @@ class Generations:
     sight: Sight
     removal: Removal
 
-    def supersede(self, others: tuple[str, ...]) -> frozenset[str]:
-        """Return the AMIs that no longer count, where all are to be baked again; a run that was cut off goes on."""
+    def supersede(self, others: Callable[[], tuple[str, ...]], *, need: Callable[[], None]) -> frozenset[str]:
+        """Return the AMIs that no longer count, where all are to be baked again; a run that was cut off goes on.
+
+        Args:
+            others: ids of more than the bake's own.
+            need: makes sure that another one can be baked, before any stops counting.
+        """
         if not self.request.again:
             return frozenset()
         folder = self.request.facts_file.parent
         begun = superseded(folder)
         if begun is not None:
             return begun
-        ids = sorted({*(one.image.id for one in self.found()), *others})
+        need()
+        ids = sorted({*(one.image.id for one in self.found()), *others()})
         folder.mkdir(parents=True, exist_ok=True)
         publish(folder / _SUPERSEDED, "\n".join(ids).encode())
         return frozenset(ids)
@@ -84,26 +91,35 @@ class Generations:
         return sorted(found, key=lambda one: -one.number)
 
     def current(self, without: frozenset[str]) -> Generation | None:
-        """Return the newest that serves, but for some; one that will never be available is removed."""
+        """Return the newest that serves, but for some; one that has failed is removed."""
         for one in self.found():
             if one.image.id in without:
                 continue
-            if not self.sight.becomes_available(one.image):
+            state = self.sight.settled(one.image)
+            if state in FAILED:
                 self.removal.remove(one.image, "it never became available")
+            if state != "available":
+                self.removal.say(f"{one.image.subject} is {state}: it does not count")
                 continue
             if self._recall(one):
                 return Generation(number=one.number, image=self.sight.seen(one.image.id), facts=one.facts)
-            self.removal.say(f"what {one.image.subject} said of itself is not on this host: another one is baked")
+            self.removal.say(
+                f"what {one.image.subject} said of itself is not on this host: another one is baked, and it stays."
+                f" When nobody needs it: aws ec2 deregister-image --image-id {one.image.id}"
+            )
         return None
 
     def next(self) -> int:
         """Return the number of the next."""
         return max((one.number for one in self.found()), default=0) + 1
 
-    def retire_others(self, current: FoundImage) -> None:
-        """Take away all but the current one; those that another account may launch stay."""
+    def retire_superseded(self, current: FoundImage) -> None:
+        """Take away those whose place a `--rebake` of this host takes; those that another account may launch stay."""
+        replaced = superseded(self.request.facts_file.parent) or frozenset()
         for one in self.found():
-            if one.image.id != current.id and self.removal.retire(one.image, f"{current.id} takes its place"):
+            if one.image.id == current.id or one.image.id not in replaced:
+                continue
+            if self.removal.retire(one.image, f"{current.id} takes its place"):
                 one.facts.unlink(missing_ok=True)
 
     def name(self, number: int) -> str:
@@ -132,7 +148,7 @@ def is_of(inputs: Digest, image: FoundImage) -> bool:
     """
     if image.description == ami_description(inputs) or image.tags.get(BAKE_TAG) == str(inputs):
         return True
-    return not image.description and not image.tags
+    return not image.description and not any(key.startswith("bundle:") for key in image.tags)
 
 
 def taken(name: str, by: FoundImage) -> ConflictError:

@@ -64,12 +64,12 @@ class Images(Protocol):
         """Return who else may launch an AMI: accounts, `all`, organizations."""
         ...
 
-    def remove(self, image: FoundImage) -> tuple[str, ...]:
-        """Deregister an AMI and delete its snapshots; return those that EC2 does not let go yet."""
+    def remove(self, image: FoundImage, snapshots: Sequence[str]) -> tuple[str, ...]:
+        """Deregister an AMI and delete these snapshots of it; return those that EC2 does not let go yet."""
         ...
 
     def orphans(self, key: str, value: str) -> tuple[str, ...]:
-        """Return the account's own snapshots with that tag which none of its AMIs has."""
+        """Return the account's own snapshots with that tag that EC2 made for AMIs, and that none of its AMIs has."""
         ...
 
     def delete_snapshot(self, snapshot: str) -> bool:

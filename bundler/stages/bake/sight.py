@@ -10,7 +10,9 @@ from bundler.errors import ConflictError, TargetError
 from bundler.retry import Patience
 from bundler.stages.bake.ports import Images
 
-_PENDING = ("pending", "transient")
+FAILED = ("failed", "error", "invalid", "deregistered")
+_BLIND_S = 10.0
+PENDING = ("pending", "transient")
 LOOK = "Look at it in EC2, then run this again."
 
 
@@ -43,20 +45,26 @@ class Sight:
         return self.seen(image.id)
 
     def becomes_available(self, image: FoundImage) -> bool:
-        """Wait for a pending AMI; whether it is available in the end.
+        """Wait for a pending AMI; whether it is available in the end."""
+        return self.settled(image) == "available"
+
+    def settled(self, image: FoundImage) -> str:
+        """Wait for a pending AMI; return its state then, `gone` where EC2 does not show it any more.
 
         Raises:
             TargetError: it is pending for too long.
         """
         last = self.patience.until(partial(self._state, image), _unsettled, subject=image.subject)
-        if last in _PENDING:
+        if last in PENDING:
             raise TargetError(image.subject, f"is still {last} after {self.patience.deadline_s:.0f} s", hint=LOOK)
-        return last == "available"
+        return last
 
     def _state(self, image: FoundImage) -> str:
-        found = self.images.image(image.id)
+        """The state now. EC2 has shown it already, so that one look that does not see it may have come too early."""
+        subject = f"AMI {image.id}"
+        found = self.patience.appears(lambda: self.images.image(image.id), subject=subject, limit_s=_BLIND_S)
         return "gone" if found is None else found.state
 
 
 def _unsettled(state: str) -> list[str]:
-    return [state] if state in _PENDING else []
+    return [state] if state in PENDING else []

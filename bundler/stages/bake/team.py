@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bundler.domain.digest import Digest
 from bundler.domain.machine_image import FoundImage
@@ -54,7 +55,7 @@ class TeamSource:
         noted = self.bakery.packer.noted(self.request.inputs)
         if noted is None:
             return ()
-        found = self.bakery.images.image(noted.id)
+        found = self.bakery.patience.appears(partial(self.bakery.images.image, noted.id), subject=f"AMI {noted.id}")
         is_kept = False
         if found is not None and found.owner == self.request.account:
             is_kept = not noted.is_interim and self.sight.becomes_available(found)

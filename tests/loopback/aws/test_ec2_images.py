@@ -47,7 +47,8 @@ def ec2(closed: Closed) -> Any:
 
 def snapshot(ec2: Any, gib: int = 1) -> str:
     volume = ec2.create_volume(Size=gib, AvailabilityZone=f"{ec2.meta.region_name}a")["VolumeId"]
-    return str(ec2.create_snapshot(VolumeId=volume)["SnapshotId"])
+    made = ec2.create_snapshot(VolumeId=volume, Description="Created by CreateImage(i-0) for ami-0")
+    return str(made["SnapshotId"])
 
 
 def new(ec2: Any, attributes: AmiAttributes = PLAIN, **more: object) -> NewImage:
@@ -62,6 +63,10 @@ def new(ec2: Any, attributes: AmiAttributes = PLAIN, **more: object) -> NewImage
         **more,
     }
     return NewImage(**given)  # type: ignore[arg-type]
+
+
+def made_of(image: FoundImage) -> list[str]:
+    return [one.snapshot for one in image.snapshots]
 
 
 def made(images: Ec2Images, ec2: Any, attributes: AmiAttributes = PLAIN, **more: object) -> FoundImage:
@@ -198,8 +203,8 @@ def test_images_and_snapshots_are_tagged_in_one_call(images: Ec2Images, ec2: Any
 
 def test_an_image_goes_with_its_snapshots_and_may_be_gone_already(images: Ec2Images, ec2: Any) -> None:
     found = made(images, ec2, ATTRIBUTES)
-    images.remove(found)
-    images.remove(found)
+    images.remove(found, made_of(found))
+    images.remove(found, made_of(found))
     assert images.image(found.id) is None
     assert images.snapshots([one.snapshot for one in found.snapshots]) == {}
 
@@ -234,6 +239,10 @@ def test_snapshots_that_no_image_has_any_more_are_found_by_their_tag(images: Ec2
     assert images.delete_snapshot(ids[gone.id]), "gone already"
     assert not images.delete_snapshot(ids[used.id])
     assert images.orphans("bundle:test", value) == ()
+    volume = ec2.create_volume(Size=1, AvailabilityZone=f"{ec2.meta.region_name}a")["VolumeId"]
+    data = ec2.create_snapshot(VolumeId=volume, Description="what users wrote")["SnapshotId"]
+    images.tag([data], {"bundle:test": value})
+    assert images.orphans("bundle:test", value) == (), "a tag may have been copied; EC2 did not make it for an AMI"
 
 
 class Clock:
@@ -285,7 +294,7 @@ def test_a_snapshot_that_ec2_holds_a_moment_longer_is_waited_for_a_minute(
     (held,) = (one.snapshot for one in found.snapshots)
     if is_released:
         clock.wakes.append(lambda: service.release(after=4))
-    assert images.remove(found) == (() if is_released else (held,))
+    assert images.remove(found, made_of(found)) == (() if is_released else (held,))
     assert clock.now == (12.0 if is_released else pytest.approx(63.0))
     assert (images.snapshots([held]) == {}) is is_released
 
@@ -295,7 +304,7 @@ def test_a_snapshot_that_another_image_uses_stays(images: Ec2Images, ec2: Any) -
     first, second = (images.image(images.register(replace(wanted, name=uuid.uuid4().hex))) for _ in range(2))
     assert first is not None
     assert second is not None
-    images.remove(first)
+    images.remove(first, made_of(first))
     assert images.snapshots([first.snapshots[0].snapshot]), "the other one still begins with it"
     assert images.image(second.id) == second
 
@@ -320,8 +329,8 @@ CALLS: Mapping[str, Callable[[Ec2Images, FoundImage], object]] = {
             source=found.id, region="eu-central-1", name=uuid.uuid4().hex, token=uuid.uuid4().hex, tags={"a": "b"}
         )
     ),
-    "DeregisterImage": lambda images, found: images.remove(found),
-    "DeleteSnapshot": lambda images, found: images.remove(found),
+    "DeregisterImage": lambda images, found: images.remove(found, made_of(found)),
+    "DeleteSnapshot": lambda images, found: images.remove(found, made_of(found)),
 }
 
 

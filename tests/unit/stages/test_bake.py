@@ -31,7 +31,7 @@ from bundler.errors import (
     TargetError,
 )
 from bundler.retry import Patience
-from bundler.stages.bake import TEMPLATE_TAG, Baked, BakeRequest, Bakery, bake, forget_superseded
+from bundler.stages.bake import TEMPLATE_TAG, Baked, BakeRequest, Bakery, bake, forget_superseded, superseded
 from tests.fakes.bakes import FACTS, SOURCE, bake_of
 from tests.fakes.memory_ec2 import ACCOUNT, AWS, OTHERS, MemoryEc2, MemoryPacker
 from tests.fakes.preloads import ami_of, lock_of
@@ -227,9 +227,65 @@ def test_an_ami_whose_facts_are_lost_is_baked_again(world: World) -> None:
     there = world.there()
     world.facts.unlink()
     baked = world.bake()
-    assert [image.id for image in world.own] == [baked.image.id]
-    assert baked.image.id != there.id
-    assert "is not on this host" in world.said
+    assert {image.id for image in world.own} == {there.id, baked.image.id}
+    assert "is not on this host: another one is baked, and it stays" in world.said
+    assert f"aws ec2 deregister-image --image-id {there.id}" in world.said
+    assert world.bake().image.id == baked.image.id
+
+
+def test_an_ami_that_one_look_does_not_see_is_looked_for_again(world: World) -> None:
+    there = world.there()
+    world.ec2.hidden[there.id] = 1
+    assert world.bake().image.id == there.id
+
+
+@pytest.mark.parametrize("state", ["disabled", "gone"])
+def test_an_ami_that_cannot_be_used_is_left_alone_and_its_name_not_taken_again(world: World, state: str) -> None:
+    there = world.there(state=state)
+    baked = world.bake()
+    assert {image.id for image in world.own} == {there.id, baked.image.id}
+    assert baked.image.name == f"{there.name}-2"
+    assert f"is {state}: it does not count" in world.said
+
+
+def test_snapshots_that_ec2_did_not_make_for_the_ami_are_not_touched(world: World) -> None:
+    there = world.there(state="failed")
+    (data,) = (one.snapshot for one in there.snapshots)
+    world.ec2.descriptions[data] = "what our users wrote"
+    world.bake()
+    assert there.id not in world.ec2.images
+    assert data in world.ec2.own_snapshots
+    assert data not in world.ec2.snapshot_tags
+
+
+@pytest.mark.parametrize("what", ["launch_permissions", "remove"])
+def test_an_old_ami_that_aws_does_not_let_go_does_not_end_the_bake(world: World, what: str) -> None:
+    there = world.there()
+    world.ec2.fail[what] = AccessError("AMI", "is denied", hint="Ask for it.")
+    world.ec2.leftover.clear()
+    baked = world.bake(again=True, variables={"security_group_id": "sg-own"})
+    assert {image.id for image in world.own} == {there.id, baked.image.id}
+    assert f"{there.subject} stays (" in world.said
+
+
+def test_rebake_without_packer_supersedes_nothing(world: World) -> None:
+    world.there()
+    world.packer.error = MissingToolError("packer", "is not installed", hint="Install it.")
+    refused(lambda: world.bake(again=True), MissingToolError)
+    assert superseded(world.folder) is None
+
+
+def test_another_host_that_begins_meanwhile_keeps_its_builder(world: World) -> None:
+    theirs = Leftover(kind="instance", id="i-theirs", owner="ffff them@there", alive_at=NOW)
+
+    def payload() -> Path:
+        world.ec2.leftover.append(theirs)
+        return world.folder / "payload"
+
+    error = refused(lambda: world.bake(payload=payload), ConflictError)
+    assert "is being baked by them@there" in error.cause
+    assert world.ec2.leftover == [theirs]
+    assert world.packer.jobs == []
 
 
 def test_rebake_makes_the_new_ami_before_the_old_one_goes(world: World) -> None:
@@ -466,15 +522,20 @@ def unfit(raw: bytes) -> NodeFacts:
     raise FindingsError("AMI workers", "containerd is below the floor", exit_code=3)
 
 
-@pytest.mark.parametrize("adopted", [True, False])
-def test_an_ami_whose_facts_are_refused_does_not_stay(world: World, adopted: bool) -> None:
-    if adopted:
-        world.there()
+def test_a_new_ami_whose_facts_are_refused_does_not_stay(world: World) -> None:
     with pytest.raises(FindingsError, match="below the floor"):
         world.bake(check=unfit)
     assert world.own == []
     assert world.ec2.leftover == []
     assert "it is not fit for the bundle" in world.said
+
+
+def test_an_earlier_ami_whose_facts_are_refused_stays_for_whom_it_fits(world: World) -> None:
+    there = world.there()
+    with pytest.raises(FindingsError, match="below the floor") as caught:
+        world.bake(check=unfit)
+    assert [one.id for one in world.own] == [there.id]
+    assert caught.value.safe == f"{there.subject} stays: an earlier build made it. bundle build --rebake makes another."
 
 
 def test_the_ami_that_the_lock_records_is_found_without_its_facts_file(world: World) -> None:

@@ -97,7 +97,7 @@ class World:
             template=self.template,
         )
 
-    def run(self, lock: Lock | None = None, *, again: bool = False) -> BakeRun:
+    def run(self, lock: Lock | None = None, *, again: bool = False, whole: bool = False) -> BakeRun:
         return BakeRun(
             definition=self.definition(),
             lock=lock or self.lock,
@@ -106,6 +106,7 @@ class World:
             foundry=self.foundry,
             fetch=no_fetch,
             again=again,
+            whole=whole,
             pace=Pace(emit=self.heard.append),
         )
 
@@ -237,7 +238,17 @@ def test_packs_of_another_zstandard_name_both_versions(world: World) -> None:
         LockChangedError, match=r"made with zstandard 0\.1\.0, and this host's zstandard [0-9]"
     ) as caught:
         mended(world, table=table, packed_with="0.1.0")
-    assert "--rebake" in caught.value.hint
+    assert "--whole" in caught.value.hint
+
+
+def test_packs_that_are_lost_are_recorded_anew_where_all_of_it_is_to_be_carried(world: World) -> None:
+    lock = world.run().complete()
+    for blob in lock.bake[0].packs:
+        world.cache.path(blob.digest).unlink()
+    other = lock.bake[0].model_copy(update={"packs": (Blob(media_type="x/y", digest=Digest.of(b"other"), size=5),)})
+    found = world.run(with_bakes(lock, (other,)), whole=True).complete()
+    assert found.bake == lock.bake
+    assert len(world.packer.jobs) == 1
 
 
 def test_an_ami_that_holds_something_else_now_is_told(world: World) -> None:
