@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import AccessError, MissingToolError
+from bundler.lab.lab import LabOptions
 from bundler.lab.lab import lab as running_lab
 from bundler.lab.machines import require_machines
 from bundler.lab.tools import Tools
@@ -45,8 +46,8 @@ def story(assets: Path, tools: Tools, tmp_path_factory: pytest.TempPathFactory) 
         pytest.skip("packer is not installed (Debian: apt install packer)")
     folder = tmp_path_factory.mktemp("labs")
     with (
-        running_lab(folder / "outside", machines=True, **OUTSIDE) as outside,
-        running_lab(folder / "inside", kubernetes=True, source=False, assets=assets) as inside,
+        running_lab(folder / "outside", LabOptions(machines=True, **OUTSIDE)) as outside,
+        running_lab(folder / "inside", LabOptions(kubernetes=True, source=False, assets=assets)) as inside,
         home(outside, tools) as place,
     ):
         definition = place.folder / "bundle.yaml"
