@@ -103,17 +103,18 @@ def build(
     """Build the one signed archive that crosses the gap.
 
     Without a lock it makes one first. Every chart is rendered again, and an image that is not in the lock stops the
-    build. An interrupted build goes on from what is right already; only a complete archive gets the final name.
+    build. AMIs of the definition are baked with Packer, once for the same inputs, and read out block by block. An
+    interrupted build goes on from what is right already; only a complete archive gets the final name.
 
     With --against (a file, or s3://bucket/key) only blocks are carried whose content the AMI of the same name and
     architecture did not have there: the result installs where the earlier archive was installed. Images, charts, tools
     and files are carried whole. The lock records it, and builds the same again, until --whole, --rebake or a changed
     lock begins with all of it.
 
-    --rebake bakes each AMI again, under a new name. The old one is removed once the new one is there and fit for the
-    bundle; where another account may launch it, it stays, and how to remove it is printed. If the new one fails, the
-    old one stays. Killed anywhere, the next build (with --rebake or without) ends with one current AMI: the new one if
-    it was made.
+    --rebake bakes each AMI again, under a new name; one that is carried as it is (id, bottlerocket) is read out again.
+    The old AMI is removed once the new one is there and fit for the bundle; where another account may launch it, it
+    stays, and how to remove it is printed. If the new one fails, the old one stays. Killed anywhere, the next build
+    (with --rebake or without) ends with one current AMI: the new one if it was made.
     """
     from bundler import wiring
     from bundler.atomic import publish

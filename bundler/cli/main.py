@@ -49,7 +49,7 @@ EXIT_CODES = (
     (3, "refused: trust or integrity"),
     (4, "credentials or permission"),
     (5, "network or service: run it again"),
-    (6, "local disk or memory"),
+    (6, "local disk or memory; a program here is missing or fails"),
     (7, "locked, or a resource that is not ours or must not be made"),
     (8, "the target is not healthy in time"),
     (10, "--plan --exit-code: the plan shows changes"),

@@ -26,7 +26,6 @@ from bundler.domain.schema import (
 
 DeviceName = Annotated[str, StringConstraints(pattern=r"^(/dev/)?[a-z0-9]{1,30}$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6}){1,3}$")]
-MachineArchitecture = {"amd64": "x86_64", "arm64": "arm64"}
 """What EC2 calls an architecture, by our word."""
 
 

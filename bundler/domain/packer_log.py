@@ -84,6 +84,12 @@ class PackerLine:
         match = _STEP.match(self.said) if self.kind == "ui" and self.data[:1] == ("error",) else None
         return " ".join(match["step"].split()) if match else ""
 
+    @property
+    def remark(self) -> str:
+        """What a script wrote to stdout."""
+        match = _STEP.match(self.said) if self.kind == "ui" and self.data[:1] == ("message",) else None
+        return " ".join(match["step"].split()) if match else ""
+
     def without(self, secrets: Sequence[Secret]) -> PackerLine:
         """Return the line as it may be shown; what machines read in it stays: a value may be a Region's name."""
         if self.kind == "artifact":
@@ -155,15 +161,18 @@ def failure(lines: Sequence[PackerLine]) -> str:
     """Return why a build failed: the provisioner or step it was in, its errors, and a script's last words.
 
     Alone the words are no reason: what a script writes to stderr Packer calls an error, too, in a build that succeeds.
+    Of a script that wrote nothing to stderr the last lines of its output are told.
     """
-    step, words = "", list[str]()
+    step, words, output = "", list[str](), list[str]()
     for line in lines:
         if line.step and (_PROVISIONING.match(line.step) or not step):
-            step, words = line.step, []
+            step, words, output = line.step, [], []
         if line.complaint:
             words.append(line.complaint)
+        if line.remark and _PROVISIONING.match(step):
+            output.append(line.remark)
     errors = [",".join(line.data) for line in lines if line.kind == "error"]
-    words = words[-_SCRIPT_LINES:] if errors else []
+    words = (words or output)[-_SCRIPT_LINES:] if errors else []
     errors = errors or [line.said for line in lines if line.data[:1] == ("error",)]  # it did not come to a build
     said = " | ".join(dict.fromkeys(" ".join(error.split()) for error in (*errors, *words) if error.strip()))
     step = _milestone(step) or step.rstrip(". ")

@@ -9,6 +9,7 @@ from bundler.domain.ami import AmiBase, BakedAmi
 from bundler.domain.blocks import BlockIndex, Volume
 from bundler.domain.digest import Digest
 from bundler.domain.finding import Finding
+from bundler.domain.names import shared_tags
 from bundler.domain.site import Site
 from bundler.domain.snapshot import FoundSnapshot
 
@@ -130,7 +131,7 @@ def _unfit(baked: BakedAmi, parent: FoundSnapshot, encryption: Encryption, site:
         asked = other if parent.is_encrypted else by_default
     cause = f"begins with {parent.id}, which {held}, and so would it be; {asked}"
     wanted = snapshot_tags(Digest.parse(parent.tags[INDEX_TAG]), parent.tags[DEVICE_TAG], encryption.kms_key)
-    tags = ",".join(f"{{Key={name},Value={value}}}" for name, value in wanted.items())
+    tags = ",".join(f"{{Key={name},Value={value}}}" for name, value in (shared_tags() | wanted).items())
     key = "" if encryption.kms_key is None else f" --kms-key-id {encryption.kms_key}"
     copy = (
         f"aws ec2 copy-snapshot --region {site.region} --source-region {site.region} --source-snapshot-id {parent.id}"

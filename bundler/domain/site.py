@@ -249,6 +249,14 @@ class Restore(Strict):
     route: Literal["ebs-direct", "copy", "share"] = "ebs-direct"
     kms_key: Arn | None = Field(default=None, description="encrypts the snapshots; default: the account's own rule")
 
+    @model_validator(mode="after")
+    def _own(self) -> Self:
+        if self.route == "share" and self.kms_key is not None:
+            raise ValueError(
+                "kmsKey: the route share uses the AMI as it was built; take copy or ebs-direct to encrypt it"
+            )
+        return self
+
 
 class Site(Strict):
     """One closed VPC with its cluster, registry and node groups."""

@@ -146,7 +146,7 @@ class _Verify:
             self._tell("AMI", image.subject, f"is {image.state}", exit_code=_ABSENT)
             return
         for cause in self._attributes(wanted, image):
-            self._tell("AMI", image.subject, cause, hint=_REPLACE)
+            self._tell("AMI", image.subject, cause, hint=self._instead(image))
         self._snapshots(wanted, image)
 
     def _attributes(self, wanted: WantedAmi, image: FoundImage) -> Iterator[str]:
@@ -170,7 +170,7 @@ class _Verify:
         for volume in index.volumes:
             snapshot = by_device.get(volume.device)
             if snapshot is None:
-                self._tell("AMI", image.subject, f"has no snapshot behind {volume.device}", hint=_REPLACE)
+                self._tell("AMI", image.subject, f"has no snapshot behind {volume.device}", hint=self._instead(image))
                 continue
             self._key(image, snapshot)
             try:
@@ -191,9 +191,13 @@ class _Verify:
         subject = f"{image.subject}, {found.snapshot} ({device})"
         if found.problems:
             cause = f"does not hold the blocks that were signed: {'; '.join(found.problems)}"
-            self._tell("AMI", subject, cause, hint=_REPLACE)
+            self._tell("AMI", subject, cause, hint=self._instead(image))
         if found.gib != gib:
-            self._tell("AMI", subject, f"is of a volume of {found.gib} GiB, not {gib}", hint=_REPLACE)
+            self._tell("AMI", subject, f"is of a volume of {found.gib} GiB, not {gib}", hint=self._instead(image))
+
+    def _instead(self, image: FoundImage) -> str:
+        """What to do about an AMI that is not what was signed: install makes only the account's own again."""
+        return _REPLACE if image.owner == self.site.account else _NOT_OURS
 
     def _key(self, image: FoundImage, snapshot: str) -> None:
         """Look whether a snapshot of ours is encrypted as the site asks."""

@@ -69,7 +69,8 @@ class Ec2Builders:
     def beat(self, run: Digest) -> None:
         """Say on what a run has in EC2 that its owner is alive; key pairs come with an instance or a group."""
         groups = self._groups([{"Name": "group-name", "Values": [group_name(run)]}])
-        ids = sorted({one.id for one, _ in (*self._instances(run), *groups)})
+        found = (one for one, _ in (*self._instances(run), *groups))
+        ids = sorted({one.id for one in found if one.owner in ("", self._owner)})
         if ids:
             self._service.call("CreateTags", about=", ".join(ids), Resources=ids, Tags=tag_list(self._signs()))
 
