@@ -104,7 +104,8 @@ def test_export_killed_there_makes_the_same_index_and_the_same_packs(
     assert made.returncode == 0, made.stderr
     assert made.stdout == fresh_export(site, tmp_path / "b")
     assert_only_whole_blobs(site)
-    assert [path.name for path in (site.folder / "cache" / "new").iterdir()] == [".lock"]
+    unfinished = site.folder / "cache" / "blobs" / "sha256" / ".new"
+    assert [path.name for path in unfinished.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("tear", ["cut", "empty", "flipped", "of another snapshot", "a pack is gone"])
