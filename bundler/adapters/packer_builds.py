@@ -156,6 +156,10 @@ class PackerBuilds:
                     self.emit(Noted(text=text, warning=True))
                     told = True
                 pause(_POLL_S)
+            except OSError as error:
+                cause = f"cannot be locked: {error.strerror}"
+                hint = "Put the cache on a file system that knows locks: BUNDLE_CACHE_DIR"
+                raise LocalResourceError(str(self.work), cause, hint=hint) from error
             else:
                 return
 

@@ -17,6 +17,7 @@ _COMMA = "%!(PACKER_COMMA)"
 _AMI = re.compile(r"([a-z]{2,5}(?:-[a-z]+)+-[0-9]{1,2}):(ami-[0-9a-f]{8,17})\Z")
 _NOTED = re.compile(r"(?:==> )?[^:\s]+:\s+AMI: (?P<ami>ami-[0-9a-f]{8,17})")
 _STEP = re.compile(r"==> [^:]+: (?P<step>.+)")
+_REMARK = re.compile(r"\s+[^:\s]+: (?P<said>.+)")
 _PROVISIONING = re.compile(r"(Provisioning with|Uploading|Downloading) ")
 _NAME = r"(?:\S*/)?(?P<name>[^\s/]+)/?"
 CREATING = "creating the AMI"
@@ -87,8 +88,8 @@ class PackerLine:
     @property
     def remark(self) -> str:
         """What a script wrote to stdout."""
-        match = _STEP.match(self.said) if self.kind == "ui" and self.data[:1] == ("message",) else None
-        return " ".join(match["step"].split()) if match else ""
+        match = _REMARK.match(self.said) if self.kind == "ui" and self.data[:1] == ("message",) else None
+        return " ".join(match["said"].split()) if match else ""
 
     def without(self, secrets: Sequence[Secret]) -> PackerLine:
         """Return the line as it may be shown; what machines read in it stays: a value may be a Region's name."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from bundler.copying import copied
+from bundler.ami_copy import copied
 from bundler.domain.bake import client_token
 from bundler.domain.events import Emit, Noted, silent
 from bundler.domain.machine_image import FoundImage, ImageCopy, NewImage

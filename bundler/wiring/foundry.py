@@ -8,12 +8,11 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bundler.atomic import publish
 from bundler.cache import Cache
 from bundler.data import data_folder
 from bundler.domain.definition import Definition
@@ -123,10 +122,7 @@ def _owner(work: Path, surroundings: Surroundings) -> str:
 def _secret_of(path: Path) -> str:
     """What a folder has of its own, made once: two hosts made of one image have the same names and inodes."""
     if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent) as made, suppress(FileExistsError):
-            made.write(secrets.token_hex(16))
-            made.flush()
-            os.link(made.name, path)
+        publish(path, secrets.token_hex(16).encode())
     return path.read_text()
 
 

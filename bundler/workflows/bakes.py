@@ -182,9 +182,7 @@ class BakeRun:
             if is_lost or recorded.base_index != (None if base is None else base.blob.digest):
                 return True
         if recorded.inputs != self._requests.inputs(ami):
-            self._say(
-                ami, "the lock records a bake with another builder.kmsKey or template of this tool: --rebake bakes anew"
-            )
+            self._say(ami, "recorded as baked with another builder.kmsKey, or by another version: --rebake bakes anew")
         if recorded.base is not None:
             self._say(ami, f"carried as what differs from {recorded.base.bundle}, as the lock records it")
         return False

@@ -6,20 +6,18 @@ As in `make demo`: only `bundle` works; nodes and pods are kwok's.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bundler.errors import AccessError, MissingToolError
 from bundler.lab.lab import LabOptions
 from bundler.lab.lab import lab as running_lab
-from bundler.lab.machines import require_machines
 from bundler.lab.tools import Tools
 from bundler.trust import parse_trust_chain, trust_digest
 from tests.demo.demo import AMI, OUTSIDE
 from tests.journey import Workspace
+from tests.needs import need_machines, need_packer
 from tests.terminal import Printed, home, keep, without_a_terminal
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -38,12 +36,8 @@ VARIABLE = (
 @pytest.fixture(scope="module")
 def story(assets: Path, tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Printed]]:
     """What is printed from lock to `verify --installed`, by name."""
-    try:
-        require_machines()
-    except (AccessError, MissingToolError) as error:
-        pytest.skip(f"{error} ({error.hint})")
-    if shutil.which("packer") is None:
-        pytest.skip("packer is not installed (Debian: apt install packer)")
+    need_machines()
+    need_packer()
     folder = tmp_path_factory.mktemp("labs")
     with (
         running_lab(folder / "outside", LabOptions(machines=True, **OUTSIDE)) as outside,

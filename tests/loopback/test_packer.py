@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from bundler.adapters.packer import Packer, PackerSettings
 from bundler.domain.credentials import Secret
 from bundler.domain.packer_log import PackerLine
 from bundler.errors import DefinitionError, MissingToolError, PackerError
+from tests.needs import need_packer
 
 pytestmark = pytest.mark.loopback
 CANARY = "c4nary-of-packer"
@@ -25,10 +25,7 @@ CANARY = "c4nary-of-packer"
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    found = shutil.which("packer")
-    if found is None:
-        pytest.skip("packer is not installed (Debian: apt install packer)")
-    return Path(found)
+    return need_packer()
 
 
 @pytest.fixture

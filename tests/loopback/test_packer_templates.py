@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from bundler.adapters.packer import Packer, PackerSettings
 from bundler.data import data_folder
 from bundler.domain.packer_template import gate
 from bundler.errors import DefinitionError
+from tests.needs import need_packer
 
 pytestmark = pytest.mark.loopback
 TEMPLATES = sorted(data_folder("packer").glob("*/template.json"))
@@ -37,12 +37,9 @@ ALL_SET = {
 
 @pytest.fixture
 def packer(tmp_path: Path) -> Packer:
-    found = shutil.which("packer")
-    if found is None:
-        pytest.skip("packer is not installed (Debian: apt install packer)")
     keys = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_EC2_METADATA_DISABLED": "true"}
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **keys}
-    return Packer(PackerSettings(binary=Path(found), work=tmp_path / "packer", environ=environ))
+    return Packer(PackerSettings(binary=need_packer(), work=tmp_path / "packer", environ=environ))
 
 
 def needed(folder: Path) -> dict[str, str]:

@@ -33,8 +33,9 @@ from bundler.stages.bake import TEMPLATE_TAG
 from tests.fakes.images import image, index
 from tests.fakes.node import tar_layer
 from tests.journey import Workspace, small_definition, workspace
+from tests.needs import need_machines, need_packer
 from tests.peers import boto_client, lab_control, lab_key
-from tests.sandbox.test_lab_machines import eventually, mounts_and_loops, need_machines
+from tests.sandbox.test_lab_machines import eventually, mounts_and_loops
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(300)]
 ACCOUNT, REGION = "444455556666", "eu-west-1"
@@ -142,8 +143,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     need_machines()
-    if shutil.which("packer") is None:
-        pytest.skip("packer is not installed (Debian: apt install packer)")
+    need_packer()
     folder = tmp_path_factory.mktemp("bakes")
     with running_lab(folder / "lab", LabOptions(source=False, machines=True, account=ACCOUNT, region=REGION)) as facts:
         made = Lab(facts=facts, ec2=boto_client(facts, "ec2"), folder=folder, before={})

@@ -21,11 +21,12 @@ from botocore.exceptions import ClientError
 from bundler.adapters.packer import Packer, PackerSettings
 from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.packer_log import PackerLine
-from bundler.errors import AccessError, MissingToolError, PackerError
+from bundler.errors import PackerError
 from bundler.lab.lab import LabFacts, LabOptions, lab_down, lab_status, lab_up
 from bundler.lab.lab import lab as running_lab
-from bundler.lab.machines import claim_network, require_machines
+from bundler.lab.machines import claim_network
 from bundler.lab.node_disk import RawDisk, node_disk, written_blocks
+from tests.needs import need_machines, need_packer
 from tests.peers import boto_client, lab_key
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(600)]
@@ -34,13 +35,6 @@ EKS_PARAMETERS = "/aws/service/eks/optimized-ami/1.36/amazon-linux-2023"
 BOTTLEROCKET_PARAMETERS = "/aws/service/bottlerocket/aws-k8s-1.36"
 SSH = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
 ACCOUNT, REGION = "444455556666", "us-east-1"
-
-
-def need_machines() -> None:
-    try:
-        require_machines()
-    except (AccessError, MissingToolError) as error:
-        pytest.skip(f"{error} ({error.hint})")
 
 
 @pytest.fixture(scope="module")
@@ -406,15 +400,13 @@ def left_over(cloud: Cloud) -> dict[str, object]:
 
 @pytest.fixture
 def packer(cloud: Cloud, tmp_path: Path) -> Packer:
-    found = shutil.which("packer")
-    if found is None:
-        pytest.skip("packer is not installed (Debian: apt install packer)")
+    program = need_packer()
     key, secret = lab_key(cloud.facts)
     environ = {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_EC2_METADATA_DISABLED": "true",
     }  # fmt: skip
-    return Packer(PackerSettings(binary=Path(found), work=tmp_path / "packer", environ=environ))
+    return Packer(PackerSettings(binary=program, work=tmp_path / "packer", environ=environ))
 
 
 def test_packer_bakes_an_image_whose_snapshot_holds_what_it_put_there(

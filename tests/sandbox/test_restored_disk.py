@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,15 +27,14 @@ from bundler.domain.blocks import BLOCK_BYTES
 from bundler.domain.image_map import PrivateRegistry, image_map
 from bundler.domain.restored import AMI_TAG
 from bundler.domain.site import Site, parse_site
-from bundler.errors import AccessError, MissingToolError
 from bundler.lab.lab import LabFacts, LabOptions
 from bundler.lab.lab import lab as running_lab
-from bundler.lab.machines import require_machines
 from bundler.lab.tools import Tools
 from bundler.stages.push import plan_push, pushes_of
 from bundler.stages.release import SiteFacts, prepare
 from tests.closed import write_definition
 from tests.journey import Workspace, clean_environment, workspace
+from tests.needs import need_machines, need_packer
 from tests.peers import boto_client
 from tests.restores import RESTORING, ROOT, read_blocks
 
@@ -111,12 +109,8 @@ def digests(blocks: Mapping[int, bytes]) -> dict[int, str]:
 
 @pytest.fixture(scope="module")
 def restored(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
-    try:
-        require_machines()
-    except (AccessError, MissingToolError) as error:
-        pytest.skip(f"{error} ({error.hint})")
-    if shutil.which("packer") is None:
-        pytest.skip("packer is not installed (Debian: apt install packer)")
+    need_machines()
+    need_packer()
     folder = tmp_path_factory.mktemp("restored")
     options = LabOptions(account=BUILDER_ACCOUNT, region=BUILDER_REGION, machines=True)
     with running_lab(folder / "outside", options) as outside:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from bundler.adapters.aws.clients import Answer, Service
 from bundler.domain.bake import BAKE_TAG, group_name, key_prefix
@@ -94,15 +95,21 @@ class Ec2Builders:
 
     def _delete_group(self, leftover: Leftover) -> None:
         """For a moment EC2 holds a group for an instance that has ended."""
-        started = self._patience.clock()
-        while True:
+
+        def refused() -> RejectedError | None:
             try:
-                return self._unless_gone("DeleteSecurityGroup", leftover, GroupId=leftover.id)
+                self._unless_gone("DeleteSecurityGroup", leftover, GroupId=leftover.id)
             except RejectedError as error:
-                elapsed = self._patience.clock() - started
-                if error.code not in _STILL_USED or elapsed > _RELEASED_S:
+                if error.code not in _STILL_USED:
                     raise
-                self._patience.pause(str(leftover), ["released"], elapsed_s=elapsed)
+                return error
+            return None
+
+        last = self._patience.until(
+            refused, lambda one: [] if one is None else ["in use"], subject=str(leftover), limit_s=_RELEASED_S
+        )
+        if last is not None:
+            raise last
 
     def _keys(self, asked: dict[str, object]) -> list[str]:
         return self._service.ask(
@@ -176,13 +183,11 @@ class Ec2Builders:
         return self._groups([{"Name": "group-id", "Values": sorted(ids)}]) if ids else []
 
     def _await_end(self, instance: str) -> None:
-        started = self._patience.clock()
-        while self._state(instance) not in ("terminated", "gone"):
-            elapsed = self._patience.clock() - started
-            if elapsed > self._patience.deadline_s:
-                hint = "Look at it in EC2, then run this again."
-                raise TargetError(f"instance {instance}", f"does not end in {elapsed:.0f} s", hint=hint)
-            self._patience.pause(f"instance {instance}", ["terminated"], elapsed_s=elapsed)
+        subject = f"instance {instance}"
+        last = self._patience.until(partial(self._state, instance), _lives, subject=subject)
+        if _lives(last):
+            hint = "Look at it in EC2, then run this again."
+            raise TargetError(subject, f"is still {last} after {self._patience.deadline_s:.0f} s", hint=hint)
 
     def _state(self, instance: str) -> str:
         filters = [{"Name": "instance-id", "Values": [instance]}]
@@ -215,6 +220,10 @@ def _owned(item: Answer) -> tuple[str, float]:
     tags = {str(tag["Key"]): str(tag["Value"]) for tag in item.get("Tags", [])}
     said = tags.get(ALIVE_TAG, "")
     return tags.get(OWNER_TAG, ""), float(said) if said.isascii() and said.isdigit() else 0.0
+
+
+def _lives(state: str) -> list[str]:
+    return [] if state in ("terminated", "gone") else [state]
 
 
 def _states(item: Answer) -> Iterator[str]:

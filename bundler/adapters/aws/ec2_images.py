@@ -171,15 +171,13 @@ class Ec2Images:
 
     def _released(self, snapshot: str, ami: str) -> bool:
         """Delete the snapshot of an AMI that is deregistered; whether it is gone, or other AMIs' as well."""
-        started = self._patience.clock()
-        while not self.delete_snapshot(snapshot):
-            if any(image.id != ami for image in self._having([snapshot])):
-                return True
-            elapsed = self._patience.clock() - started
-            if elapsed > _RELEASED_S:
-                return False
-            self._patience.pause(f"snapshot {snapshot}", ["released"], elapsed_s=elapsed)
-        return True
+
+        def is_done() -> bool:
+            return self.delete_snapshot(snapshot) or any(image.id != ami for image in self._having([snapshot]))
+
+        return self._patience.until(
+            is_done, lambda done: [] if done else ["in use"], subject=f"snapshot {snapshot}", limit_s=_RELEASED_S
+        )
 
     def _having(self, snapshots: list[str]) -> list[FoundImage]:
         """The account's own AMIs that begin with one of these."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bundler.copying import copied
+from bundler.ami_copy import copied
 from bundler.domain.bake import BAKE_TAG, client_token
 from bundler.domain.events import Emit
 from bundler.domain.machine_image import FoundImage, ImageCopy, require_portable

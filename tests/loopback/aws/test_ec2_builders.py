@@ -13,7 +13,7 @@ from bundler.adapters.aws.clients import Service
 from bundler.adapters.aws.ec2_builders import Ec2Builders
 from bundler.domain.bake import BAKE_TAG, group_name, key_prefix
 from bundler.domain.digest import Digest
-from bundler.domain.leftover import Leftover, in_use
+from bundler.domain.leftover import DEAD_AFTER_S, Leftover, in_use
 from bundler.errors import AccessError, ConflictError, DefinitionError, RejectedError, TargetError
 from bundler.retry import Patience
 from tests.loopback.aws.conftest import Closed, odd_service
@@ -99,7 +99,11 @@ def test_a_run_says_whose_it_is_and_that_it_is_alive(
     now[0] += 60
     builders.beat(run)
     assert {(one.owner, one.alive_at) for one in builders.leftovers(run)} == {("0123 me@here", now[0])}
-    assert in_use(builders.leftovers(run), owner="4567 you@there", now=now[0]) is not None
+    assert in_use(builders.leftovers(run), owner="0123 me@here", now=now[0]) == ()
+    assert {one.id for one in in_use(builders.leftovers(run), owner="4567 you@there", now=now[0])} == {group, machine}
+    assert in_use(builders.leftovers(run), owner="4567 you@there", now=now[0] + DEAD_AFTER_S) == ()
+    Ec2Builders(services("ec2"), Clock().patience(), owner="4567 you@there", now=lambda: now[0] + 60).beat(run)
+    assert {one.owner for one in builders.leftovers(run)} == {"0123 me@here"}, "theirs is not taken over"
     for one in builders.leftovers(run):
         builders.remove(one)
 
@@ -262,6 +266,6 @@ def test_a_group_that_stays_in_use_is_told(code: str) -> None:
 
 def test_an_instance_that_does_not_end_is_told() -> None:
     builders, _ = scripted("running")
-    with pytest.raises(TargetError, match="instance i-1: does not end in 63 s") as caught:
+    with pytest.raises(TargetError, match="instance i-1: is still running after 60 s") as caught:
         builders.remove(MACHINE)
     assert caught.value.hint

@@ -101,6 +101,11 @@ def test_any_other_text_is_kept_as_it_came(text: str) -> None:
     assert (line.kind, line.said) == ("raw", text)
 
 
+def test_a_script_that_wrote_nothing_to_stderr_is_quoted_from_its_output() -> None:
+    said = [text.replace("ui,error,==> ", "ui,message,    ") for text in FAILED]
+    assert failure([parse_packer_line(text) for text in said]) == failure([parse_packer_line(text) for text in FAILED])
+
+
 @given(st.lists(st.text(max_size=80), max_size=20))
 def test_no_text_breaks_the_reading(texts: list[str]) -> None:
     lines = [parse_packer_line(text) for text in texts]

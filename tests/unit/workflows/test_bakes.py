@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -249,6 +249,26 @@ def test_packs_that_are_lost_are_recorded_anew_where_all_of_it_is_to_be_carried(
     found = world.run(with_bakes(lock, (other,)), whole=True).complete()
     assert found.bake == lock.bake
     assert len(world.packer.jobs) == 1
+
+
+def test_a_rebake_ends_with_the_lock_and_the_next_one_bakes_again(world: World) -> None:
+    first = world.run().complete()
+    run = world.run(first, again=True)
+    second = run.complete()
+    run.recorded(second)
+    assert world.run(first).complete() == first, "an old lock builds what it records, from its packs"
+    third = world.run(first, again=True).complete()
+    assert len({lock.bake[0].ami for lock in (first, second, third)}) == 3
+
+
+def test_a_lock_that_records_a_bake_with_another_key_says_so(world: World) -> None:
+    lock = world.run().complete()
+    run = world.run(lock)
+    builder = run.definition.builder.model_copy(update={"kms_key": "arn:aws:kms:eu-west-1:444455556666:key/1"})
+    keyed = replace(run, definition=run.definition.model_copy(update={"builder": builder}))
+    assert keyed.complete() == lock
+    assert "recorded as baked with another builder.kmsKey" in world.said
+    assert replace(keyed, lock=world.lock).complete().bake[0].ami != lock.bake[0].ami
 
 
 def test_an_ami_that_holds_something_else_now_is_told(world: World) -> None:
