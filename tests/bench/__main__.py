@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [each for each in scenarios() if asked.only in (None, each.name)]
     if not wanted:
         parser.error(f"there is no scenario {asked.only}")
+    if not any(asked.peer in (None, peer.name) for each in wanted for peer in each.peers):
+        parser.error(f"there is no peer {asked.peer}")
     rows: list[Row] = []
     gib = -(-asked.blocks // BLOCKS_PER_GIB)
     size = Size(listed=asked.blocks, distinct=asked.blocks, gib=gib, latency_ms=asked.latency_ms)
