@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,26 +51,37 @@ def parallel_map(work: Callable[[Item], Result], items: Iterable[Item], *, worke
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int) -> Iterator[Result]:
-    """Yield `work(item)` for each item, in input order; at most `ahead` results wait for those before them.
+@contextmanager
+def ordered_map(
+    work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+) -> Iterator[Iterator[Result]]:
+    """Hold while taking `work(item)` of each item, in input order; at most `ahead` results wait for those before them.
 
     Items are taken when there is room for them, so that neither they nor the results pile up. A failure ends it as it
-    ends `parallel_map`, and so does a consumer who stops.
+    ends `parallel_map`, and so does a consumer who leaves: threads have ended then, and `items`, where they are a
+    generator, are closed. Nothing is left to the garbage collector: it may run in any thread, one that holds
+    a lock of `threading` among them, and a thread that is joined there never ends.
     """
     flag = _Flag()
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="transfer")
-    waiting: deque[Future[Result]] = deque()
+
+    def results() -> Iterator[Result]:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(_run, flag, work, item))
+            if len(waiting) >= ahead:
+                yield _first(waiting, flag)
+        while waiting:
+            yield _first(waiting, flag)
+
     try:
         with Interruptible(flag.stop):
-            for item in items:
-                waiting.append(pool.submit(_run, flag, work, item))
-                if len(waiting) >= ahead:
-                    yield _first(waiting, flag)
-            while waiting:
-                yield _first(waiting, flag)
+            yield results()
     finally:
         flag.stop()
         pool.shutdown(wait=True, cancel_futures=True)
+        if isinstance(items, Generator):
+            items.close()
 
 
 def _first(waiting: deque[Future[Result]], flag: _Flag) -> Result:

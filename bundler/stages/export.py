@@ -160,9 +160,13 @@ class _Export:
 
     def _packed(self) -> PackTable:
         """Read, compress and write, each while the others go on: a disk that is slow for a second stops nobody."""
-        frames = ordered_map(_pack, self._batches(), workers=_PACKERS, ahead=_PACKERS + 1)
-        for _ in ordered_map(self._write, frames, workers=1, ahead=_UNWRITTEN):
-            pass
+        with (
+            ordered_map(self._read, self._wanted(), workers=READERS, ahead=_AHEAD) as reads,
+            ordered_map(_pack, self._batches(reads), workers=_PACKERS, ahead=_PACKERS + 1) as frames,
+            ordered_map(self._write, frames, workers=1, ahead=_UNWRITTEN) as written,
+        ):
+            for _ in written:
+                pass
         return self._writer.finish()
 
     def _write(self, packed: tuple[ExportProgress, PackedFrame]) -> None:
@@ -178,10 +182,10 @@ class _Export:
             return ExportProgress.fresh(snapshots)
         return kept
 
-    def _batches(self) -> Iterator[_Batch]:
+    def _batches(self, reads: Iterable[_Read]) -> Iterator[_Batch]:
         """Yield the blocks to carry, a frame at a time; every block of the snapshots is noted in the index."""
         batch = _Batch(self._seen(self._progress.seen))
-        for read in self._reads():
+        for read in reads:
             if read.content is not None and read.sha256 not in self._known:
                 self._known.add(read.sha256)
                 if not batch.blocks:
@@ -196,13 +200,10 @@ class _Export:
         if batch.blocks:
             yield batch
 
-    def _reads(self) -> Iterator[_Read]:
-        wanted = (
-            (position, device, block)
-            for position, (device, block) in enumerate(self._all_blocks())
-            if position >= self._progress.seen
-        )
-        return ordered_map(self._read, wanted, workers=READERS, ahead=_AHEAD)
+    def _wanted(self) -> Iterator[tuple[int, int, ListedBlock]]:
+        for position, (device, block) in enumerate(self._all_blocks()):
+            if position >= self._progress.seen:
+                yield position, device, block
 
     def _all_blocks(self) -> Iterator[tuple[int, ListedBlock]]:
         for device, source in enumerate(self._sources):

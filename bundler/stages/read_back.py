@@ -95,9 +95,10 @@ def read_back(volume: Volume, snapshot: str, *, reader: SnapshotReader, pace: Pa
         return one.number, _kind(one.wanted, sha256)
 
     found = {kind: Blocks() for kind in get_args(Kind)}
-    for number, kind in ordered_map(look, _places(volume, listed), workers=READERS, ahead=_AHEAD):
-        moved.count += 1
-        found[kind].add(number)
+    with ordered_map(look, _places(volume, listed), workers=READERS, ahead=_AHEAD) as looked:
+        for number, kind in looked:
+            moved.count += 1
+            found[kind].add(number)
     return ReadBack(
         snapshot=snapshot,
         gib=listed.gib,

@@ -259,10 +259,11 @@ class _Restore:
             return one
 
         pack = -1
-        for one in ordered_map(put, self._blocks(done), workers=WRITERS, ahead=_AHEAD):
-            if one.frames is not None and self._pack_of(one.frames) != pack:
-                pack = self._pack_of(one.frames)
-                progress.put(snapshots, one.frames)
+        with ordered_map(put, self._blocks(done), workers=WRITERS, ahead=_AHEAD) as puts:
+            for one in puts:
+                if one.frames is not None and self._pack_of(one.frames) != pack:
+                    pack = self._pack_of(one.frames)
+                    progress.put(snapshots, one.frames)
 
     def _pack_of(self, frames: int) -> int:
         """The pack that the next frame stands in, after so many; what no pack carries is counted in such packs, too."""
@@ -281,8 +282,9 @@ class _Restore:
 
     def _blocks(self, first: int) -> Iterator[_Put]:
         numbers = range(first, len(self._table.frames))
-        for number, frame in ordered_map(self._frame, numbers, workers=1, ahead=_AHEAD_FRAMES):
-            yield from _counted(self._puts(frame), number + 1)
+        with ordered_map(self._frame, numbers, workers=1, ahead=_AHEAD_FRAMES) as frames:
+            for number, frame in frames:
+                yield from _counted(self._puts(frame), number + 1)
         further = self._further(first)
         others = islice(self._others(), further * FRAME_BLOCKS, None)
         while batch := list(islice(others, FRAME_BLOCKS)):

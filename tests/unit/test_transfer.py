@@ -133,11 +133,15 @@ def test_an_ordered_map_yields_in_order_and_takes_no_more_than_it_has_room_for()
             taken.append(number)
             yield number
 
-    results = ordered_map(lambda n: (time.sleep(0.001 * (n % 3)), n)[1], items(), workers=4, ahead=6)
-    for expected in range(50):
-        assert next(results) == expected
-        assert len(taken) <= expected + 7
-    assert list(results) == []
+    def work(number: int) -> int:
+        time.sleep(0.001 * (number % 3))
+        return number
+
+    with ordered_map(work, items(), workers=4, ahead=6) as results:
+        for expected in range(50):
+            assert next(results) == expected
+            assert len(taken) <= expected + 7
+        assert list(results) == []
 
 
 def test_an_ordered_map_ends_with_its_first_failure_in_time() -> None:
@@ -152,17 +156,33 @@ def test_an_ordered_map_ends_with_its_first_failure_in_time() -> None:
         return number
 
     began = time.monotonic()
-    with pytest.raises(FormatError, match="is bad"):
-        list(ordered_map(work, range(1000), workers=4, ahead=8))
+    with pytest.raises(FormatError, match="is bad"), ordered_map(work, range(1000), workers=4, ahead=8) as results:
+        list(results)
     assert time.monotonic() - began < 10
     assert len(started) < 20
 
 
 def test_a_consumer_who_stops_ends_an_ordered_map() -> None:
-    results = ordered_map(str, range(1000), workers=2, ahead=4)
-    assert next(results) == "0"
-    results.close()
-    assert threading.active_count() < 10
+    with ordered_map(str, range(1000), workers=2, ahead=4) as results:
+        assert next(results) == "0"
+        inside = threading.active_count()
+    assert threading.active_count() < inside
+
+
+def test_maps_below_an_ordered_map_have_ended_when_it_fails() -> None:
+    """Left to the garbage collector, they once joined their threads below a lock of `threading`, and hung."""
+
+    def fail(number: int) -> int:
+        raise FormatError("x", f"{number} is bad")
+
+    def items() -> Iterator[int]:
+        with ordered_map(int, range(1000), workers=1, ahead=4) as below:
+            yield from below
+
+    before = threading.active_count()
+    with pytest.raises(FormatError) as caught, ordered_map(fail, items(), workers=2, ahead=4) as results:
+        list(results)
+    assert threading.active_count() == before, caught.traceback  # which would keep the generators
 
 
 def test_what_must_come_to_its_end_is_neither_woken_nor_stopped() -> None:
