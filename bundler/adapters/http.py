@@ -61,7 +61,7 @@ class TransportSettings:
     ca_files: tuple[str, ...] = ()
     proxies: Proxies = field(default_factory=Proxies)
     connect_to: Mapping[str, Address] = field(default_factory=dict)
-    connections: int = 32
+    connections: int = 80
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
     resolve: Resolve = resolve
@@ -244,6 +244,7 @@ class Transport:
         error = TransientError(request.subject, f"{answer.url.origin} answered {answer.status}{said}")
         error.retry_after_s = retry_after_s(answer)
         error.answered = True
+        error.asks_less = answer.status in (429, 503)
         if error.retry_after_s is not None:
             until = self.settings.clock() + error.retry_after_s
             self._rest_until[answer.url.origin] = max(until, self._rest_until.get(answer.url.origin, until))
