@@ -82,6 +82,14 @@ class ImageRegistry(Protocol):
         """Whether the repository holds the blob; only a 200 is present."""
         ...
 
+    def is_new(self, name: Reference) -> bool:
+        """Whether the registry says that the repository has no tag, or does not exist; False where it does not say."""
+        ...
+
+    def refusals(self, name: Reference) -> int:
+        """How often the registry has said so far that we ask too much."""
+        ...
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give the repository a blob; return True where a mount from `mount_from` (a repository) saved the bytes.
 

@@ -43,6 +43,7 @@ from bundler.errors import (
     MissingBlobError,
     MissingRepositoryError,
     NotFoundUpstreamError,
+    TransientError,
 )
 from bundler.ports import Reopen, Sink
 from bundler.retry import RetryPolicy, retry
@@ -79,6 +80,7 @@ class RegistryClient:
         self._policy = policy
         self._uploads = uploads
         self._sessions: dict[str, Session] = {}
+        self._refusals: dict[str, int] = {}
         self._opening = Once()
 
     def manifest(self, reference: Reference) -> Manifest | Index:
@@ -134,6 +136,24 @@ class RegistryClient:
 
         return self._with_retry(name, ask)
 
+    def is_new(self, name: Reference) -> bool:
+        """Whether the registry says that the repository has no tag, or does not exist; False where it does not say."""
+        session = self._session(name)
+        repository = session.endpoint.repository(name.repository)
+        call = Call(target=f"/v2/{repository}/tags/list?n=1", scope=pull_scope(repository), subject=name.name)
+
+        def ask() -> bool:
+            with session.call(call) as answer:
+                if answer.status == 404:
+                    return "NAME_UNKNOWN" in fault_codes(answer)
+                return answer.status == 200 and _has_no_tag(answer.excerpt())
+
+        return self._with_retry(name, ask)
+
+    def refusals(self, name: Reference) -> int:
+        """How often the registry has said so far that we ask too much (429, 503)."""
+        return self._refusals.get(name.registry, 0)
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give the repository a blob; return True where a mount saved the bytes.
 
@@ -157,7 +177,8 @@ class RegistryClient:
         )
         subject = f"{name.name}@{blob.digest}"
         upload = Upload(session, task, settings=self._uploads, subject=subject)
-        return retry(upload.attempt, subject=subject, policy=self._policy, progress=lambda: upload.furthest)
+        attempt = partial(self._counting, name.registry, upload.attempt)
+        return retry(attempt, subject=subject, policy=self._policy, progress=lambda: upload.furthest)
 
     def put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
         """Store a manifest under the reference's tag, or its digest where it has no tag; return the digest it got.
@@ -201,7 +222,17 @@ class RegistryClient:
             return self._sessions[name.registry]
 
     def _with_retry(self, reference: Reference, action: Callable[[], Result]) -> Result:
-        return retry(action, subject=str(reference), policy=self._policy)
+        attempt = partial(self._counting, reference.registry, action)
+        return retry(attempt, subject=str(reference), policy=self._policy)
+
+    def _counting(self, host: str, action: Callable[[], Result]) -> Result:
+        try:
+            return action()
+        except TransientError as error:
+            if error.asks_less:
+                with self._opening:
+                    self._refusals[host] = self._refusals.get(host, 0) + 1
+            raise
 
     def _cleanly(self, action: Callable[[], Result], left: int = CLEAN_RETRIES) -> Result:
         """Ask again, twice, when content is not what its digest says: the way here may have damaged it."""
@@ -297,6 +328,14 @@ def _absent(reference: Reference, answer: Answer) -> NotFoundUpstreamError:
         "the repository" if "NAME_UNKNOWN" in fault_codes(answer) else "the tag" if reference.digest is None else "it"
     )
     return NotFoundUpstreamError(str(reference), f"{answer.url.origin} says that {what} does not exist")
+
+
+def _has_no_tag(body: bytes) -> bool:
+    try:
+        document = parse_strict_json(body, subject="")
+    except FormatError:
+        return False
+    return isinstance(document, dict) and "tags" in document and document["tags"] in (None, [])
 
 
 def _tag_page(session: Session, call: Call) -> tuple[list[str], Url | None]:
