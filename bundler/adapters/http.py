@@ -244,7 +244,7 @@ class Transport:
         error = TransientError(request.subject, f"{answer.url.origin} answered {answer.status}{said}")
         error.retry_after_s = retry_after_s(answer)
         error.answered = True
-        error.asks_less = answer.status in (429, 503)
+        error.asks_less = answer.status == 429 or (answer.status == 503 and error.retry_after_s is not None)
         if error.retry_after_s is not None:
             until = self.settings.clock() + error.retry_after_s
             self._rest_until[answer.url.origin] = max(until, self._rest_until.get(answer.url.origin, until))

@@ -151,7 +151,7 @@ class RegistryClient:
         return self._with_retry(name, ask)
 
     def refusals(self, name: Reference) -> int:
-        """How often the registry has said so far that we ask too much (429, 503)."""
+        """How often the registry has said so far that we ask too much."""
         return self._refusals.get(name.registry, 0)
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
