@@ -67,6 +67,13 @@ def test_an_unchanged_bundle_is_one_question_an_image_and_nothing_else(archive: 
     assert [(asked.method, "/manifests/" in asked.target) for asked in again] == [("HEAD", True)] * NAMES
 
 
+def test_a_worker_keeps_its_connection_through_answers_without_a_body(archive: Archive) -> None:
+    with serving(UploadingRegistry()) as server:
+        push(archive, server.authority, workers=1)
+    assert len(server.requests) > 40
+    assert server.connections == 1
+
+
 def test_every_blob_is_sent_once_and_every_byte_once(archive: Archive) -> None:
     registry = UploadingRegistry()
     with serving(registry) as server:

@@ -20,7 +20,8 @@ _SERVICES = {
 BESIDE = {
     "ec2:CreateTags", "ec2:RunInstances", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage",
     "ecr:CompleteLayerUpload", "ecr:GetDownloadUrlForLayer", "ecr:InitiateLayerUpload", "ecr:ListImages",
-    "ecr:PutImage", "ecr:TagResource", "ecr:UploadLayerPart", "eks:TagResource", "iam:CreateServiceLinkedRole", "iam:PassRole",
+    "ecr:PutImage", "ecr:TagResource", "ecr:UploadLayerPart", "eks:TagResource",
+    "iam:CreateServiceLinkedRole", "iam:PassRole",
     "kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext",
     "s3:ListBucket",
 }  # fmt: skip
