@@ -290,6 +290,60 @@ class Once:
         self._lock.release()
 
 
+class Slots:
+    """Lets as many threads in as are allowed at the moment, in the order in which they came.
+
+    A thread that is in may come in again at once.
+    """
+
+    def __init__(self, allowed: Callable[[], int]) -> None:
+        self._allowed = allowed
+        self._inside: dict[int, int] = {}
+        self._line: deque[int] = deque()
+        self._change = threading.Condition()
+
+    @property
+    def taken(self) -> int:
+        """Threads that are in."""
+        return len(self._inside)
+
+    def enter(self) -> None:
+        """Wait until there is room.
+
+        Raises:
+            StoppedError: the work was called off meanwhile.
+        """
+        me = threading.get_ident()
+        with Interruptible(self._wake), self._change:
+            if me not in self._inside:
+                self._wait(me)
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def leave(self) -> None:
+        """Make room again, once for each time that this thread came in."""
+        me = threading.get_ident()
+        with self._change:
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
+            if self._line:
+                self._change.notify_all()
+
+    def _wait(self, me: int) -> None:
+        self._line.append(me)
+        try:
+            while self._line[0] != me or len(self._inside) >= self._allowed():
+                self._change.wait()
+                check_stopped()
+        finally:
+            self._line.remove(me)
+            self._change.notify_all()
+
+    def _wake(self) -> None:
+        with self._change:
+            self._change.notify_all()
+
+
 class Beat:
     """Calls `action` every `every_s` seconds in a thread of its own, while held.
 

@@ -8,7 +8,6 @@ its block says which bytes are there (extents.py).
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,7 @@ from bundler.archive.root import ROOT_PATH, ROOT_TYPE, TRUST_PATH, root_payload
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, TransferPlanned
 from bundler.errors import BundleError, DigestError, LimitError
-from bundler.transfer import Pace, check_stopped, parallel_map
+from bundler.transfer import Once, Pace, check_stopped, parallel_map
 from bundler.trust import Signer, parse_trust_chain
 
 CHUNK_BYTES = 1 << 20
@@ -167,7 +166,7 @@ class MemberWriter:
         self._member = member
         self._committed = committed
         self._failpoint = failpoint
-        self._lock = threading.Lock()
+        self._lock = Once()
         self._there = Extents()
         self._recorded = -1
         self._sha256 = hashlib.sha256()

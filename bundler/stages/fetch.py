@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from bundler.errors import (
     NotFoundUpstreamError,
 )
 from bundler.ports import ImageSource, RangeSource
-from bundler.transfer import Pace, check_stopped, drain
+from bundler.transfer import Once, Pace, check_stopped, drain
 
 RANGED_BYTES = 32 << 20
 """Larger blobs come in parts."""
@@ -116,7 +115,7 @@ class _Ranged:
     counted: _Counted
     clean_tries: int = CLEAN_TRIES
     left: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: Once = field(default_factory=Once)
 
     def put(self, offset: int, chunk: memoryview) -> None:
         """Take the bytes from `offset` on."""
@@ -381,7 +380,7 @@ class _Counted:
         self._label = label
         self._emit = emit
         self._count = 0
-        self._lock = threading.Lock()
+        self._lock = Once()
 
     def write(self, chunk: memoryview) -> None:
         check_stopped()
