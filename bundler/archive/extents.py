@@ -47,11 +47,14 @@ class Extents:
         """Return how far everything from `position` on is there; `position` where its byte is not."""
         return next((stop for start, stop in self._spans if start <= position < stop), position)
 
-    def gaps(self, size: int) -> list[Span]:
-        """Return what is missing of `size` bytes, ascending."""
-        starts = [start for start, _ in self._spans] + [size]
-        stops = [0] + [stop for _, stop in self._spans]
-        return [(stop, start) for stop, start in zip(stops, starts, strict=True) if stop < start]
+    def missing(self, start: int, stop: int) -> list[Span]:
+        """Return what is not there of the bytes from `start` to `stop`, ascending."""
+        found, at = list[Span](), start
+        for first, last in self._spans:
+            if at < min(first, stop):
+                found.append((at, min(first, stop)))
+            at = max(at, last)
+        return found if at >= stop else [*found, (at, stop)]
 
 
 def extents_record(digest: Digest, extents: Extents) -> bytes:

@@ -180,7 +180,7 @@ class MemberWriter:
             record = self._file.read(self._member.header_offset, BLOCK_BYTES)
             self._there = parse_extents(record, self._member.digest, self._member.size)
             self._recorded = self._there.count
-        return self._there.gaps(self._member.size)
+        return self._there.missing(0, self._member.size)
 
     def write(self, chunk: memoryview | bytes) -> None:
         """Take the next bytes of content that comes in order.
@@ -192,18 +192,26 @@ class MemberWriter:
         self._next += len(chunk)
 
     def put(self, offset: int, chunk: memoryview | bytes) -> None:
-        """Take the bytes from `offset` on.
+        """Take the bytes from `offset` on; those that are there already stay, for they may be hashed.
 
         Raises:
             DigestError: more bytes than the member has; nothing is written outside its place.
             LocalResourceError: the disk fails.
         """
-        member, stop = self._member, offset + len(chunk)
-        if stop > member.size:
+        member, view = self._member, memoryview(chunk)
+        if offset + len(view) > member.size:
             raise DigestError(str(member.digest), f"has more than the {member.size} bytes that the lock says")
         if self._recorded < 0:
             self._record()  # an earlier run's header must not stand before content that is being replaced
-        self._file.write(chunk, member.offset + offset)
+        for start, stop in self._there.missing(offset, offset + len(view)):
+            self._put(start, view[start - offset : stop - offset])
+        if self._there.count >= self._recorded + RECORD_BYTES:
+            self._record()
+            self._follow()
+
+    def _put(self, offset: int, chunk: memoryview) -> None:
+        stop = offset + len(chunk)
+        self._file.write(chunk, self._member.offset + offset)
         with self._lock:
             self._there.add(offset, stop)
             is_next = offset == self._hashed and not self._is_hashing
@@ -212,9 +220,6 @@ class MemberWriter:
             self._sha256.update(chunk)
             with self._lock:
                 self._hashed, self._is_hashing = stop, False
-        if self._there.count >= self._recorded + RECORD_BYTES:
-            self._record()
-            self._follow()
 
     def rest(self) -> None:
         """Note what is there: whoever put it goes elsewhere, and a killed build shall find it."""

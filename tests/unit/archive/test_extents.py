@@ -21,11 +21,12 @@ def filled(spans: list[tuple[int, int]]) -> Extents:
     return extents
 
 
-@given(spans=SPANS, position=st.integers(0, SIZE))
-def test_extents_say_what_a_set_of_bytes_would(spans: list[tuple[int, int]], position: int) -> None:
+@given(spans=SPANS, position=st.integers(0, SIZE), stop=st.integers(0, SIZE))
+def test_extents_say_what_a_set_of_bytes_would(spans: list[tuple[int, int]], position: int, stop: int) -> None:
     extents, there = filled(spans), {at for start, stop in spans for at in range(start, stop)}
     assert extents.count == len(there)
-    assert {at for start, stop in extents.gaps(SIZE) for at in range(start, stop)} == set(range(SIZE)) - there
+    missing = extents.missing(position, stop)
+    assert [at for start, end in missing for at in range(start, end)] == sorted({*range(position, stop)} - there)
     reached = extents.reach(position)
     assert set(range(position, reached)) <= there
     assert reached not in there
