@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from bundler.domain.schedule import Job, Schedule, Widths
@@ -16,24 +15,15 @@ MOST_SMALL = 64
 Work = TypeVar("Work")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """What a job took.
+class Crew(Generic[Work]):
+    """Works a schedule off. `workers` large jobs may be under way; 1 means one job at a time of either kind.
 
-    Attributes:
-        requests: one after the other; 0 where their time does not compare with that of other jobs.
-        refusals: how often the far side has said so far that too much is asked of it, by any job.
+    `do` returns by how many requests, one after the other, a job was done: how long each took says whether the far side
+    bears more small jobs; 0 where that does not compare with other jobs. Refusals are the transport's matter.
     """
 
-    requests: int
-    refusals: int
-
-
-class Crew(Generic[Work]):
-    """Works a schedule off. `workers` large jobs may be under way; 1 means one job at a time of either kind."""
-
     def __init__(
-        self, schedule: Schedule[Work], *, do: Callable[[Work], Effort], workers: int, clock: Callable[[], float]
+        self, schedule: Schedule[Work], *, do: Callable[[Work], int], workers: int, clock: Callable[[], float]
     ) -> None:
         self._schedule = schedule
         self._do = do
@@ -41,7 +31,6 @@ class Crew(Generic[Work]):
         self._clock = clock
         self._limits = limits_of(workers)
         self._limiter = Limiter(self._limits)
-        self._refusals = 0
         self._one = Once()
 
     def run(self) -> None:
@@ -51,19 +40,13 @@ class Crew(Generic[Work]):
 
     def _work(self, job: Job[Work]) -> list[Job[Work]]:
         since = self._clock()
-        effort = self._do(job.work)
+        requests = self._do(job.work)
         took_s = self._clock() - since
         with self._one:
-            self._learn(effort, took_s, is_large=job.is_large)
+            if requests and not job.is_large:
+                self._limiter.answered(took_s / requests, in_flight=self._schedule.small_under_way)
             self._schedule.end(job)
             return self._begin()
-
-    def _learn(self, effort: Effort, took_s: float, *, is_large: bool) -> None:
-        if effort.refusals > self._refusals:
-            self._refusals = effort.refusals
-            self._limiter.refused()
-        elif effort.requests and not is_large:
-            self._limiter.answered(took_s / effort.requests, in_flight=self._schedule.small_under_way)
 
     def _begin(self) -> list[Job[Work]]:
         small = self._limiter.allowed

@@ -181,12 +181,10 @@ class TransientError(NetworkError):
     Attributes:
         retry_after_s: seconds the far side asked us to wait, None where it did not.
         answered: the far side has been reached and says "later".
-        asks_less: it says so because too much is asked of it: 429, or 503 with Retry-After.
     """
 
     retry_after_s: float | None = None
     answered: bool = False
-    asks_less: bool = False
 
 
 class MissingBlobError(NetworkError):

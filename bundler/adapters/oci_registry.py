@@ -11,7 +11,7 @@ from typing import TypeVar
 from bundler.adapters.http import Answer, Transport
 from bundler.adapters.registries_config import Registries
 from bundler.adapters.registry_auth import CredentialProvider
-from bundler.adapters.registry_download import CLEAN_RETRIES, Download
+from bundler.adapters.registry_download import CLEAN_RETRIES, RemoteBlob, Stretch, download
 from bundler.adapters.registry_session import (
     Call,
     Session,
@@ -43,9 +43,8 @@ from bundler.errors import (
     MissingBlobError,
     MissingRepositoryError,
     NotFoundUpstreamError,
-    TransientError,
 )
-from bundler.ports import Reopen, Sink
+from bundler.ports import Put, Reopen, Sink
 from bundler.retry import RetryPolicy, retry
 from bundler.transfer import Once, pause
 
@@ -80,7 +79,6 @@ class RegistryClient:
         self._policy = policy
         self._uploads = uploads
         self._sessions: dict[str, Session] = {}
-        self._refusals: dict[str, int] = {}
         self._opening = Once()
 
     def manifest(self, reference: Reference) -> Manifest | Index:
@@ -112,10 +110,29 @@ class RegistryClient:
             DigestError: the registry's content is not what the digest names, three times over.
             NotFoundUpstreamError: the repository has no such blob.
         """
+        download(self._remote(name, blob), sink, restart=restart, policy=self._policy)
+
+    def read_range(self, name: Reference, blob: Descriptor, start: int, stop: int, put: Put) -> int:
+        """Send bytes `start` to `stop` of a blob to `put`; return where they ended.
+
+        That is the end of the blob where the registry knows no ranges. Nothing is verified but the number of bytes.
+
+        Raises:
+            DigestError: the registry has more bytes than the blob.
+            NotFoundUpstreamError: the repository has no such blob.
+        """
+        stretch = Stretch(self._remote(name, blob), start=start, stop=stop, put=put)
+        stretch.run(self._policy)
+        return stretch.stop
+
+    def _remote(self, name: Reference, blob: Descriptor) -> RemoteBlob:
         session = self._session(name)
-        subject = f"{name.name}@{blob.digest}"
-        download = Download(session, session.endpoint.repository(name.repository), blob, subject=subject)
-        download.run(sink, restart=restart, policy=self._policy)
+        return RemoteBlob(
+            session=session,
+            repository=session.endpoint.repository(name.repository),
+            blob=blob,
+            subject=f"{name.name}@{blob.digest}",
+        )
 
     def has_blob(self, name: Reference, digest: Digest) -> bool:
         """Whether the repository holds the blob; only a 200 is present, what is unclear is absent."""
@@ -150,10 +167,6 @@ class RegistryClient:
 
         return self._with_retry(name, ask)
 
-    def refusals(self, name: Reference) -> int:
-        """How often the registry has said so far that we ask too much."""
-        return self._refusals.get(name.registry, 0)
-
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give the repository a blob; return True where a mount saved the bytes.
 
@@ -177,8 +190,7 @@ class RegistryClient:
         )
         subject = f"{name.name}@{blob.digest}"
         upload = Upload(session, task, settings=self._uploads, subject=subject)
-        attempt = partial(self._counting, name.registry, upload.attempt)
-        return retry(attempt, subject=subject, policy=self._policy, progress=lambda: upload.furthest)
+        return retry(upload.attempt, subject=subject, policy=self._policy, progress=lambda: upload.furthest)
 
     def put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
         """Store a manifest under the reference's tag, or its digest where it has no tag; return the digest it got.
@@ -222,17 +234,7 @@ class RegistryClient:
             return self._sessions[name.registry]
 
     def _with_retry(self, reference: Reference, action: Callable[[], Result]) -> Result:
-        attempt = partial(self._counting, reference.registry, action)
-        return retry(attempt, subject=str(reference), policy=self._policy)
-
-    def _counting(self, host: str, action: Callable[[], Result]) -> Result:
-        try:
-            return action()
-        except TransientError as error:
-            if error.asks_less:
-                with self._opening:
-                    self._refusals[host] = self._refusals.get(host, 0) + 1
-            raise
+        return retry(action, subject=str(reference), policy=self._policy)
 
     def _cleanly(self, action: Callable[[], Result], left: int = CLEAN_RETRIES) -> Result:
         """Ask again, twice, when content is not what its digest says: the way here may have damaged it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
-from bundler.crew import Crew, Effort
+from bundler.crew import Crew
 from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
@@ -297,16 +297,15 @@ class _Pusher:
     pace: Pace
     untouched: set[str] = field(default_factory=set)
 
-    def do(self, work: Work) -> Effort:
-        """Do one job; the manifests of an image do not compare with what other jobs ask."""
-        requests = 0
-        if isinstance(work, Push):
-            self.manifests(work)
-        elif work.opens:
+    def do(self, work: Work) -> int:
+        """Do one job; return by how many requests, 0 where they do not compare with those of other jobs."""
+        if isinstance(work, Upload) and not work.opens:
+            return self.blob(work)[1]
+        if isinstance(work, Upload):
             self.opening(work)
         else:
-            _, requests = self.blob(work)
-        return Effort(requests=requests, refusals=self.registry.refusals(work.target))
+            self.manifests(work)
+        return 0
 
     def opening(self, upload: Upload) -> None:
         """Bring the blob that goes before the others, and learn whether any of them can be there."""

@@ -28,10 +28,6 @@ class HeldRegistry:
         """Whether a repository is known to have no tag."""
         return self._registry.is_new(name)
 
-    def refusals(self, name: Reference) -> int:
-        """How often the registry has said that we ask too much."""
-        return self._registry.refusals(name)
-
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Upload a blob; whether it was sent."""
         self._journal.check()

@@ -62,9 +62,6 @@ class MemoryRegistry:
         self._note(f"GET tags {name.name}")
         return not self.tags.get(name.name)
 
-    def refusals(self, name: Reference) -> int:
-        return 0
-
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         other = self.blobs.get(f"{name.registry}/{mount_from}", {}) if mount_from and self.mounts else {}
         if blob.digest in other:
