@@ -6,13 +6,14 @@ import json
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bundler.cli.options import FILE, ca_file_option, output_option, trust_option
-from bundler.cli.render import human_bytes, show_document, visible
+from bundler.cli.render import show_document, visible
 
 if TYPE_CHECKING:
     from bundler.archive.reader import Archive
@@ -65,7 +66,7 @@ def serve(
     connections: int,
     output: str,
 ) -> None:
-    """Serve an archive's images and charts as a read-only OCI registry.
+    """Serve an archive's images and charts as an OCI registry, read-only.
 
     ARCHIVE is a file or s3://bucket/key; nothing is unpacked. An image is at HOST:PORT/<its full name>, as in
     127.0.0.1:5000/registry.k8s.io/pause:3.10, a chart at oci://HOST:PORT/charts/<name>. A mirror that gives the
@@ -81,9 +82,17 @@ def serve(
     options = ServeOptions(host=host, port=port, connections=connections, log=_log, tls=tls, htpasswd=htpasswd)
     with archive_source(archive, Surroundings(ca_file=ca_file)) as source:
         opened = open_archive(source, trust_folder)
+        if htpasswd is not None and tls is None and not _is_loopback(host):
+            click.echo(f"warning: passwords for {host} cross the network readable; give --tls CERT KEY", err=True)
         with serving(opened, options) as started:
             _announce(opened, started, scheme="http" if tls is None else "https", output=output)
             started.run()
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _announce(archive: Archive, started: Serving, *, scheme: str, output: str) -> None:
@@ -109,7 +118,7 @@ def _announce(archive: Archive, started: Serving, *, scheme: str, output: str) -
 def _log(exchange: Exchange) -> None:
     """Write the access line; where nobody reads our stderr any more, clients are served all the same."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    line = f"{now} {exchange.peer} {exchange.status} {human_bytes(exchange.sent_bytes)} {exchange.asked[:_MOST_SHOWN]}"
+    line = f"{now} {exchange.peer} {exchange.status} {exchange.sent_bytes} {exchange.asked[:_MOST_SHOWN]}"
     if exchange.failure is not None:
         line += f" FAILED {exchange.failure}"
     with suppress(BrokenPipeError):

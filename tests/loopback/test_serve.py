@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import urllib3
@@ -35,7 +34,7 @@ from bundler.errors import BundleError
 from bundler.lab.tls import Subject, issue, make_authority
 from bundler.stages.serve import Served
 from bundler.transfer import parallel_map
-from tests.fakes.archives import Sample, sample
+from tests.fakes.archives import Sample, locked_image, sample
 from tests.fakes.images import image
 from tests.journey import BUNDLE, clean_environment
 from tests.serving import Running, serving, write_bundle
@@ -51,16 +50,10 @@ _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 def heavy() -> Sample:
     """The sample with one layer of 24 MiB in its Docker image."""
     made = sample()
-    large = image("metrics", layers=[HEAVY], docker=True)
-    return with_image(made, large)
-
-
-def with_image(made: Sample, large: Any) -> Sample:
-    from tests.fakes.archives import _locked
-
     blobs = dict(made.blobs)
-    locked = _locked("registry.k8s.io/metrics-server/metrics-server:v0.7", large, blobs)
-    kept = [one if one.reference != locked.reference else locked for one in made.lock.images]
+    large = image("metrics", layers=[HEAVY], docker=True)
+    locked = locked_image("registry.k8s.io/metrics-server/metrics-server:v0.7", large, blobs)
+    kept = [locked if one.reference == locked.reference else one for one in made.lock.images]
     return replace(made, lock=made.lock.model_copy(update={"images": tuple(kept)}), blobs=blobs)
 
 
