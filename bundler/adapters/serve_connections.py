@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import NoReturn, Protocol
 
@@ -79,7 +80,8 @@ class Service:
         handle: answers one request.
         log: is told of every exchange, from any thread.
         tls: None for plain HTTP.
-        clock: seconds.
+        clock: seconds, for deadlines.
+        now: seconds since 1970, for Date.
     """
 
     handle: Callable[[Request], Opened]
@@ -87,6 +89,7 @@ class Service:
     tls: ssl.SSLContext | None = None
     limits: Limits = field(default_factory=Limits)
     clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -222,7 +225,7 @@ class _Talk:
         """Send an answer; return whether it is complete. What must not complete breaks the connection."""
         sent, failure = 0, None if opened.failure is None else str(opened.failure)
         try:
-            self._write(memoryview(_head_bytes(opened.answer, stays=stays)))
+            self._write(memoryview(self._head_of(opened.answer, stays=stays)))
             for piece in opened.pieces:
                 self._write(piece)
                 sent += len(piece)
@@ -238,6 +241,18 @@ class _Talk:
             self._log(f"{request.method} {request.path}", opened.answer.status, sent, failure)
         return True
 
+    def _head_of(self, answer: Answer, *, stays: bool) -> bytes:
+        lines = [
+            f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
+            f"Date: {formatdate(self._service.now(), usegmt=True)}",
+            *(f"{name}: {value}" for name, value in answer.headers.items()),
+        ]
+        if answer.status != 304:
+            lines.append(f"Content-Length: {answer.length}")
+        if not stays:
+            lines.append("Connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
     def _write(self, content: memoryview) -> None:
         for start in range(0, len(content), self._limits.send_bytes):
             self._connection.settimeout(self._limits.send_s)
@@ -248,7 +263,7 @@ class _Talk:
         body = error_body("UNSUPPORTED", error.cause)
         status = 431 if isinstance(error, LimitError) else 400
         answer = Answer(status=status, headers={"Content-Type": JSON}, body=body)
-        self._write(memoryview(_head_bytes(answer, stays=False) + body))
+        self._write(memoryview(self._head_of(answer, stays=False) + body))
         self._log("-", status, len(body), error.cause)
         self._linger()
 
@@ -269,13 +284,3 @@ class _Talk:
     def _reset(self) -> None:
         """End the connection so that nobody can take what came for the whole: the far side sees a reset."""
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def _head_bytes(answer: Answer, *, stays: bool) -> bytes:
-    lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-    if answer.status != 304:
-        lines.append(f"Content-Length: {answer.length}")
-    if not stays:
-        lines.append("Connection: close")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -120,7 +120,7 @@ def parse_request(head: bytes, *, peer: str) -> Request:
         query=query,
         headers=headers,
         has_body="transfer-encoding" in headers or headers.get("content-length", "0") != "0",
-        keep_alive="keep-alive" in options if is_old else "close" not in options,
+        keep_alive=not is_old and "close" not in options,
     )
 
 

@@ -137,6 +137,13 @@ def test_a_range_is_that_part(running: Running, value: str, status: int, part: s
         assert answer.data == HEAVY[part]
 
 
+def test_an_answer_bears_its_date_and_what_is_known_is_not_sent(running: Running) -> None:
+    answer = get(running, MANIFEST)
+    assert answer.headers["Date"].endswith(" GMT")
+    again = get(running, MANIFEST, if_none_match=answer.headers["ETag"])
+    assert (again.status, again.data) == (304, b"")
+
+
 def test_one_connection_bears_many_requests(running: Running) -> None:
     back = talk(running.port, asking("/v2/") * 20 + asking("/v2/", "Connection: close"))
     assert back.count(b"HTTP/1.1 200 OK\r\n") == 21
@@ -442,3 +449,8 @@ def test_text_says_where_it_is(folder: Path, archive: Path) -> None:
         line = process.stdout.readline().decode()
         process.kill()
     assert re.fullmatch(r"sample-7 is at http://localhost:[0-9]+ \(4 repositories\); Ctrl-C ends it\n", line)
+
+
+def test_certificate_and_key_come_from_the_environment_too(folder: Path, pair: tuple[Path, Path, Path]) -> None:
+    with serving(folder / "sample-7.tar", folder, BUNDLE_SERVE_TLS=f"{pair[1]}:{pair[2]}") as running:
+        assert running.url.startswith("https://")

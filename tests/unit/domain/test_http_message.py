@@ -56,7 +56,7 @@ def test_the_absolute_form_is_read() -> None:
     [
         ("GET / HTTP/1.1", "Connection: x, Close", False),
         ("GET / HTTP/1.1", "Connection: keep-alive", True),
-        ("GET / HTTP/1.0", "Connection: Keep-Alive", True),
+        ("GET / HTTP/1.0", "Connection: Keep-Alive", False),
         ("GET / HTTP/1.0", "Accept: x", False),
     ],
 )
