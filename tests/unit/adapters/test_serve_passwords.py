@@ -50,6 +50,7 @@ def test_a_hash_is_computed_once_for_a_right_password(tmp_path: Path, monkeypatc
     assert not users.allowed("nobody", PASSWORD)
     assert len(asked) == 3, "somebody unknown takes as long as a wrong password, of the highest cost there is"
     assert asked[-1].startswith(b"$2b$04$")
+    assert not check(b"", asked[-1]), "a hash that bcrypt computes, and does not refuse at once"
 
 
 def test_what_bcrypt_does_not_look_at_does_not_count(tmp_path: Path) -> None:
