@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trust": ("bundler.cli.trust:trust", "Make keys, and accept whose bundles a site believes."),
     "ship": ("bundler.cli.ship:ship", "Upload an archive to S3, resumable; write the transfer slip."),
     "push": ("bundler.cli.push:push", "Push an archive's images and charts to any OCI registry."),
+    "serve": ("bundler.cli.serve:serve", "Serve an archive's images and charts as an OCI registry."),
     "install": ("bundler.cli.install:install", "Install an archive into a closed VPC."),
     "status": ("bundler.cli.status:status", "Show what runs at a site."),
     "nodes": ("bundler.cli.nodes:nodes", "Show what the nodes of a site are told."),
@@ -40,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 SECTIONS = (
     ("Connected side", ("init", "lock", "build", "ship")),
     ("Closed side", ("install", "status", "nodes", "kubeconfig", "token")),
-    ("Both sides", ("trust", "inspect", "verify", "push")),
+    ("Both sides", ("trust", "inspect", "verify", "push", "serve")),
     ("Further", ("schema", "lab")),
 )
 EXIT_CODES = (
