@@ -27,7 +27,8 @@ def parts_source(
 
     Args:
         table_name: path or s3:// address of STEM.parts.json; it may also stand in one of `folders`.
-        folders: further folders and prefixes in which parts may be; what stands beside the table comes first.
+        folders: further folders and prefixes in which parts may be; what stands there goes before what stands beside
+            the table, so that a mended part counts wherever it was put.
         open_one: opens a file or an object.
         pace: parts that are looked for at a time, and who hears of it.
         thorough: where something is wrong, read every part, and name all that are damaged.
@@ -57,18 +58,24 @@ def parts_found(table_name: str, folders: Sequence[str], *, open_one: OpenOne, p
         UsageError: there is no table.
         FormatError: it is not one.
     """
-    from bundler.archive.parts import PartsSource, judge
-
-    places = [folder_of(table_name), *folders]
+    places = [*folders, folder_of(table_name)]
     with ExitStack() as opened:
         name, table = find_table(table_name, folders, open_one=open_one)
+        yield parts_of(name, table, places, open_one=open_one, pace=pace, opened=opened)
 
-        def candidates(part_name: str) -> list[ByteSource]:
-            found = (_opened(below(place, part_name), open_one, opened) for place in places)
-            return [source for source in found if source is not None]
 
-        found = parallel_map(lambda part: judge(part, candidates(part.name)), table.placed, workers=pace.workers)
-        yield PartsSource(name, table, found)
+def parts_of(  # noqa: PLR0913 - what is looked for, where, and how
+    name: str, table: PartsTable, places: Sequence[str], *, open_one: OpenOne, pace: Pace, opened: ExitStack
+) -> PartsSource:
+    """Return the archive of a table with the parts that stand in `places`; `opened` closes them."""
+    from bundler.archive.parts import PartsSource, judge
+
+    def candidates(part_name: str) -> list[ByteSource]:
+        found = (_opened(below(place, part_name), open_one, opened) for place in places)
+        return [source for source in found if source is not None]
+
+    found = parallel_map(lambda part: judge(part, candidates(part.name)), table.placed, workers=pace.workers)
+    return PartsSource(name, table, found)
 
 
 def find_table(name: str, folders: Sequence[str], *, open_one: OpenOne) -> tuple[str, PartsTable]:
