@@ -79,9 +79,9 @@ def parts_option(command: Command) -> Command:
     return click.option(
         "--parts",
         multiple=True,
-        metavar="DIR|s3://BUCKET/PREFIX",
+        metavar="DIR",
         envvar="BUNDLE_PARTS",
-        help="Where parts of the archive are as well; may be given again (also BUNDLE_PARTS, with blanks between).",
+        help="Folder or s3:// prefix in which parts are as well; may be given again (also BUNDLE_PARTS).",
     )(command)
 
 
