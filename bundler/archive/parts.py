@@ -11,7 +11,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
 from bundler.domain.parts import Flaw, Part, PartsTable, refusal, wrong_content
 from bundler.envelope import unverified_payload
-from bundler.errors import DigestError, FormatError, RefusedError
+from bundler.errors import DigestError, FormatError, RefusedError, SignatureError, UntrustedError
 from bundler.ports import ByteSource
 from bundler.transfer import Pace, check_stopped, parallel_map
 
@@ -100,12 +100,20 @@ class PartsSource:
             hint = f"Send {first.name} again, together with the table of the same archive."
             raise DigestError(self.name, cause, hint=hint)
 
-    def survey(self, *, pace: Pace = Pace()) -> tuple[Flaw, ...]:
-        """Return what is wrong with any part, by its digest: every byte that is there is read."""
-        whole = sum(one.part.size for one in self.found if not one.cause)
-        pace.emit(TransferPlanned(phase="parts", total_bytes=whole, items=len(self.found)))
-        flaws = parallel_map(lambda one: self._flaw(one, pace), self.found, workers=pace.workers)
+    def survey(self, *, pace: Pace = Pace(), first: bool = False) -> tuple[Flaw, ...]:
+        """Return what is wrong with any part, or with the `first`, by its digest: every byte of it is read."""
+        suspects = self.found[:1] if first else self.found
+        whole = sum(one.part.size for one in suspects if not one.cause)
+        pace.emit(TransferPlanned(phase="parts", total_bytes=whole, items=len(suspects)))
+        flaws = parallel_map(lambda one: self._flaw(one, pace), suspects, workers=pace.workers)
         return tuple(flaw for flaw in flaws if flaw is not None)
+
+    def explain(self, error: RefusedError, *, pace: Pace = Pace()) -> tuple[Flaw, ...]:
+        """Return the flaws that may be why the archive was refused; parts are read where damage can be the reason."""
+        names = (self.name, *(one.source.name for one in self.found if one.source is not None))
+        if not error.subject.startswith(names) or isinstance(error, UntrustedError):
+            return ()
+        return self.survey(pace=pace, first=isinstance(error, SignatureError))
 
     def locate(self, error: RefusedError) -> RefusedError:
         """Return an error about some bytes of the archive as one that names the parts they stand in."""

@@ -131,10 +131,12 @@ def archive_source(
         UsageError: it does not exist.
         RefusedError: parts are missing or damaged.
     """
-    from bundler.domain.parts import table_of
+    from bundler.domain.parts import table_name, table_of
 
     table = table_of(name)
     if table is None:
+        if not Path(name).exists() and Path(table_name(name)).is_file():
+            raise UsageError(name, "is there in parts", hint=f"Name their table: {table_name(name)}")
         with one_source(name, surroundings, site) as source:
             yield source
         return

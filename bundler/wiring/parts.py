@@ -44,7 +44,7 @@ def parts_source(
             source.require_root()
             yield source
         except RefusedError as error:
-            flaws = source.survey(pace=pace) if thorough else ()
+            flaws = source.explain(error, pace=pace) if thorough else ()
             if flaws:
                 raise refusal(source.name, flaws) from error
             raise source.locate(error) from error

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from bundler.archive.identity import self_consistent
 from bundler.lab.lab import LabFacts
+from bundler.lab.tools import Tools
+from bundler.wiring import Surroundings, archive_source
 from tests.fakes.sliced import Sliced
-from tests.journey import Workspace, small_definition, workspace
+from tests.journey import Workspace, definition, small_definition, workspace
 
 pytestmark = pytest.mark.loopback
 SPLIT = ("--split", "200KiB")
@@ -117,6 +120,31 @@ def test_parts_are_shipped_read_from_s3_and_mended_from_there(place: Workspace, 
     assert made.parts[2].size < mended["fetchedBytes"] < 2 * made.table.part_bytes
     assert b"".join(made.path(part.number).read_bytes() for part in made.parts) == made.whole
     assert "nothing was damaged" in place.bundle("repair", "small-1.parts.json").stdout
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_without_a_copy_and_without_a_cache_the_registry_mends(
+    lab: LabFacts, tools: Tools, tmp_path: Path, split: bool
+) -> None:
+    made = workspace(tmp_path, lab, definition(tools))
+    named = made.build(*(("--split", "8M") if split else ()))
+    lock = json.loads((tmp_path / "bundle.lock.json").read_bytes())
+    layer = max(lock["images"][0]["manifests"][0]["blobs"], key=lambda blob: int(blob["size"]))
+    path = f"blobs/sha256/{layer['digest'].removeprefix('sha256:')}"
+    files = sorted(tmp_path.glob("journey-1.tar*"))
+    before = [file.read_bytes() for file in files]
+    with archive_source(str(named), Surroundings()) as source:
+        member = next(member for member in self_consistent(source).members if member.path == path)
+    number, at = divmod(member.offset, 8 << 20) if split else (0, member.offset)
+    content = bytearray(before[number])
+    content[at] ^= 1
+    files[number].write_bytes(content)
+    shutil.rmtree(tmp_path / "cache")
+    mended = json.loads(made.bundle("repair", named.name, "-o", "json").stdout)
+    assert mended["mended"] == [files[number].name if split else path]
+    assert mended["fetchedBytes"] == layer["size"]
+    assert [file.read_bytes() for file in files] == before
+    assert sorted(tmp_path.glob("journey-1.tar*")) == files
 
 
 def test_a_damaged_part_is_not_shipped(place: Workspace, lab: LabFacts) -> None:

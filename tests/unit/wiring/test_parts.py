@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 
 from bundler.archive.reader import Archive, open_archive
 from bundler.domain.digest import Digest
-from bundler.errors import DigestError, FormatError, RefusedError, SignatureError, UsageError
+from bundler.domain.events import BytesMoved, Event
+from bundler.errors import DigestError, FormatError, RefusedError, SignatureError, UntrustedError, UsageError
+from bundler.ports import ByteSource
 from bundler.wiring import archive_source, complete_root, root_of
 from tests.fakes.archives import Sample, blob_path, sample, signer
 from tests.fakes.sliced import Sliced, around, sliced
@@ -153,6 +157,39 @@ def test_a_signature_that_is_not_trusted_is_no_damage(cut: Sliced) -> None:
         archive_source(str(cut.table_path), around(), thorough=True) as source,
     ):
         open_archive(source, stranger.trust)
+
+
+def heard(cut: Sliced, body: Callable[[ByteSource], object]) -> int:
+    """How many bytes of parts are read to find out why an archive is refused."""
+    events: list[Event] = []
+    surroundings = replace(around(), emit=events.append)
+    with (
+        pytest.raises(RefusedError),
+        archive_source(str(cut.table_path), surroundings, thorough=True) as source,
+    ):
+        body(source)
+    return sum(event.count for event in events if isinstance(event, BytesMoved) and event.phase == "parts")
+
+
+def test_parts_are_read_again_only_where_damage_can_be_the_reason(cut: Sliced) -> None:
+    stranger = Sample(lock=SAMPLE.lock, blobs=SAMPLE.blobs, signer=signer(9))
+
+    def untrusted(_: ByteSource) -> object:
+        raise UntrustedError("trust", "none was accepted")
+
+    def elsewhere(_: ByteSource) -> object:
+        raise DigestError("ami-0123", "holds other blocks")
+
+    assert heard(cut, untrusted) == heard(cut, elsewhere) == 0
+    assert heard(cut, lambda source: open_archive(source, stranger.trust)) == cut.parts[0].size
+    cut.flip(1)
+    assert heard(cut, lambda source: open_archive(source, SAMPLE.trust).verify_all()) == len(cut.whole)
+
+
+def test_the_name_of_the_archive_leads_to_its_parts(cut: Sliced) -> None:
+    with pytest.raises(UsageError, match="is there in parts") as caught:
+        check(cut, name=cut.folder / cut.table.archive.name)
+    assert caught.value.hint == f"Name their table: {cut.table_path}"
 
 
 def test_without_a_table_the_parts_are_no_archive(cut: Sliced) -> None:
