@@ -40,7 +40,7 @@ from bundler.ports import ByteSource
 from bundler.transfer import check_stopped, parallel_map
 from bundler.trust import MAX_TRUST_BYTES, TrustRoot, parse_trust_chain, trust_digest
 
-_DAMAGED = "The archive is damaged: copy it across again, or mend it with another copy: bundle repair --help"
+_DAMAGED = "The archive is damaged: copy it across again, or mend it: bundle repair --help"
 _OTHER = "Name the archive that bundle build made, or copy it across again."
 _OTHER_FILES = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"PK": "zip", b"BZ": "bzip2", b"\xfd7": "xz"}
 
