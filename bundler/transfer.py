@@ -164,7 +164,7 @@ class _Flag:
         self.failure: BaseException | None = None
         self._event = threading.Event()
         self._lock = threading.Lock()
-        self._wakers: list[Callable[[], None]] = []
+        self._wakers: dict[object, Callable[[], None]] = {}  # changed without the lock: one step of the interpreter
 
     @property
     def is_set(self) -> bool:
@@ -178,17 +178,15 @@ class _Flag:
     def stop(self) -> None:
         with self._lock:
             self._event.set()
-            wakers = list(self._wakers)
+            wakers = list(self._wakers.values())
         for wake in wakers:
             wake()
 
-    def watch(self, wake: Callable[[], None]) -> None:
-        with self._lock:
-            self._wakers.append(wake)
+    def watch(self, key: object, wake: Callable[[], None]) -> None:
+        self._wakers[key] = wake
 
-    def unwatch(self, wake: Callable[[], None]) -> None:
-        with self._lock:
-            self._wakers.remove(wake)
+    def unwatch(self, key: object) -> None:
+        del self._wakers[key]
 
     def sleep(self, seconds: float) -> None:
         self._event.wait(seconds)
@@ -265,16 +263,16 @@ class Interruptible:
     def __enter__(self) -> None:
         if self._flag is None:
             return
-        self._flag.watch(self._wake)
+        self._flag.watch(self, self._wake)
         if self._flag.is_set:
-            self._flag.unwatch(self._wake)
+            self._flag.unwatch(self)
             raise StoppedError("transfer", "was called off")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._flag is not None:
-            self._flag.unwatch(self._wake)
+            self._flag.unwatch(self)
 
 
 class Once:

@@ -11,13 +11,14 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
 import urllib3
+from urllib3.exceptions import HTTPError
 
 from bundler.adapters.hosts import MOST, HostPace, Hosts, limits_of
 from bundler.adapters.http_errors import translated
@@ -45,6 +46,7 @@ from bundler.transfer import Once, check_stopped, pause
 CHUNK_BYTES = 1 << 20
 MAX_HOPS = 5
 MAX_EXCERPT_BYTES = 64 << 10
+MAX_UNREAD_BYTES = 4 << 10
 TOO_MUCH = frozenset({429, 503})
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -219,12 +221,20 @@ class Answer:
         """Let go of the connection: back to the pool when the body was read to its end, closed otherwise."""
         pace, self._pace = self._pace, None
         try:
+            self._read_little()
             if not self._response.closed:
                 self._response.close()
             self._response.release_conn()
         finally:
             if pace is not None:
                 pace.leave()
+
+    def _read_little(self) -> None:
+        """Read what is left where it is nothing, as after HEAD, or next to it: else the connection would be lost."""
+        left = self._response.length_remaining
+        if not self._response.closed and left is not None and left <= MAX_UNREAD_BYTES:
+            with suppress(HTTPError, OSError):
+                self._response.read()
 
     def __enter__(self) -> Self:
         return self
