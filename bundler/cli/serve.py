@@ -70,9 +70,10 @@ def serve(
 ) -> None:
     """Serve an archive's images and charts as an OCI registry, read-only.
 
-    ARCHIVE is a file or s3://bucket/key, or STEM.parts.json of one in parts; nothing is unpacked. An image is at HOST:PORT/<its full name>, as in
-    127.0.0.1:5000/registry.k8s.io/pause:3.10, a chart at oci://HOST:PORT/charts/<name>. A mirror that gives the
-    registry as ns=HOST, as containerd does, may leave it out of the name.
+    ARCHIVE is a file or s3://bucket/key, or STEM.parts.json of one in parts; nothing is unpacked. An image is at
+    HOST:PORT/<its full name>, as in 127.0.0.1:5000/registry.k8s.io/pause:3.10, a chart at
+    oci://HOST:PORT/charts/<name>. A mirror that gives the registry as ns=HOST, as containerd does, may leave it out of
+    the name.
 
     Every byte is verified before an answer completes. Each request is a line on stderr. Ctrl-C ends it.
     """
