@@ -80,7 +80,7 @@ slice_archive(Path("small-1.tar"), root=Digest(sys.argv[1]), part_bytes=200 << 1
 """
 
 
-@pytest.mark.parametrize("at", [2, 3, 6, 9])
+@pytest.mark.parametrize("at", [3, 6])
 def test_killed_while_it_cuts_the_next_build_finishes_and_fetches_nothing(place: Workspace, at: int) -> None:
     done = json.loads(place.bundle("build", "--key", "keys/bundle.key", "-o", "json").stdout)
     content = (place.folder / "small-1.tar").read_bytes()
@@ -122,29 +122,26 @@ def test_parts_are_shipped_read_from_s3_and_mended_from_there(place: Workspace, 
     assert "nothing was damaged" in place.bundle("repair", "small-1.parts.json").stdout
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_without_a_copy_and_without_a_cache_the_registry_mends(
-    lab: LabFacts, tools: Tools, tmp_path: Path, split: bool
-) -> None:
+def test_without_a_copy_and_without_a_cache_the_registry_mends(lab: LabFacts, tools: Tools, tmp_path: Path) -> None:
     made = workspace(tmp_path, lab, definition(tools))
-    named = made.build(*(("--split", "8M") if split else ()))
+    named = made.build("--split", "8M")
     lock = json.loads((tmp_path / "bundle.lock.json").read_bytes())
     layer = max(lock["images"][0]["manifests"][0]["blobs"], key=lambda blob: int(blob["size"]))
     path = f"blobs/sha256/{layer['digest'].removeprefix('sha256:')}"
-    files = sorted(tmp_path.glob("journey-1.tar*"))
+    files = sorted(tmp_path.glob("journey-1.tar.*"))
     before = [file.read_bytes() for file in files]
     with archive_source(str(named), Surroundings()) as source:
         member = next(member for member in self_consistent(source).members if member.path == path)
-    number, at = divmod(member.offset, 8 << 20) if split else (0, member.offset)
+    number, at = divmod(member.offset, 8 << 20)
     content = bytearray(before[number])
     content[at] ^= 1
     files[number].write_bytes(content)
     shutil.rmtree(tmp_path / "cache")
     mended = json.loads(made.bundle("repair", named.name, "-o", "json").stdout)
-    assert mended["mended"] == [files[number].name if split else path]
+    assert mended["mended"] == [files[number].name]
     assert mended["fetchedBytes"] == layer["size"]
     assert [file.read_bytes() for file in files] == before
-    assert sorted(tmp_path.glob("journey-1.tar*")) == files
+    assert sorted(tmp_path.glob("journey-1.tar.*")) == files
 
 
 def test_a_damaged_part_is_not_shipped(place: Workspace, lab: LabFacts) -> None:
@@ -170,7 +167,7 @@ def test_a_missing_part_of_a_prefix_is_named(place: Workspace, lab: LabFacts) ->
 @pytest.mark.slow
 def test_memory_does_not_follow_the_size_of_what_is_cut_read_and_mended(lab: LabFacts, tmp_path: Path) -> None:
     peaks = []
-    for name, each in (("small", 40_000), ("large", 6 << 20)):
+    for name, each in (("small", 40_000), ("large", 4 << 20)):
         made = workspace(tmp_path / name, lab, small_definition(tmp_path / name, name=name, layer_bytes_each=each))
         (made.folder / "copy").mkdir()
         shutil.copy(made.build(), made.folder / "copy")
