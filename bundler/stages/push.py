@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -55,10 +55,15 @@ class Push:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushPlan:
-    """What has to be pushed, and what is there already."""
+    """What has to be pushed, and what is there already.
+
+    Attributes:
+        placed: where the registry holds each blob that is needed and that the archive, a delta, does not carry.
+    """
 
     missing: tuple[Push, ...] = ()
     present: tuple[Push, ...] = ()
+    placed: Mapping[Digest, Reference] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
