@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 @ca_file_option
 @output_option
 def diff(before: str, after: str, ca_file: Path | None, output: str) -> None:
-    """Show what B has that A has not: images, charts, tools, files and AMIs by digest, and bytes.
+    """Show what another bundle adds to the images, charts, tools, files and AMIs of a first, and its bytes.
 
-    A and B are archives (files, or s3://bucket/key), locks, or receipts of sites. A receipt holds images, charts and
-    AMIs; tools and files are not compared with one. The last lines say how many bytes B needs that A lacks, and how
-    many of its content bundle build --against A would carry. Each of the two vouches for itself: nothing is trusted
-    for what stands here.
+    What B has and A has not is marked +, what only A has -, and what has another digest ~. A and B are archives (files,
+    or s3://bucket/key), locks, or receipts of sites. A receipt holds images, charts and AMIs, with
+    their names at the site: tools and files are not compared with one. The last lines say how many bytes B needs that A
+    lacks, and how many of its content bundle build --against A carries (blocks of AMIs are not foreseen). Each of the
+    two vouches for itself; nothing is used because of what stands here.
     """
     from bundler import wiring
     from bundler.domain.contents import differences, needed

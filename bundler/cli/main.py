@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("bundler.cli.build:build", "Build the one signed archive that crosses the gap."),
     "inspect": ("bundler.cli.inspect:inspect", "Show what an archive holds, without unpacking it."),
     "verify": ("bundler.cli.verify:verify", "Check signature and every byte of an archive."),
-    "diff": ("bundler.cli.diff:diff", "Show what a second bundle adds, and the bytes that it needs."),
+    "diff": ("bundler.cli.diff:diff", "Show what another bundle adds, and the bytes that it needs."),
     "trust": ("bundler.cli.trust:trust", "Make keys, and accept whose bundles a site believes."),
     "ship": ("bundler.cli.ship:ship", "Upload an archive to S3, resumable; write the transfer slip."),
     "push": ("bundler.cli.push:push", "Push an archive's images and charts to any OCI registry."),

@@ -297,3 +297,27 @@ def test_an_ami_that_has_not_changed_carries_no_block(builder: Builder, inside: 
         assert {required.role for required in archive.requires} == {"ami-base", "config", "layer"}
     made = inside.install(first)
     assert inside.install(second) == made
+
+
+def test_a_receipt_of_the_site_serves_where_this_host_still_knows_what_an_index_means(
+    builder: Builder, inside: Inside, tmp_path: Path
+) -> None:
+    builder.lock(builder.ami(FIRST))
+    inside.install(builder.build())
+    place = Workspace(folder=tmp_path, environment=inside.facts.environment())
+    told = place.bundle("receipt", "--site", str(inside.facts.site_file), "--out", "r.json")
+    assert "1 AMI" in told.stdout
+    receipt = str(tmp_path / "r.json")
+    builder.lock(builder.ami(SECOND))
+    second = builder.build("--against", receipt)
+    base = builder.baked()["base"]
+    assert isinstance(base, dict)
+    assert base["bundle"].startswith("the receipt of ")
+    with opened(second) as archive:
+        assert [one.role for one in archive.requires] == ["ami-base"], "its registry holds nothing yet"
+    assert inside.content(inside.install(second)) == {device: bytes_of(disk) for device, disk in SECOND.items()}
+    for blob in (builder.work.folder / "cache" / "blobs").rglob(str(base["index"]["digest"]).removeprefix("sha256:")):
+        blob.unlink()
+    whole = builder.build("--rebake", "--against", receipt)
+    with opened(whole) as archive:
+        assert archive.requires == (), "what nobody here knows is carried"

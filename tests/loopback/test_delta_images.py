@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from bundler.workflows.placed_blobs import SiteRegistry
 from bundler.workflows.push import observe_push, push_archive
 from tests.fakes.archives import Sample
 from tests.fakes.image_deltas import Layers, against, built, bundle, layout_of, opened
-from tests.journey import Workspace
+from tests.journey import Workspace, small_definition, workspace
 from tests.peers import StartRegistry, boto_client
 
 pytestmark = pytest.mark.loopback
@@ -205,6 +207,52 @@ def test_a_receipt_of_the_site_does_what_the_first_archive_does(
     assert delta.requires == bundles.delta.requires
     shown = place.bundle("diff", "r.json", "r.json")
     assert shown.stdout.startswith("needs 0 blobs, 0 B, of ")
+
+
+def test_the_program_builds_foretells_shows_and_pushes_a_delta(tmp_path: Path, docker_registry: StartRegistry) -> None:
+    made = workspace(tmp_path, None, small_definition(tmp_path, images=2))
+    first = made.build()
+    (tmp_path / "first.lock.json").write_bytes((tmp_path / "bundle.lock.json").read_bytes())
+    shutil.rmtree(tmp_path / "layout")
+    (tmp_path / "bundle.yaml").write_text(small_definition(tmp_path, images=3))
+    made.bundle("lock")
+
+    shown = made.bundle("diff", "small-1.tar", "bundle.lock.json")
+    assert re.search(r"\+ +image +registry.example/team/app-2:1.0.2 ", shown.stdout)
+    counts = json.loads(made.bundle("diff", "first.lock.json", "bundle.lock.json", "-o", "json").stdout)
+    assert [one["name"] for one in counts["differences"]] == ["registry.example/team/app-2:1.0.2"]
+    assert counts["needed"]["bytes"] < counts["deltaBytes"] < counts["of"]["bytes"] / 2
+
+    options = ("build", "--key", "keys/bundle.key", "-o", "json", "--progress", "plain")
+    done = made.bundle(*options, "--out", "by-lock", "--against", "first.lock.json")
+    told = json.loads(done.stdout)
+    assert told["absent"] == {"blobs": 11, "bytes": counts["of"]["bytes"] - counts["deltaBytes"]}
+    assert "against small-1: carries 12 blobs, " in done.stderr
+    made.bundle(*options, "--out", "by-archive", "--against", str(first))
+    second = "by-archive/small-2.tar"
+    assert made.bundle("diff", "by-lock/small-2.tar", second).stdout.startswith("needs 0 blobs, 0 B, of ")
+    needed = "needs on site: 11 blobs of images, "
+    assert needed in made.bundle("inspect", second, "--trust", "trust").stdout
+    assert needed in made.bundle("verify", second, "--trust", "trust").stdout
+
+    target = f"{docker_registry()}/team"
+    refused = made.bundle("push", second, target, "--trust", "trust", expect=7)
+    assert "lacks 1 blob that it does not carry" not in refused.stderr
+    assert "It was made against small-1 (sha256:" in " ".join(refused.stderr.split())
+    assert made.bundle("push", "small-1.tar", target, "--trust", "trust").returncode == 0
+    assert "app-2" in made.bundle("push", second, target, "--trust", "trust").stdout
+
+
+def test_what_is_no_base_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    made = workspace(tmp_path, None, small_definition(tmp_path, images=1))
+    made.bundle("lock")
+    same = made.bundle("build", "--key", "keys/bundle.key", "--against", "bundle.lock.json", expect=2)
+    assert "small-1 is not older than small-1" in same.stderr
+    for name, content in (("noise", b"{"), ("receipt", b'{"kind":"Receipt"}\n'), ("other", b"other")):
+        (tmp_path / name).write_bytes(content)
+        made.bundle("build", "--key", "keys/bundle.key", "--against", name, expect=3)
+        made.bundle("diff", name, "bundle.lock.json", expect=3)
+    assert not (tmp_path / "small-1.tar").exists()
 
 
 def protocols(client: RegistryClient) -> SiteRegistry:
