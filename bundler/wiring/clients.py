@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bundler.domain.site import Site
 from bundler.errors import FormatError, LocalResourceError, RefusedError, UsageError
 from bundler.wiring.surroundings import Surroundings, retry_policy
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from bundler.domain.lock import Lock
     from bundler.domain.receipt import Receipt
     from bundler.domain.shipment import S3Address
+    from bundler.domain.site import Site
     from bundler.ports import ByteSource
 
 
