@@ -117,8 +117,10 @@ def left_out(lock: Lock, held: Mapping[Digest, Held], *, source: str) -> dict[Di
     Raises:
         FormatError: `held` gives another size for a digest than the lock.
     """
-    kept = _always_carried(lock)
     found: dict[Digest, Held] = {}
+    if not held:
+        return found
+    kept = _always_carried(lock)
     for image in lock.images:
         for blob in (blob for manifest in image.manifests for blob in manifest.blobs):
             there = held.get(blob.digest)
