@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bundler.errors import FormatError, RefusedError, UsageError
+from bundler.errors import FormatError, LocalResourceError, RefusedError, UsageError
 from bundler.wiring.surroundings import Surroundings, retry_policy, uploads_folder
 
 if TYPE_CHECKING:
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from bundler.adapters.oci_registry import RegistryClient
     from bundler.adapters.registries_config import Registries
     from bundler.adapters.registry_auth import CredentialProvider
+    from bundler.domain.contents import Contents
     from bundler.domain.delta import Against
     from bundler.domain.digest import Digest
+    from bundler.domain.lock import Lock
+    from bundler.domain.receipt import Receipt
     from bundler.domain.shipment import S3Address
     from bundler.domain.site import Site
     from bundler.ports import ByteSource
@@ -227,19 +230,67 @@ def complete_root(path: Path, surroundings: Surroundings) -> Digest | None:
 
 
 def read_earlier(name: str, surroundings: Surroundings) -> Against:
-    """Return what a later archive may leave out, given the name of an archive (a file, or s3://bucket/key).
+    """Return what a later archive may leave out, given an archive (a file, or s3://bucket/key), a lock or a receipt.
 
-    It vouches for itself, as it does for `--previous`: whatever it says, a site puts only blocks whose SHA-256 the
-    signed index names, on a snapshot that was restored there from an archive it trusted.
+    It vouches for itself, as it does for `--previous`: whatever it says, a site takes only blobs and blocks whose
+    SHA-256 the signed lock and index name, and refuses up front where it lacks one.
 
     Raises:
-        RefusedError: not an archive, or not right in what is read of it.
+        RefusedError: none of them, or not right in what is read of it.
     """
     from bundler.archive.ami_packs import read_against
     from bundler.archive.identity import self_consistent
+    from bundler.domain.delta import against_lock
+    from bundler.domain.digest import Digest
+    from bundler.domain.lock import Lock, lock_bytes
+    from bundler.domain.receipt import against_receipt
 
+    document = _small_document(name)
+    if isinstance(document, Lock):
+        return against_lock(document, digest=Digest.of(lock_bytes(document)))
+    if document is not None:
+        return against_receipt(document)
     with archive_source(name, surroundings) as source:
         return read_against(self_consistent(source))
+
+
+def read_contents(name: str, surroundings: Surroundings) -> Contents:
+    """Return what an archive (a file, or s3://bucket/key), a lock or a receipt holds; each vouches for itself.
+
+    Raises:
+        RefusedError: none of them, or not right in what is read of it.
+    """
+    from bundler.archive.identity import self_consistent
+    from bundler.domain.contents import lock_contents, receipt_contents
+    from bundler.domain.lock import Lock
+
+    document = _small_document(name)
+    if isinstance(document, Lock):
+        return lock_contents(document)
+    if document is not None:
+        return receipt_contents(document)
+    with archive_source(name, surroundings) as source:
+        return lock_contents(self_consistent(source).lock)
+
+
+def _small_document(name: str) -> Lock | Receipt | None:
+    """Return the lock or receipt in a file, None where it is neither: JSON begins with a brace, and no archive does."""
+    from bundler.domain.lock import MAX_LOCK_BYTES, parse_lock
+    from bundler.domain.parts import TABLE_SUFFIX
+    from bundler.domain.receipt import is_receipt, parse_receipt
+
+    path = Path(name)
+    if name.startswith("s3://") or name.endswith(TABLE_SUFFIX) or not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            start = file.read(1)
+            if start != b"{":
+                return None
+            raw = start + file.read(MAX_LOCK_BYTES)
+    except OSError as error:
+        raise LocalResourceError(name, f"cannot be read: {error.strerror}") from error
+    return parse_receipt(raw, source=name) if is_receipt(raw) else parse_lock(raw, source=name)
 
 
 def root_of(text: str, surroundings: Surroundings) -> Digest:
