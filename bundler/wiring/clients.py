@@ -143,7 +143,8 @@ def ship_file(path: Path, destination: S3Address, *, clean: bool, surroundings: 
             return Identity(root=opened.root.digest, trust=opened.trust_digest)
 
     request = ShipRequest(archive=path, destination=destination, clean=clean)
-    store = S3Store(aws_for(surroundings).service("s3"))
+    aws = aws_for(surroundings, connections=max(16, surroundings.jobs))
+    store = S3Store(aws.service("s3"), policy=retry_policy(surroundings))
     return ship_archive(request, store=store, identify=identify, pace=surroundings.pace)
 
 

@@ -11,7 +11,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import PhaseDone, PhaseStarted
 from bundler.domain.shipment import S3Address, Shipment, slip_bytes
 from bundler.errors import keeping
-from bundler.stages.ship import ObjectStore, leftovers, observe, read_file, ship
+from bundler.stages.ship import LocalFile, ObjectStore, leftovers, observe, ship
 from bundler.transfer import Pace
 
 
@@ -71,11 +71,9 @@ def ship_archive(request: ShipRequest, *, store: ObjectStore, identify: Identify
 def _send(path: Path, request: ShipRequest, *, store: ObjectStore, pace: Pace) -> Shipment:
     address = request.destination.below(path.name)
     pace.emit(PhaseStarted(phase="ship", detail=f"{path.name} → {address}"))
-    local = read_file(path, emit=pace.emit)
-    plan = observe(local, address, store=store, emit=pace.emit)
-    ship(plan, local, address, store=store, pace=pace)
+    with LocalFile.open(path) as local:
+        plan = observe(local, address, store=store, pace=pace)
+        done = ship(plan, local, address, store=store, pace=pace)
     leftovers(address, store=store, clean=request.clean, emit=pace.emit)
-    pace.emit(
-        PhaseDone(phase="ship", detail="was there already" if plan.is_done else f"sent {len(plan.missing)} parts")
-    )
-    return local.shipment
+    pace.emit(PhaseDone(phase="ship", detail="was there already" if plan.is_done else f"sent {done.sent} parts"))
+    return done.shipment
