@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 QUICK_CONNECT_TIMEOUT_S = 3.0
 
 
+S3_LANES = 4
+"""Connections that read ahead, beside one for each job."""
+
 BLOCK_CONNECTIONS = 64
 """As many as export and restore have threads."""
 
@@ -121,7 +124,7 @@ def archive_source(name: str, surroundings: Surroundings, site: Site | None = No
         from bundler.adapters.aws.s3_object import open_s3_object
         from bundler.domain.shipment import S3Address
 
-        service = aws_for(surroundings, site).service("s3")
+        service = aws_for(surroundings, site, connections=max(16, surroundings.jobs + S3_LANES)).service("s3")
         yield open_s3_object(S3Address.parse(name), service=service, policy=retry_policy(surroundings))
         return
     from bundler.adapters.archive_file import ArchiveFile

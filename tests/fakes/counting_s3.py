@@ -199,9 +199,9 @@ class _CutError(OSError):
 
 
 def _serve(state: CountingS3, connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     buffer = memoryview(bytearray(BUFFER_BYTES))
     with suppress(OSError, ValueError), connection, connection.makefile("rb", buffering=64 << 10) as reader:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             while _Exchange(state, connection, reader, buffer).run():
                 pass

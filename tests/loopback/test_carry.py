@@ -15,7 +15,7 @@ import pytest
 from bundler.lab.lab import LabFacts
 from bundler.lab.request_log import mutations, read_requests
 from tests.journey import Workspace, heavy_definition, workspace
-from tests.peers import boto_client, lab_control
+from tests.peers import StartRegistry, boto_client, lab_control
 
 pytestmark = pytest.mark.loopback
 MIB = 1 << 20
@@ -116,6 +116,25 @@ def test_inspect_and_verify_read_s3_as_they_read_a_file(place: Workspace, lab: L
     told = place.bundle("verify", shipped, *TRUST).stdout
     assert told == f"{shipped} is complete and signed.\nroot {here['root']}\n"
     assert {path.name for path in place.folder.iterdir()} == files
+
+
+def test_inspect_reads_the_beginning_of_the_object_alone(place: Workspace, lab: LabFacts, shipped: str) -> None:
+    before = {name: asked(lab, name) for name in ("HeadObject", "GetObject")}
+    place.bundle("inspect", shipped, *TRUST)
+    assert {name: asked(lab, name) - count for name, count in before.items()} == {"HeadObject": 1, "GetObject": 1}
+
+
+def test_push_reads_s3_as_it_reads_a_file(
+    place: Workspace, lab: LabFacts, shipped: str, docker_registry: StartRegistry
+) -> None:
+    registry, before = docker_registry(), asked(lab, "GetObject")
+    there, here = (
+        json.loads(place.bundle("push", name, f"{registry}/{prefix}", *TRUST, "-o", "json").stdout)
+        for name, prefix in ((shipped, "s3"), (NAME, "file"))
+    )
+    assert asked(lab, "GetObject") > before
+    assert {name: reference.replace("/s3/", "/file/") for name, reference in there.items()} == here
+    assert there
 
 
 def test_a_flipped_bit_in_s3_is_found(place: Workspace, lab: LabFacts) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 import urllib3
@@ -18,7 +20,7 @@ from bundler.adapters.aws.s3_store import quoted_key
 from bundler.domain.shipment import S3Address
 from bundler.errors import DigestError, FormatError, NetworkError, RejectedError, TransientError, UsageError
 from bundler.retry import RetryPolicy, retry
-from bundler.transfer import Interruptible, Once, check_stopped, pause
+from bundler.transfer import Interruptible, Once, check_stopped, lanes, pause
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 1 << 20
 """What is kept of an object's beginning, where an archive tells what it holds: most are opened by one request."""
+RANGE_BYTES = 8 << 20
+LANES = 4
+"""How many ranges of large blobs are read ahead at a time, over all threads: 32 MiB of buffers at most (ADR 59)."""
+LARGE_BYTES = 4 * RANGE_BYTES
 STALL_WINDOW_S = 60.0
 LEAST_BYTES_PER_S = 1024
 MOST_STALLS = 8
@@ -70,6 +76,13 @@ class _Head:
     content: bytes = b""
 
 
+def _free_lanes() -> SimpleQueue[None]:
+    free: SimpleQueue[None] = SimpleQueue()
+    for _ in range(LANES):
+        free.put(None)
+    return free
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Object:
     """One unchanged S3 object (a ByteSource); any number of threads may read at a time.
@@ -87,6 +100,7 @@ class S3Object:
     policy: RetryPolicy
     clock: Callable[[], float] = time.monotonic
     _head: _Head = field(default_factory=_Head)
+    _free: SimpleQueue[None] = field(default_factory=_free_lanes)
 
     @property
     def name(self) -> str:
@@ -109,18 +123,42 @@ class S3Object:
         return known + self._fetch(offset + len(known), length - len(known))
 
     def stream(self, offset: int, length: int) -> Iterator[memoryview]:
-        """Yield exactly `length` bytes from `offset` in chunks of at most 1 MiB, in one buffer that is used again.
+        """Yield exactly `length` bytes from `offset` in chunks of at most 1 MiB, in buffers that are used again.
 
-        A cut is mended by another range from the byte where it happened.
+        A cut is mended by another range from the byte where it happened. What is large comes over several connections,
+        as long as not too many others do the same.
 
         Raises:
             FormatError, DigestError, NetworkError: as `read_at`.
         """
         self._refuse_outside(offset, length)
+        free = self._take_lanes() if length >= LARGE_BYTES else 0
+        if free:
+            yield from self._ahead(offset, offset + length, free)
+            return
         buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
         with closing(_Range(self, offset, offset + length)) as cursor:
             while not cursor.is_done:
                 yield cursor.fill(buffer)
+
+    def _take_lanes(self) -> int:
+        """Take all free lanes; one by itself would gain nothing."""
+        taken = 0
+        with suppress(Empty):
+            while taken < LANES:
+                self._free.get_nowait()
+                taken += 1
+        if taken != 1:
+            return taken
+        self._free.put(None)
+        return 0
+
+    def _ahead(self, offset: int, end: int, count: int) -> Iterator[memoryview]:
+        starts = range(offset, end, RANGE_BYTES)
+        works = [_Ahead(self, end) for _ in range(count)]
+        for content in lanes(works, starts, ended=partial(self._free.put, None)):
+            for start in range(0, len(content), CHUNK_BYTES):
+                yield content[start : start + CHUNK_BYTES]
 
     def _fetch(self, offset: int, length: int) -> bytes:
         content = bytearray(length)
@@ -206,6 +244,28 @@ def _gone(name: str) -> UsageError:
     return UsageError(name, "does not exist", hint="aws s3 ls shows what is there; bundle ship sends an archive.")
 
 
+def _wake(raw: BaseHTTPResponse) -> None:
+    """Make a blocked read return; a connection that is done with by now has none."""
+    with suppress(OSError, ValueError):
+        raw.shutdown()
+
+
+class _Ahead:
+    """Reads ranges into a buffer of its own."""
+
+    def __init__(self, source: S3Object, end: int) -> None:
+        self._source = source
+        self._end = end
+        self._buffer = memoryview(b"")
+
+    def __call__(self, start: int) -> memoryview:
+        """Return the range from `start`; it stays until the next call."""
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(RANGE_BYTES))
+        with closing(_Range(self._source, start, min(self._end, start + RANGE_BYTES))) as cursor:
+            return cursor.fill(self._buffer)
+
+
 class _Range:
     """A position in the object, and the connection that delivers from there."""
 
@@ -253,7 +313,7 @@ class _Range:
         raw = self._raw or self._connect()
         taken = 0
         try:
-            with Interruptible(raw.shutdown):
+            with Interruptible(partial(_wake, raw)):
                 while taken < len(view):
                     since = self._source.clock()
                     count = raw._fp.take(view[taken:])  # type: ignore[attr-defined]  # a _Response of watched.py

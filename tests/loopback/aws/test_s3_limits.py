@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bundler.adapters.aws.clients import Aws, AwsSettings, Service
-from bundler.adapters.aws.s3_object import HEAD_BYTES, S3Object, open_s3_object
+from bundler.adapters.aws.s3_object import HEAD_BYTES, LANES, S3Object, open_s3_object
 from bundler.adapters.aws.s3_store import S3Store
 from bundler.archive.reader import open_archive
 from bundler.domain import shipment
@@ -300,3 +301,71 @@ def test_an_object_that_is_replaced_while_it_is_read_is_refused(server: Counting
     assert b"".join(map(bytes, chunks)) == path.read_bytes()[1 << 20 :], "an answer that has begun is of the old one"
     with pytest.raises(BundleError, match="not the object any more"):
         source.read_at(2 << 20, 10)
+
+
+@pytest.fixture
+def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANGE_BYTES": 1 << 20, "LARGE_BYTES": 4 << 20}.items():
+        monkeypatch.setattr(f"bundler.adapters.aws.s3_object.{name}", value)
+
+
+def idle(source: S3Object) -> bool:
+    """Whether all lanes are free (again); they end by themselves a moment after whoever used them."""
+    for _ in range(500):
+        if source._free.qsize() == LANES:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.usefixtures("small_ranges")
+def test_a_large_blob_comes_over_several_connections_and_each_byte_once(server: CountingS3, path: Path) -> None:
+    server.put(KEY, path)
+    source = opened(server)
+    assert b"".join(map(bytes, source.stream(7, SIZE - 7))) == path.read_bytes()[7:]
+    assert len(server.ranges) == PARTS
+    assert server.sent == SIZE - 7
+    assert 2 <= server.connections <= LANES + 1
+    assert idle(source)
+
+
+@pytest.mark.usefixtures("small_ranges")
+def test_ranges_that_are_read_ahead_are_bounded_for_all_threads(server: CountingS3, path: Path) -> None:
+    server.put(KEY, path)
+    source = opened(server)
+    streams = [source.stream(0, SIZE) for _ in range(3)]
+    content = [bytes(next(stream)) for stream in streams]
+    assert len([first for first, last in server.ranges if last - first < PART]) <= LANES
+    for got, stream in zip(content, streams, strict=True):
+        assert got + b"".join(map(bytes, stream)) == path.read_bytes()
+    assert idle(source)
+
+
+@pytest.mark.usefixtures("small_ranges")
+def test_a_stream_that_is_dropped_reads_on_to_the_end_of_its_ranges_only(server: CountingS3, path: Path) -> None:
+    server.put(KEY, path)
+    source = opened(server)
+    stream = source.stream(0, SIZE)
+    next(stream)
+    del stream
+    assert idle(source)
+    assert server.sent <= LANES * PART
+
+
+@pytest.mark.usefixtures("small_ranges")
+@pytest.mark.parametrize("fault", [SLOW_DOWN, Fault(short=1000), LOST], ids=["slow", "short", "lost"])
+def test_ranges_that_are_read_ahead_fail_and_are_mended(server: CountingS3, path: Path, fault: Fault) -> None:
+    server.put(KEY, path)
+    server.script = every("GetObject", fault)  # type: ignore[assignment]
+    assert b"".join(map(bytes, opened(server).stream(0, SIZE))) == path.read_bytes()
+    assert server.sent == SIZE
+
+
+@pytest.mark.usefixtures("small_ranges")
+def test_a_change_that_a_lane_meets_ends_the_stream(server: CountingS3, path: Path) -> None:
+    server.put(KEY, path)
+    server.script = every("GetObject", Fault(status=412, code="PreconditionFailed"), of=7)  # type: ignore[assignment]
+    source = opened(server)
+    with pytest.raises(BundleError, match="not the object any more"):
+        list(source.stream(0, SIZE))
+    assert idle(source)
