@@ -222,7 +222,7 @@ class _Flag:
         self.failure: BaseException | None = None
         self._event = threading.Event()
         self._lock = threading.Lock()
-        self._wakers: list[Callable[[], None]] = []
+        self._wakers: dict[object, Callable[[], None]] = {}  # changed without the lock: one step of the interpreter
 
     @property
     def is_set(self) -> bool:
@@ -236,17 +236,15 @@ class _Flag:
     def stop(self) -> None:
         with self._lock:
             self._event.set()
-            wakers = list(self._wakers)
+            wakers = list(self._wakers.values())
         for wake in wakers:
             wake()
 
-    def watch(self, wake: Callable[[], None]) -> None:
-        with self._lock:
-            self._wakers.append(wake)
+    def watch(self, key: object, wake: Callable[[], None]) -> None:
+        self._wakers[key] = wake
 
-    def unwatch(self, wake: Callable[[], None]) -> None:
-        with self._lock:
-            self._wakers.remove(wake)
+    def unwatch(self, key: object) -> None:
+        del self._wakers[key]
 
     def sleep(self, seconds: float) -> None:
         self._event.wait(seconds)
@@ -323,16 +321,16 @@ class Interruptible:
     def __enter__(self) -> None:
         if self._flag is None:
             return
-        self._flag.watch(self._wake)
+        self._flag.watch(self, self._wake)
         if self._flag.is_set:
-            self._flag.unwatch(self._wake)
+            self._flag.unwatch(self)
             raise StoppedError("transfer", "was called off")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._flag is not None:
-            self._flag.unwatch(self._wake)
+            self._flag.unwatch(self)
 
 
 class Once:
@@ -346,6 +344,60 @@ class Once:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+class Slots:
+    """Lets as many threads in as are allowed at the moment, in the order in which they came.
+
+    A thread that is in may come in again at once.
+    """
+
+    def __init__(self, allowed: Callable[[], int]) -> None:
+        self._allowed = allowed
+        self._inside: dict[int, int] = {}
+        self._line: deque[int] = deque()
+        self._change = threading.Condition()
+
+    @property
+    def taken(self) -> int:
+        """Threads that are in."""
+        return len(self._inside)
+
+    def enter(self) -> None:
+        """Wait until there is room.
+
+        Raises:
+            StoppedError: the work was called off meanwhile.
+        """
+        me = threading.get_ident()
+        with Interruptible(self._wake), self._change:
+            if me not in self._inside:
+                self._wait(me)
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def leave(self) -> None:
+        """Make room again, once for each time that this thread came in."""
+        me = threading.get_ident()
+        with self._change:
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
+            if self._line:
+                self._change.notify_all()
+
+    def _wait(self, me: int) -> None:
+        self._line.append(me)
+        try:
+            while self._line[0] != me or len(self._inside) >= self._allowed():
+                self._change.wait()
+                check_stopped()
+        finally:
+            self._line.remove(me)
+            self._change.notify_all()
+
+    def _wake(self) -> None:
+        with self._change:
+            self._change.notify_all()
 
 
 class Beat:

@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundler.errors import FormatError, NetworkError, StoppedError, UsageError
-from bundler.transfer import Interruptible, check_stopped, drain, lanes, ordered_map, parallel_map, pause, to_the_end
+from bundler.transfer import (
+    Interruptible,
+    Slots,
+    check_stopped,
+    drain,
+    lanes,
+    ordered_map,
+    parallel_map,
+    pause,
+    to_the_end,
+)
 
 
 def test_results_keep_the_order_of_the_items() -> None:
@@ -159,6 +169,43 @@ def test_a_failure_ends_a_drain_and_those_who_wait_for_more() -> None:
 
     with pytest.raises(FormatError, match="1 is bad"):
         drain(work, [1], rank=int, workers=4)
+
+
+def test_slots_let_in_as_many_as_are_allowed_now_and_nobody_is_overtaken() -> None:
+    allowed, inside, most, order = 1, 0, 0, list[int]()
+    lock, slots = threading.Lock(), Slots(lambda: allowed)
+
+    def work(number: int) -> None:
+        nonlocal inside, most, allowed
+        for _ in range(20):
+            slots.enter()
+            slots.enter()  # a request below another one has room
+            with lock:
+                inside, most = inside + 1, max(most, inside + 1)
+                order.append(number)
+                allowed = 3 if len(order) > 60 else 1
+                assert inside <= 3
+            time.sleep(0.0005)
+            with lock:
+                inside -= 1
+            slots.leave()
+            slots.leave()
+
+    parallel_map(work, range(6), workers=6)
+    assert (most, slots.taken) == (3, 0)
+    assert len(set(order[24:60])) > 3
+
+
+def test_who_waits_for_a_slot_is_woken_when_the_work_is_called_off() -> None:
+    slots = Slots(lambda: 1)
+
+    def work(number: int) -> None:
+        slots.enter()
+        time.sleep(0.02)
+        raise FormatError("x", f"{number} is bad")
+
+    with pytest.raises(FormatError):
+        parallel_map(work, range(3), workers=3)
 
 
 def test_an_ordered_map_yields_in_order_and_takes_no_more_than_it_has_room_for() -> None:
