@@ -11,7 +11,7 @@ from typing import Any
 from bundler.transfer import Interruptible, check_stopped
 
 BLOCK_BYTES = 1 << 20
-PIECE_BYTES = 64 << 10
+PIECE_BYTES = 256 << 10
 
 
 def watch(client: Any) -> None:
@@ -60,7 +60,7 @@ class _Watched(HTTPConnection):
             super().request(*args, **options)
 
     def send(self, data: Any) -> None:
-        """Send bytes piece by piece: each piece has the deadline of a read, which ends what is slower than 1 KiB/s."""
+        """Send bytes piece by piece: each piece has the deadline of a read, which ends what is slower than 4 KiB/s."""
         if not isinstance(data, bytes | memoryview):
             super().send(data)
             return
