@@ -103,7 +103,7 @@ class CountingS3:
     Attributes:
         requests: how often each operation was asked for.
         received: bytes of bodies that came, of parts that were cut too.
-        sent: bytes of objects that went out.
+        sent: bytes of objects that went out, or are about to.
         ranges: first and last byte of each GET, in order.
         connections: how many were made.
         script: asked before every request.
@@ -327,6 +327,8 @@ class _Exchange:
     def _send(self, path: Path, first: int, length: int) -> None:
         fault = self._fault
         whole = min(length - fault.short, length if fault.cut_after is None else fault.cut_after)
+        with self._state.lock:
+            self._state.sent += whole
         with path.open("rb") as file:
             if fault.drip_s or fault.flip:
                 file.seek(first)
@@ -337,8 +339,6 @@ class _Exchange:
                     time.sleep(fault.drip_s)
             else:
                 self._connection.sendfile(file, first, whole)
-        with self._state.lock:
-            self._state.sent += whole
         if whole < length:
             if fault.cut_after is not None:
                 raise _CutError
