@@ -31,7 +31,7 @@ from bundler.domain.shipment import (
     is_same,
     make_slots,
 )
-from bundler.errors import AccessError, ConflictError, LocalResourceError, NetworkError, UsageError
+from bundler.errors import AccessError, ConflictError, DigestError, LocalResourceError, NetworkError, UsageError
 from bundler.transfer import Pace, check_stopped, ordered_map
 
 if TYPE_CHECKING:
@@ -79,15 +79,23 @@ class ObjectStore(Protocol):
 class LocalFile:
     """A file that is open, and what it looked like when it was opened; any number of threads may read it."""
 
-    def __init__(self, path: Path, handle: int, status: os.stat_result) -> None:
+    def __init__(self, path: Path, handle: int, *, expect: Digest | None = None, hint: str = "") -> None:
+        status = os.fstat(handle)
         self.path = path
         self.size = status.st_size
+        self._expect = expect
+        self._hint = hint
         self._handle = handle
         self._changed_ns = status.st_mtime_ns
 
     @classmethod
-    def open(cls, path: Path) -> LocalFile:
+    def open(cls, path: Path, *, expect: Digest | None = None, hint: str = "") -> LocalFile:
         """Open `path`.
+
+        Args:
+            path: the file.
+            expect: what its SHA-256 must be; no object is made of another one.
+            hint: what to do where it is another one.
 
         Raises:
             UsageError: no such file, or an empty one.
@@ -99,7 +107,7 @@ class LocalFile:
             raise UsageError(str(path), "does not exist") from error
         except OSError as error:
             raise LocalResourceError(str(path), f"cannot be read: {error.strerror}") from error
-        opened = cls(path, handle, os.fstat(handle))
+        opened = cls(path, handle, expect=expect, hint=hint)
         if not opened.size:
             opened.close()
             raise UsageError(str(path), "is empty")
@@ -160,6 +168,15 @@ class LocalFile:
         if any((status.st_size, status.st_mtime_ns) != (self.size, self._changed_ns) for status in found):
             raise self._changed()
 
+    def refuse_other(self, found: Digest) -> None:
+        """Do nothing, unless the file has another SHA-256 than it must have.
+
+        Raises:
+            DigestError: so it is.
+        """
+        if self._expect is not None and found != self._expect:
+            raise DigestError(str(self.path), "is damaged, or a part of another bundle", hint=self._hint)
+
     def _changed(self) -> ConflictError:
         hint = "Let nothing write to it, then run the same command again."
         return ConflictError(str(self.path), "changed while it was sent", hint=hint)
@@ -214,6 +231,7 @@ def _shipment(local: LocalFile, parts: Iterable[Part]) -> Shipment:
             whole.update(chunk)
         taken.append(part)
     digest = Digest(f"sha256:{whole.hexdigest()}")
+    local.refuse_other(digest)
     return Shipment(name=local.path.name, size=local.size, digest=digest, parts=tuple(taken))
 
 
@@ -241,6 +259,7 @@ def ship(plan: ShipPlan, local: LocalFile, address: S3Address, *, store: ObjectS
 
     Raises:
         ConflictError: the file changed meanwhile, or somebody else wrote the object.
+        DigestError: the file is not the one that was expected: its parts were sent, and no object was made.
         NetworkError: what stands there afterwards is not what was sent.
     """
     present = local.size if plan.is_done else 0
