@@ -207,7 +207,7 @@ def test_parts_that_always_arrive_damaged_make_no_object(server: CountingS3, pat
     assert KEY not in server.objects
 
 
-def test_a_token_that_expires_costs_no_part_that_was_sent(server: CountingS3, path: Path) -> None:
+def test_a_token_that_expires_costs_only_what_was_on_its_way(server: CountingS3, path: Path) -> None:
     def script(asked: Asked) -> Fault | None:
         expired = asked.operation == "UploadPart" and asked.number > 10
         return Fault(status=400, code="ExpiredToken") if expired else None
@@ -216,7 +216,7 @@ def test_a_token_that_expires_costs_no_part_that_was_sent(server: CountingS3, pa
     with pytest.raises(AccessError, match="xpired"):
         send(server, path)
     server.script = lambda _: None
-    assert send(server, path).sent == PARTS - 10
+    assert PARTS - 10 <= send(server, path).sent < PARTS - 10 + WORKERS, "what was on its way was called off"
     assert server.content(KEY) == path.read_bytes()
 
 
