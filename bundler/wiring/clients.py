@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 QUICK_CONNECT_TIMEOUT_S = 3.0
 
 
+S3_LANES = 4
+"""Connections that read ahead, beside one for each job."""
+
 BLOCK_CONNECTIONS = 64
 """As many as export and restore have threads."""
 
@@ -165,7 +168,7 @@ def one_source(name: str, surroundings: Surroundings, site: Site | None = None) 
         from bundler.adapters.aws.s3_object import open_s3_object
         from bundler.domain.shipment import S3Address
 
-        service = aws_for(surroundings, site).service("s3")
+        service = aws_for(surroundings, site, connections=max(16, surroundings.jobs + S3_LANES)).service("s3")
         yield open_s3_object(S3Address.parse(name), service=service, policy=retry_policy(surroundings))
         return
     from bundler.adapters.archive_file import ArchiveFile
@@ -187,7 +190,8 @@ def ship_file(path: Path, destination: S3Address, *, clean: bool, surroundings: 
 
     table, parts = _parts_to_ship(path, surroundings)
     request = ShipRequest(archive=table, destination=destination, clean=clean, parts=parts)
-    store = S3Store(aws_for(surroundings).service("s3"))
+    aws = aws_for(surroundings, connections=max(16, surroundings.jobs))
+    store = S3Store(aws.service("s3"), policy=retry_policy(surroundings))
     return ship_archive(request, store=store, identify=identify, pace=surroundings.pace)
 
 
