@@ -348,9 +348,7 @@ def test_f10_a_registry_that_counts_requests_a_second_is_obeyed_by_all_workers(l
             counts[clock.now] += 1
         return honest(asked) if counts is served else Reply(status=429, headers={"Retry-After": "1"})
 
-    settings = TransportSettings(
-        clock=clock, sleep=clock.sleep, limits_of=lambda origin: Limits(start=most, most=most)
-    )
+    settings = TransportSettings(clock=clock, sleep=clock.sleep, limits_of=lambda origin: Limits(start=most, most=most))
     policy = RetryPolicy(tries=1, sleep=clock.sleep)
     with serving(script) as server:
         run(lock, server, file, settings=settings, policy=policy, workers=most)
