@@ -158,8 +158,12 @@ def run(command: Sequence[str], place: Place, verify: Verify) -> Run:
 
 def environment(place: Place) -> dict[str, str]:
     """Nothing of the machine's own configuration."""
-    mine = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return {**mine, **ENVIRONMENT, "AWS_ENDPOINT_URL": place.url}
+    return {**clean_environment(), "AWS_ENDPOINT_URL": place.url}
+
+
+def clean_environment() -> dict[str, str]:
+    """Keys of the stub, and of the machine only what a program needs to run."""
+    return {**{name: os.environ[name] for name in _KEPT if name in os.environ}, **ENVIRONMENT}
 
 
 def _peak_mib(said: str, maxrss_kib: int) -> float:

@@ -2,7 +2,8 @@
 //
 // Source: serves the blobs of a corpus (-layout) in any repository. Sink: counts and drops what is put, keeps digests,
 // sizes and manifests; hashes it where asked to. -s3 serves the files of a folder as objects of any bucket, by ranges.
-// GET /_stats says what was asked and moved, /_held what the sink has; POST /_reset empties it (?verify=1: hash now).
+// It prints two addresses: its own, and one of plain HTTP where GET /_stats says what was asked and moved, /_held what
+// the sink has, and POST /_reset empties it (?verify=1: from now on it hashes).
 package main
 
 import (
@@ -92,10 +93,6 @@ func pace(begin time.Time, n int64) {
 }
 
 func serve(w http.ResponseWriter, r *http.Request) {
-	if strings.HasPrefix(r.URL.Path, "/_") {
-		control(w, r)
-		return
-	}
 	count(&moved.Requests, 1)
 	for method, number := range map[string]*int64{
 		"GET": &moved.Gets, "HEAD": &moved.Heads, "POST": &moved.Posts, "PUT": &moved.Puts, "PATCH": &moved.Patches,
@@ -414,7 +411,12 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(listening.Addr())
+	aside, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go http.Serve(aside, http.HandlerFunc(control))
+	fmt.Println(listening.Addr(), aside.Addr())
 	server := &http.Server{Handler: http.HandlerFunc(serve), ErrorLog: log.New(io.Discard, "", 0)}
 	if *cert != "" {
 		// HTTP/1.1 alone, as S3 and layers of ECR: Go's HTTP/2 server would be what is measured.
