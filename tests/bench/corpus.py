@@ -27,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import zstandard
 
@@ -100,9 +100,14 @@ class Corpus:
     def path(self, digest: str) -> Path:
         return self.folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
+    def document(self, digest: str) -> dict[str, Any]:
+        """A manifest or index."""
+        found: dict[str, Any] = json.loads(self.path(digest).read_bytes())
+        return found
+
     def below(self, digest: str) -> Iterator[tuple[str, bool]]:
         """Yield the digest of everything that an image consists of, and whether it is a manifest; itself last."""
-        document = json.loads(self.path(digest).read_bytes())
+        document = self.document(digest)
         for manifest in document.get("manifests", ()):
             yield from self.below(manifest["digest"])
         for blob in (*([document["config"]] if "config" in document else ()), *document.get("layers", ())):
