@@ -156,7 +156,7 @@ def push(
     corpus, workspace = (rig.small, rig.small_workspace) if is_small else (rig.corpus, rig.workspace)
     archive = rig.small_built if is_small else rig.built
     layouts = rig.small_layouts if is_small else rig.layouts
-    variables = {**workspace.environment(rig.source), "LAYOUTS": str(layouts)}
+    variables = {**workspace.environment(rig.source), **layouts}
     if sink.tls:
         variables["SSL_CERT_FILE"] = rig.authority
 
@@ -191,7 +191,7 @@ def push(
 def push_docker_registry(rig: Rig) -> Scenario:
     """Archive file -> Debian's docker-registry, which hashes and writes all of it, on the same two cores."""
     corpus, workspace, archive = rig.corpus, rig.workspace, rig.built
-    variables = {**workspace.environment(rig.source), "LAYOUTS": str(rig.layouts)}
+    variables = {**workspace.environment(rig.source), **rig.layouts}
 
     @contextmanager
     def where(command: Command) -> Iterator[Place]:

@@ -32,6 +32,8 @@ REQUIRED = ("skopeo", "crane")
 OUT, LAYOUT = "peer.tar", "layout"
 EACH = "$LAYOUTS/{short}"
 """Where the layout of one image is."""
+KEPT = "$KEPT"
+"""A layout that skopeo pulled: of others it does not find Docker's manifests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ def pulled(tool: Tool) -> Tool:
 
     def lines(program: Program, corpus: Corpus, source: Server) -> Lines:
         yield from tool(program, corpus, source)
-        yield f"tar -cf {OUT} -C {LAYOUT} ."
+        yield f"(cd {LAYOUT}; tar -cf ../{OUT} *)"
 
     return lines
 
@@ -102,7 +104,7 @@ def skopeo_sync(program: Program, corpus: Corpus, source: Server) -> Lines:
     names = "".join(f"    {each['repository']}: [{each['tag']}]\n" for each in corpus.images)
     yield f"cat >sync.yaml <<END\n{source.address}:\n  tls-verify: {str(source.tls).lower()}\n  images:\n{names}END"
     yield f"{program.quoted} --insecure-policy sync --all --src yaml --dest dir sync.yaml {LAYOUT} >/dev/null 2>&1"
-    yield f"tar -cf {OUT} -C {LAYOUT} ."
+    yield f"(cd {LAYOUT}; tar -cf ../{OUT} *)"
 
 
 def _skopeo(program: Program) -> str:
@@ -111,7 +113,7 @@ def _skopeo(program: Program) -> str:
     return f"{remembered} {program.quoted} --insecure-policy copy --all -q"
 
 
-def skopeo_push(program: Program, corpus: Corpus, sink: Server, layout: str = EACH) -> Lines:
+def skopeo_push(program: Program, corpus: Corpus, sink: Server, layout: str = KEPT) -> Lines:
     for name, short in _names(corpus):
         flags = f"--dest-tls-verify={str(sink.tls).lower()}"
         yield f"{_skopeo(program)} {flags} oci:{layout.format(short=short)}:{short} docker://{sink.address}/{name}"

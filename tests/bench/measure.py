@@ -219,7 +219,7 @@ def run(command: Sequence[str], place: Place, verify: Verify) -> Run:
         complained.seek(0)
         text, complaint = said.read().decode(), complained.read().decode("utf-8", "replace")
     if process.returncode != 0:
-        raise SystemExit(f"{' '.join(command)[:2000]} ended with {process.returncode}\n{complaint[-2000:]}")
+        raise SystemExit(f"{' '.join(command)[:400]} … ended with {process.returncode}\n{complaint[-2000:]}")
     return Run(
         seconds=seconds,
         peak_mib=_peak_mib(text, peak[0] if peak else usage.ru_maxrss),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from tests.bench.corpus import Corpus, ensure_images, ensure_small
-from tests.bench.images import write_layouts
+from tests.bench.images import LAYOUT, find_program, script, skopeo_pull, write_layouts
 from tests.bench.limits import Limits, measure_limits
-from tests.bench.measure import Place
+from tests.bench.measure import Place, clean_environment
 from tests.bench.ours import Workspace, prepare
 from tests.bench.servers import LINK, Certificate, OwnRegistry, Server, make_certificate, own_registry
 
@@ -108,12 +109,20 @@ class Rig:
         return out / workspace.archive
 
     @cached_property
-    def layouts(self) -> Path:
-        return write_layouts(self.corpus, self.folder / "layouts")
+    def layouts(self) -> Mapping[str, str]:
+        """Where the peers' layouts are, as variables."""
+        return self._laid_out("layouts", self.corpus, self.source)
 
     @cached_property
-    def small_layouts(self) -> Path:
-        return write_layouts(self.small, self.folder / "small-layouts")
+    def small_layouts(self) -> Mapping[str, str]:
+        return self._laid_out("small-layouts", self.small, self.small_source)
+
+    def _laid_out(self, name: str, corpus: Corpus, source: Server) -> Mapping[str, str]:
+        folder = self.folder / name
+        write_layouts(corpus, folder)
+        pull = skopeo_pull(find_program("skopeo"), corpus, source)
+        subprocess.run(script(pull), cwd=folder, env=clean_environment(), check=True)
+        return {"LAYOUTS": str(folder), "KEPT": str(folder / LAYOUT)}
 
     @cached_property
     def limits(self) -> Limits:

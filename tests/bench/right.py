@@ -18,18 +18,21 @@ OURS_BELOW = f"{PREFIX}/{UPSTREAM}/"
 """Where our push puts the repositories of the corpus."""
 
 
-def required(corpus: Corpus) -> frozenset[str]:
-    """Configs and layers of both platforms: what nobody may leave out or change; attestations may stay behind."""
-    return frozenset(digest for image in corpus.images for digest in _blobs(corpus, image["digest"]))
+def required(corpus: Corpus, *, configs: bool) -> frozenset[str]:
+    """Layers of both platforms, and configs where nobody may change them; attestations may stay behind.
+
+    skopeo makes of Docker's configs those of OCI when it writes a layout.
+    """
+    return frozenset(digest for image in corpus.images for digest in _blobs(corpus, image["digest"], configs=configs))
 
 
-def _blobs(corpus: Corpus, digest: str) -> Iterator[str]:
+def _blobs(corpus: Corpus, digest: str, *, configs: bool) -> Iterator[str]:
     document = corpus.document(digest)
     for manifest in document.get("manifests", ()):
         if manifest["platform"]["os"] != "unknown":
-            yield from _blobs(corpus, manifest["digest"])
+            yield from _blobs(corpus, manifest["digest"], configs=configs)
     if "config" in document:
-        yield from (blob["digest"] for blob in (document["config"], *document["layers"]))
+        yield from (blob["digest"] for blob in (*([document["config"]] if configs else ()), *document["layers"]))
 
 
 def tar_is_right(corpus: Corpus, name: str, place: Place, said: str) -> bool:
@@ -43,7 +46,7 @@ def tar_is_right(corpus: Corpus, name: str, place: Place, said: str) -> bool:
                 if hashlib.file_digest(content, "sha256").hexdigest() != digest:  # type: ignore[arg-type]
                     return False
                 found.add(f"sha256:{digest}")
-    return required(corpus) <= found
+    return required(corpus, configs=name != OUT) <= found
 
 
 def each_tar_is_there(corpus: Corpus, place: Place, said: str) -> bool:
@@ -69,7 +72,10 @@ def sink_is_right(corpus: Corpus, sink: OwnRegistry, below: str, place: Place, s
     blobs, manifests = sink.held()
     return all(
         f"{below}{image['repository']}@{image['tag']}" in manifests
-        and all(f"{below}{image['repository']}@{digest}" in blobs for digest in _blobs(corpus, image["digest"]))
+        and all(
+            f"{below}{image['repository']}@{digest}" in blobs
+            for digest in _blobs(corpus, image["digest"], configs=bool(below))
+        )
         for image in corpus.images
     )
 
@@ -78,7 +84,11 @@ def registry_is_right(corpus: Corpus, below: str, place: Place, said: str) -> bo
     """The same, asked over HTTP; docker-registry has hashed what it took."""
     names = [(f"{below}{image['repository']}", image) for image in corpus.images]
     wanted = [f"{name}/manifests/{image['tag']}" for name, image in names]
-    wanted += [f"{name}/blobs/{digest}" for name, image in names for digest in _blobs(corpus, image["digest"])]
+    wanted += [
+        f"{name}/blobs/{digest}"
+        for name, image in names
+        for digest in _blobs(corpus, image["digest"], configs=bool(below))
+    ]
     return all(_is_there(f"{place.stub['registry']}/v2/{each}") for each in wanted)
 
 
