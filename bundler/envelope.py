@@ -25,12 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
     load_pem_private_key,
 )
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.signer import CryptoSigner, Signature, SSlibKey
 
 from bundler.domain.canonical import canonical_json
 from bundler.domain.oci import parse_strict_json
+from bundler.dsse import CryptoSigner, Envelope, Signature, SSlibKey, UnverifiedSignatureError
 from bundler.errors import FormatError, LimitError, LocalResourceError, PolicyError, SignatureError, UsageError
 
 MAX_ENVELOPE_BYTES = 4 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bundler.domain.digest import Digest
 from bundler.domain.image_map import ImageMap
@@ -14,6 +14,9 @@ from bundler.domain.release import Rendering
 
 Sink = Callable[[memoryview], None]
 """Takes the next bytes of a stream; the memory is only valid during the call."""
+
+Put = Callable[[int, memoryview], None]
+"""Takes the bytes at an offset; the memory is only valid during the call."""
 
 Reopen = Callable[[int], Iterator[memoryview]]
 """Yields a blob's bytes from an offset; may be called again after a failure."""
@@ -37,6 +40,21 @@ class ImageSource(Protocol):
 
         Raises:
             DigestError: upstream's content is not what the digest names.
+        """
+        ...
+
+
+@runtime_checkable
+class RangeSource(Protocol):
+    """An ImageSource that gives parts of a blob, from several threads at a time."""
+
+    def read_range(self, name: Reference, blob: Descriptor, start: int, stop: int, put: Put) -> int:
+        """Send bytes `start` to `stop` of a blob to `put`, in order; return where they ended: `stop`, or `blob.size`.
+
+        Whoever puts the parts together checks the digest.
+
+        Raises:
+            DigestError: there are more bytes than the blob has.
         """
         ...
 

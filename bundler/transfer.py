@@ -6,6 +6,7 @@ work that computes notices at its next `check_stopped`.
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from bundler.domain.events import Emit, silent
 from bundler.errors import StoppedError
@@ -49,6 +50,69 @@ def parallel_map(work: Callable[[Item], Result], items: Iterable[Item], *, worke
     finally:
         flag.stop()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def drain(
+    work: Callable[[Item], Iterable[Item]], items: Iterable[Item], *, rank: Callable[[Item], Any], workers: int
+) -> None:
+    """Do `work(item)` for each item, and for each further one that it returns, with at most `workers` at a time.
+
+    The waiting item with the least rank is next; among equals, the one that waits longest. A failure ends all of it
+    as it ends `parallel_map`.
+    """
+    queue = _Queue(items, rank)
+
+    def serve(_: int) -> None:
+        while True:
+            taken = queue.take()
+            if not taken:
+                return
+            further: Iterable[Item] = ()
+            try:
+                further = work(*taken)
+            finally:
+                queue.done(further)
+
+    parallel_map(serve, range(workers), workers=workers)
+
+
+class _Queue(Generic[Item]):
+    """What waits, and how many are being worked on, which may bring more."""
+
+    def __init__(self, items: Iterable[Item], rank: Callable[[Item], Any]) -> None:
+        self._rank = rank
+        self._count = 0
+        self._busy = 0
+        self._change = threading.Condition()
+        self._heap = [self._entry(item) for item in items]
+        heapq.heapify(self._heap)
+
+    def take(self) -> tuple[()] | tuple[Item]:
+        """Return the next item; nothing when none is left and none can come."""
+        with Interruptible(self._wake), self._change:
+            while self._busy and not self._heap:
+                self._change.wait()
+                check_stopped()
+            if not self._heap:
+                return ()
+            self._busy += 1
+            return (heapq.heappop(self._heap)[2],)
+
+    def done(self, further: Iterable[Item]) -> None:
+        """Take what came of an item, which is no longer worked on."""
+        with self._change:
+            self._busy -= 1
+            for item in further:
+                heapq.heappush(self._heap, self._entry(item))
+            self._change.notify_all()
+
+    def _entry(self, item: Item) -> tuple[Any, int, Item]:
+        self._count += 1
+        return self._rank(item), self._count, item
+
+    def _wake(self) -> None:
+        with self._change:
+            self._change.notify_all()
 
 
 @contextmanager
@@ -100,7 +164,7 @@ class _Flag:
         self.failure: BaseException | None = None
         self._event = threading.Event()
         self._lock = threading.Lock()
-        self._wakers: list[Callable[[], None]] = []
+        self._wakers: dict[object, Callable[[], None]] = {}  # changed without the lock: one step of the interpreter
 
     @property
     def is_set(self) -> bool:
@@ -114,17 +178,15 @@ class _Flag:
     def stop(self) -> None:
         with self._lock:
             self._event.set()
-            wakers = list(self._wakers)
+            wakers = list(self._wakers.values())
         for wake in wakers:
             wake()
 
-    def watch(self, wake: Callable[[], None]) -> None:
-        with self._lock:
-            self._wakers.append(wake)
+    def watch(self, key: object, wake: Callable[[], None]) -> None:
+        self._wakers[key] = wake
 
-    def unwatch(self, wake: Callable[[], None]) -> None:
-        with self._lock:
-            self._wakers.remove(wake)
+    def unwatch(self, key: object) -> None:
+        del self._wakers[key]
 
     def sleep(self, seconds: float) -> None:
         self._event.wait(seconds)
@@ -201,16 +263,16 @@ class Interruptible:
     def __enter__(self) -> None:
         if self._flag is None:
             return
-        self._flag.watch(self._wake)
+        self._flag.watch(self, self._wake)
         if self._flag.is_set:
-            self._flag.unwatch(self._wake)
+            self._flag.unwatch(self)
             raise StoppedError("transfer", "was called off")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._flag is not None:
-            self._flag.unwatch(self._wake)
+            self._flag.unwatch(self)
 
 
 class Once:
@@ -224,6 +286,60 @@ class Once:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+class Slots:
+    """Lets as many threads in as are allowed at the moment, in the order in which they came.
+
+    A thread that is in may come in again at once.
+    """
+
+    def __init__(self, allowed: Callable[[], int]) -> None:
+        self._allowed = allowed
+        self._inside: dict[int, int] = {}
+        self._line: deque[int] = deque()
+        self._change = threading.Condition()
+
+    @property
+    def taken(self) -> int:
+        """Threads that are in."""
+        return len(self._inside)
+
+    def enter(self) -> None:
+        """Wait until there is room.
+
+        Raises:
+            StoppedError: the work was called off meanwhile.
+        """
+        me = threading.get_ident()
+        with Interruptible(self._wake), self._change:
+            if me not in self._inside:
+                self._wait(me)
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def leave(self) -> None:
+        """Make room again, once for each time that this thread came in."""
+        me = threading.get_ident()
+        with self._change:
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
+            if self._line:
+                self._change.notify_all()
+
+    def _wait(self, me: int) -> None:
+        self._line.append(me)
+        try:
+            while self._line[0] != me or len(self._inside) >= self._allowed():
+                self._change.wait()
+                check_stopped()
+        finally:
+            self._line.remove(me)
+            self._change.notify_all()
+
+    def _wake(self) -> None:
+        with self._change:
+            self._change.notify_all()
 
 
 class Beat:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
 import urllib3
+from urllib3.exceptions import HTTPError
 
+from bundler.adapters.hosts import MOST, HostPace, Hosts, limits_of
 from bundler.adapters.http_errors import translated
 from bundler.adapters.network import (
     CONNECT_TIMEOUT_S,
@@ -30,17 +34,20 @@ from bundler.adapters.network import (
     tls_context,
     zone_of,
 )
-from bundler.adapters.pools import make_pool_manager
+from bundler.adapters.pools import body_of, make_pool_manager
 from bundler.adapters.proxies import Proxies, Proxy
 from bundler.domain.credentials import Secret
 from bundler.domain.url import Origin, Url
 from bundler.errors import FormatError, LimitError, NetworkError, TransientError
+from bundler.pacing import Limits
 from bundler.retry import MAX_RETRY_AFTER_S
 from bundler.transfer import Once, check_stopped, pause
 
 CHUNK_BYTES = 1 << 20
 MAX_HOPS = 5
 MAX_EXCERPT_BYTES = 64 << 10
+MAX_UNREAD_BYTES = 4 << 10
+TOO_MUCH = frozenset({429, 503})
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 USER_AGENT = "eks-bundler"
@@ -55,13 +62,13 @@ class TransportSettings:
         proxies: proxies by scheme.
         connect_to: `host` or `host:port` -> TCP address to use instead. TLS, SNI, Host header and certificate check
             keep the name; no proxy is used.
-        connections: connections kept open per host.
+        limits_of: requests at a time, to a host.
     """
 
     ca_files: tuple[str, ...] = ()
     proxies: Proxies = field(default_factory=Proxies)
     connect_to: Mapping[str, Address] = field(default_factory=dict)
-    connections: int = 32
+    limits_of: Callable[[Origin], Limits] = limits_of
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
     resolve: Resolve = resolve
@@ -92,15 +99,36 @@ class Request:
     answer_within_s: float | None = None
 
 
+_FIRST_BYTES = 128 << 10
+_QUICK_S = 0.1
+_buffers: deque[memoryview] = deque()
+
+
+@contextmanager
+def _buffer() -> Iterator[memoryview]:
+    """Hold 1 MiB that others used before, and others will: there are as many as were ever held at one time."""
+    try:
+        buffer = _buffers.pop()
+    except IndexError:
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+    try:
+        yield buffer
+    finally:
+        _buffers.append(buffer)
+
+
 class Answer:
     """An answer whose body has not been read yet. Closing it before its end closes the connection."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, *, url: Url, request: Request, where: str) -> None:
+    def __init__(
+        self, response: urllib3.BaseHTTPResponse, *, url: Url, request: Request, where: str, pace: HostPace
+    ) -> None:
         self.status = response.status
         self.url = url
         self._response = response
         self._request = request
         self._where = where
+        self._pace: HostPace | None = pace
         self._excerpt: bytes | None = None
 
     def header(self, name: str) -> str | None:
@@ -123,6 +151,23 @@ class Answer:
         with translated(self._request.subject, self._where):
             while piece := self._response.read1(CHUNK_BYTES):
                 yield piece
+
+    def blocks(self) -> Iterator[memoryview]:
+        """Yield the body in a buffer that is used again: at first little, more as the far side is faster.
+
+        Raises:
+            TransientError: it was cut off, or the far side stalls.
+        """
+        body, size = body_of(self._response), _FIRST_BYTES
+        with translated(self._request.subject, self._where), _buffer() as buffer:
+            while not body.isclosed():
+                since = time.monotonic()
+                count = body.readinto(buffer[:size])
+                if not count:
+                    break
+                yield buffer[:count]
+                if time.monotonic() - since < _QUICK_S:
+                    size = min(2 * size, CHUNK_BYTES)
 
     def read(self, limit: int) -> bytes:
         """Return the whole body.
@@ -174,9 +219,22 @@ class Answer:
 
     def close(self) -> None:
         """Let go of the connection: back to the pool when the body was read to its end, closed otherwise."""
-        if not self._response.closed:
-            self._response.close()
-        self._response.release_conn()
+        pace, self._pace = self._pace, None
+        try:
+            self._read_little()
+            if not self._response.closed:
+                self._response.close()
+            self._response.release_conn()
+        finally:
+            if pace is not None:
+                pace.leave()
+
+    def _read_little(self) -> None:
+        """Read what is left where it is nothing, as after HEAD, or next to it: else the connection would be lost."""
+        left = self._response.length_remaining
+        if not self._response.closed and left is not None and left <= MAX_UNREAD_BYTES:
+            with suppress(HTTPError, OSError):
+                self._response.read()
 
     def __enter__(self) -> Self:
         return self
@@ -196,6 +254,7 @@ class Transport:
         self._making = Once()
         self._seen: dict[Address, Zone] = {}
         self._rest_until: dict[Origin, float] = {}
+        self._hosts = Hosts(settings.limits_of)
         self._context: ssl.SSLContext | None = None
         self._trusting: dict[tuple[str, ...], Transport] = {}
 
@@ -266,19 +325,30 @@ class Transport:
             headers["Content-Length"] = str(request.body_bytes)
         where = str(url.origin) if proxy is None else f"{url.origin} (through the proxy {proxy.url.origin})"
         within_s = request.answer_within_s or self.settings.first_byte_timeout_s
-        with translated(request.subject, where, is_direct=proxy is None):
-            response = self._manager(innermost, proxy).urlopen(
-                request.method,
-                str(url),
-                body=request.body,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=urllib3.Timeout(connect=self.settings.connect_timeout_s, read=within_s),
-            )
-        return Answer(response, url=url, request=request, where=where)
+        manager, pace = self._manager(innermost, proxy), self._hosts.of(url.origin)
+        pace.enter()
+        since = self.settings.clock()
+        try:
+            with translated(request.subject, where, is_direct=proxy is None):
+                response = manager.urlopen(
+                    request.method,
+                    str(url),
+                    body=request.body,
+                    headers=headers,
+                    retries=False,
+                    redirect=False,
+                    preload_content=False,
+                    decode_content=False,
+                    timeout=urllib3.Timeout(connect=self.settings.connect_timeout_s, read=within_s),
+                )
+        except BaseException:
+            pace.leave()
+            raise
+        if response.status in TOO_MUCH:
+            pace.refused()
+        elif not request.body and response.status not in AGAIN:
+            pace.answered(self.settings.clock() - since)
+        return Answer(response, url=url, request=request, where=where, pace=pace)
 
     def _proxy(self, origin: Origin, innermost: Zone) -> Proxy | None:
         """Return the proxy to use. A proxy resolves names itself: what can be seen to lead inwards is refused here."""
@@ -310,9 +380,7 @@ class Transport:
                 self._context = tls_context(self.settings.ca_files)
             key = (gate.innermost, proxy)
             if key not in self._managers:
-                self._managers[key] = make_pool_manager(
-                    gate, proxy=proxy, context=self._context, connections=self.settings.connections
-                )
+                self._managers[key] = make_pool_manager(gate, proxy=proxy, context=self._context, connections=MOST)
             return self._managers[key]
 
 

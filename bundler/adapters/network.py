@@ -22,6 +22,9 @@ CONNECT_TIMEOUT_S = 10.0
 FIRST_BYTE_TIMEOUT_S = 60.0
 STALL_WINDOW_S = 60.0
 LEAST_BYTES_PER_S = 1024
+MOST_UNREAD_BYTES = 2 << 20
+"""What one connection may hold of bytes that nobody has read: they are lost when this process is killed (tcp(7))."""
+_WINDOW_CLAMP = getattr(socket, "TCP_WINDOW_CLAMP", None)
 
 Address = tuple[str, int]
 Resolve = Callable[[str, int], list[Address]]
@@ -144,6 +147,8 @@ def _connect(address: Address, timeout_s: float, clock: Clock) -> WatchedSocket:
     try:
         sock.settimeout(timeout_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if _WINDOW_CLAMP is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, _WINDOW_CLAMP, MOST_UNREAD_BYTES)
         with Interruptible(sock.wake):
             sock.connect(address)
     except BaseException:

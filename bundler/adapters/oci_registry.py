@@ -11,7 +11,7 @@ from typing import TypeVar
 from bundler.adapters.http import Answer, Transport
 from bundler.adapters.registries_config import Registries
 from bundler.adapters.registry_auth import CredentialProvider
-from bundler.adapters.registry_download import CLEAN_RETRIES, Download
+from bundler.adapters.registry_download import CLEAN_RETRIES, RemoteBlob, Stretch, download
 from bundler.adapters.registry_session import (
     Call,
     Session,
@@ -44,7 +44,7 @@ from bundler.errors import (
     MissingRepositoryError,
     NotFoundUpstreamError,
 )
-from bundler.ports import Reopen, Sink
+from bundler.ports import Put, Reopen, Sink
 from bundler.retry import RetryPolicy, retry
 from bundler.transfer import Once, pause
 
@@ -110,10 +110,29 @@ class RegistryClient:
             DigestError: the registry's content is not what the digest names, three times over.
             NotFoundUpstreamError: the repository has no such blob.
         """
+        download(self._remote(name, blob), sink, restart=restart, policy=self._policy)
+
+    def read_range(self, name: Reference, blob: Descriptor, start: int, stop: int, put: Put) -> int:
+        """Send bytes `start` to `stop` of a blob to `put`; return where they ended.
+
+        That is the end of the blob where the registry knows no ranges. Nothing is verified but the number of bytes.
+
+        Raises:
+            DigestError: the registry has more bytes than the blob.
+            NotFoundUpstreamError: the repository has no such blob.
+        """
+        stretch = Stretch(self._remote(name, blob), start=start, stop=stop, put=put)
+        stretch.run(self._policy)
+        return stretch.stop
+
+    def _remote(self, name: Reference, blob: Descriptor) -> RemoteBlob:
         session = self._session(name)
-        subject = f"{name.name}@{blob.digest}"
-        download = Download(session, session.endpoint.repository(name.repository), blob, subject=subject)
-        download.run(sink, restart=restart, policy=self._policy)
+        return RemoteBlob(
+            session=session,
+            repository=session.endpoint.repository(name.repository),
+            blob=blob,
+            subject=f"{name.name}@{blob.digest}",
+        )
 
     def has_blob(self, name: Reference, digest: Digest) -> bool:
         """Whether the repository holds the blob; only a 200 is present, what is unclear is absent."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import ssl
+import weakref
 from typing import Any
 
 import urllib3
@@ -15,12 +17,34 @@ BLOCK_BYTES = 1 << 20
 HOSTS = 64
 
 
+_bodies: weakref.WeakKeyDictionary[object, http.client.HTTPResponse] = weakref.WeakKeyDictionary()
+
+
+def body_of(response: urllib3.BaseHTTPResponse) -> http.client.HTTPResponse:
+    """Return what urllib3's answer wraps: it reads into a buffer of ours, where urllib3 makes new memory each time."""
+    return _bodies[response]
+
+
 class GuardedConnection(HTTPConnection):
     """A connection that goes through a gate."""
 
     def __init__(self, *args: Any, gate: Gate, **options: Any) -> None:
         super().__init__(*args, **options)
         self._gate = gate
+        self._body: http.client.HTTPResponse | None = None
+        self.response_class = self._respond  # type: ignore[assignment]
+
+    def _respond(self, *args: Any, **options: Any) -> http.client.HTTPResponse:
+        self._body = http.client.HTTPResponse(*args, **options)
+        return self._body
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+        """Return the answer, and remember what it wraps."""
+        response = super().getresponse()
+        if self._body is not None:
+            _bodies[response] = self._body
+        self._body = None
+        return response
 
     def _new_conn(self) -> Any:
         return self._gate.open(self._dns_host, self.port)

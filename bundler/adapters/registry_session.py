@@ -22,6 +22,8 @@ from bundler.errors import AccessError, BundleError, FormatError, NetworkError
 
 Body = Callable[[], Iterable[memoryview]]
 
+RENEWALS = 2
+"""New credentials may have expired, too, before their turn came: many workers share them."""
 _EXPIRED = re.compile(rb"authorization token has expired|ExpiredToken", re.IGNORECASE)
 _CODE = re.compile(r"[A-Za-z_]{1,60}\Z")
 
@@ -76,19 +78,19 @@ class Session:
             TransientError: try again.
         """
         used = self._auth.header(call.scope)
-        answer = self._explained(self._send(call, used), call, used)
-        challenge = self._challenge(answer, used, call)
-        if challenge is None:
-            return answer
-        answer.close()
-        fresh = self._auth.renew(challenge, call.scope, stale=used)
-        answer = self._explained(self._send(call, fresh), call, fresh)
-        if self._challenge(answer, fresh, call) is None:
-            return answer
-        with answer:
-            raise AccessError(
-                call.subject, f"{self.endpoint.origin} refuses our credentials: {said(answer)}", hint=LOGIN_HINT
-            )
+        for left in reversed(range(RENEWALS + 1)):
+            answer = self._explained(self._send(call, used), call, used)
+            challenge = self._challenge(answer, used, call)
+            if challenge is None:
+                return answer
+            answer.close()  # nobody waits for new credentials while others wait for this connection
+            fresh = self._auth.renew(challenge, call.scope, stale=used) if left else used
+            if fresh == used:
+                break
+            used = fresh
+        raise AccessError(
+            call.subject, f"{self.endpoint.origin} refuses our credentials: {said(answer)}", hint=LOGIN_HINT
+        )
 
     def location(self, answer: Answer, call: Call) -> Url:
         """Return where an upload goes on.

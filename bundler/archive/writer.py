@@ -1,7 +1,8 @@
 """The archive being built: space reserved first, content straight to its place, the signed root last.
 
 The header of a member is written after its content has been hashed, so a killed build leaves no header before wrong
-content, except where the disk itself lost writes: whatever has its header is hashed again before it counts.
+content, except where the disk itself lost writes: whatever has its header is hashed again before it counts. Until then
+its block says which bytes are there (extents.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from bundler.archive.extents import Extents, Span, extents_record, parse_extents
 from bundler.archive.header import BLOCK_BYTES, END_BYTES, member_header, padding
 from bundler.archive.layout import Layout
 from bundler.archive.members import Member, runs_of
@@ -19,10 +21,12 @@ from bundler.archive.root import ROOT_PATH, ROOT_TYPE, TRUST_PATH, root_payload
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, TransferPlanned
 from bundler.errors import BundleError, DigestError, LimitError
-from bundler.transfer import Pace, check_stopped, parallel_map
+from bundler.transfer import Once, Pace, check_stopped, parallel_map
 from bundler.trust import Signer, parse_trust_chain
 
 CHUNK_BYTES = 1 << 20
+RECORD_BYTES = 2 << 20
+"""What a killed build loses of each member at most, beside what was in flight."""
 Failpoint = Callable[[str], None]
 
 
@@ -41,6 +45,7 @@ class ArchiveWriter:
         self.layout = layout
         self._file = PartialFile(final)
         self._failpoint = failpoint
+        self._members = {member.digest: member for member in layout.blobs}
         self._present: set[Digest] = set()
 
     def __enter__(self) -> ArchiveWriter:
@@ -84,7 +89,7 @@ class ArchiveWriter:
 
     def read(self, digest: Digest) -> bytes:
         """Return a small blob that is in its place."""
-        member = next(member for member in self.layout.blobs if member.digest == digest)
+        member = self._members[digest]
         return self._file.read(member.offset, member.size)
 
     def write_at(self, member: Member) -> MemberWriter:
@@ -148,7 +153,11 @@ class ArchiveWriter:
 
 
 class MemberWriter:
-    """The place of one member: takes its content in order and checks it before it counts."""
+    """The place of one member: takes its content in any order, from several threads, and checks it before it counts.
+
+    The hash follows what is there without a gap: content that comes in order is hashed on its way, the rest is read
+    back from the page cache when the gap before it closes.
+    """
 
     def __init__(
         self, file: PartialFile, member: Member, *, committed: Callable[[Member], None], failpoint: Failpoint
@@ -157,30 +166,73 @@ class MemberWriter:
         self._member = member
         self._committed = committed
         self._failpoint = failpoint
+        self._lock = Once()
+        self._there = Extents()
+        self._recorded = -1
         self._sha256 = hashlib.sha256()
-        self._count = 0
+        self._hashed = 0
+        self._is_hashing = False
+        self._next = 0
+
+    def gaps(self) -> list[Span]:
+        """Return what is missing, ascending, after taking over what a killed build left of this member."""
+        if self._recorded < 0 and self._member.size > RECORD_BYTES:
+            record = self._file.read(self._member.header_offset, BLOCK_BYTES)
+            self._there = parse_extents(record, self._member.digest, self._member.size)
+            self._recorded = self._there.count
+        return self._there.missing(0, self._member.size)
 
     def write(self, chunk: memoryview | bytes) -> None:
-        """Take the next bytes.
+        """Take the next bytes of content that comes in order.
+
+        Raises:
+            DigestError, LocalResourceError: as `put`.
+        """
+        self.put(self._next, chunk)
+        self._next += len(chunk)
+
+    def put(self, offset: int, chunk: memoryview | bytes) -> None:
+        """Take the bytes from `offset` on; those that are there already stay, for they may be hashed.
 
         Raises:
             DigestError: more bytes than the member has; nothing is written outside its place.
             LocalResourceError: the disk fails.
         """
-        member = self._member
-        if self._count + len(chunk) > member.size:
+        member, view = self._member, memoryview(chunk)
+        if offset + len(view) > member.size:
             raise DigestError(str(member.digest), f"has more than the {member.size} bytes that the lock says")
-        if self._count == 0:
-            # An earlier run's header must not stand before content that is being replaced.
-            self._file.write(bytes(BLOCK_BYTES), member.header_offset)
-        self._sha256.update(chunk)
-        self._file.write(chunk, member.offset + self._count)
-        self._count += len(chunk)
+        if self._recorded < 0:
+            self._record()  # an earlier run's header must not stand before content that is being replaced
+        for start, stop in self._there.missing(offset, offset + len(view)):
+            self._put(start, view[start - offset : stop - offset])
+        if self._there.count >= self._recorded + RECORD_BYTES:
+            self._record()
+            self._follow()
+
+    def _put(self, offset: int, chunk: memoryview) -> None:
+        stop = offset + len(chunk)
+        self._file.write(chunk, self._member.offset + offset)
+        with self._lock:
+            self._there.add(offset, stop)
+            is_next = offset == self._hashed and not self._is_hashing
+            self._is_hashing = self._is_hashing or is_next
+        if is_next:
+            self._sha256.update(chunk)
+            with self._lock:
+                self._hashed, self._is_hashing = stop, False
+
+    def rest(self) -> None:
+        """Note what is there: whoever put it goes elsewhere, and a killed build shall find it."""
+        if self._there.count > self._recorded:
+            self._record()
 
     def restart(self) -> None:
         """Forget what was written; the content begins again."""
-        self._sha256 = hashlib.sha256()
-        self._count = 0
+        with self._lock:
+            self._there = Extents()
+            self._sha256 = hashlib.sha256()
+            self._hashed = self._next = 0
+        self._record()
 
     def commit(self) -> None:
         """Check size and digest, then write padding and header: from now on the member counts.
@@ -190,11 +242,35 @@ class MemberWriter:
             LocalResourceError: the disk fails.
         """
         member = self._member
-        if self._count != member.size:
-            raise DigestError(str(member.digest), f"has {self._count} bytes; the lock says {member.size}")
+        self._follow()
+        if self._hashed != member.size:
+            raise DigestError(str(member.digest), f"has {self._hashed} bytes; the lock says {member.size}")
         if self._sha256.hexdigest() != member.digest.hex:
             raise DigestError(str(member.digest), f"is not what arrived: that is sha256:{self._sha256.hexdigest()}")
         self._file.write(bytes(padding(member.size)), member.offset + member.size)
         self._failpoint("content")
         self._file.write(member_header(member.path, member.size), member.header_offset)
         self._committed(member)
+
+    def _record(self) -> None:
+        """Put into the header's block what is there; of small members nothing is kept."""
+        member = self._member
+        with self._lock:
+            is_small = member.size <= RECORD_BYTES
+            record = bytes(BLOCK_BYTES) if is_small else extents_record(member.digest, self._there)
+            self._file.write(record, member.header_offset)
+            self._recorded = self._there.count
+
+    def _follow(self) -> None:
+        """Hash what is there behind what was hashed; one thread does, the others go on."""
+        while True:
+            with self._lock:
+                start, stop = self._hashed, self._there.reach(self._hashed)
+                if self._is_hashing or start == stop:
+                    return
+                self._is_hashing = True
+            for offset in range(start, stop, CHUNK_BYTES):
+                check_stopped()
+                self._sha256.update(self._file.read(self._member.offset + offset, min(CHUNK_BYTES, stop - offset)))
+            with self._lock:
+                self._hashed, self._is_hashing = stop, False

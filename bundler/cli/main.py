@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trust": ("bundler.cli.trust:trust", "Make keys, and accept whose bundles a site believes."),
     "ship": ("bundler.cli.ship:ship", "Upload an archive to S3, resumable; write the transfer slip."),
     "push": ("bundler.cli.push:push", "Push an archive's images and charts to any OCI registry."),
+    "serve": ("bundler.cli.serve:serve", "Serve an archive's images and charts as an OCI registry."),
     "install": ("bundler.cli.install:install", "Install an archive into a closed VPC."),
     "status": ("bundler.cli.status:status", "Show what runs at a site."),
     "nodes": ("bundler.cli.nodes:nodes", "Show what the nodes of a site are told."),
@@ -39,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 SECTIONS = (
     ("Connected side", ("init", "lock", "build", "ship")),
     ("Closed side", ("install", "status", "nodes", "kubeconfig", "token")),
-    ("Both sides", ("trust", "inspect", "verify", "push")),
+    ("Both sides", ("trust", "inspect", "verify", "push", "serve")),
     ("Further", ("schema", "lab")),
 )
 EXIT_CODES = (
@@ -122,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code that says what happened."""
     signal.signal(signal.SIGTERM, _terminated)
     _require_streams()
+    gc.set_threshold(50_000, 20, 50)  # imports make much and throw nothing away: looking for garbage costs a tenth
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of libraries are for who develops; python -W shows them
     try:

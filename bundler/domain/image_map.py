@@ -10,7 +10,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.ecr_host import EcrHost
 from bundler.domain.lock import Lock
 from bundler.domain.reference import Reference, is_host, is_repository
-from bundler.domain.site import MAX_PREFIX
+from bundler.domain.repository import MAX_PREFIX
 from bundler.errors import DefinitionError, FormatError
 
 MAX_REPOSITORY = 256

@@ -277,7 +277,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         raise ValueError("duplicate key")
     for key, value in pairs:
         for text in (key, value):
-            if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
+            if isinstance(text, str) and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
                 raise ValueError("lone surrogate")
     return found
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from bundler.domain.plan import Action, Plan
 
+MAX_PREFIX = 100
+"""Characters of what a site puts before every repository, so that lock can tell which names will be too long."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from bundler.domain.document import Document, validate
 from bundler.domain.partition import DNS_SUFFIXES, refuse_other_partition
 from bundler.domain.proxy import Proxy, is_plain_host
+from bundler.domain.repository import MAX_PREFIX
 from bundler.domain.schema import (
     Account,
     AmiId,
@@ -42,7 +43,6 @@ LabelKey = Annotated[str, StringConstraints(pattern=rf"^{_LABEL_KEY}$")]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
 _PEM = re.compile(rb"\A-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\s*\Z")
 MAX_CA_BYTES = 16 << 10
-MAX_PREFIX = 100
 DNS_ADDRESS = 10
 """Which address of the Service network is cluster DNS (EKS user guide, "Amazon EKS networking requirements")."""
 VpcId = Annotated[str, StringConstraints(pattern=r"^vpc-[0-9a-f]{8,17}$")]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from bundler.cache import Cache
 from bundler.domain.blob import Blob
@@ -22,8 +22,14 @@ from bundler.errors import (
     NetworkError,
     NotFoundUpstreamError,
 )
-from bundler.ports import ImageSource
-from bundler.transfer import Pace, check_stopped, parallel_map
+from bundler.ports import ImageSource, RangeSource
+from bundler.transfer import Once, Pace, check_stopped, drain
+
+RANGED_BYTES = 32 << 20
+"""Larger blobs come in parts."""
+PART_BYTES = 16 << 20
+FIRST_PART_BYTES = 4 << 20
+CLEAN_TRIES = 3
 
 SourceOf = Callable[[LockedImage], ImageSource]
 
@@ -37,7 +43,7 @@ class Supply:
 
 
 class Place(Protocol):
-    """The place of one blob in the archive: bytes are hashed on the way, and count only after `commit`."""
+    """The place of one blob: bytes are hashed on the way, and count only after `commit`."""
 
     def write(self, chunk: memoryview | bytes) -> None:
         """Take the next bytes."""
@@ -56,6 +62,23 @@ class Place(Protocol):
         ...
 
 
+@runtime_checkable
+class RangePlace(Place, Protocol):
+    """A place that takes a blob's bytes in any order, from several threads."""
+
+    def gaps(self) -> Sequence[tuple[int, int]]:
+        """Return the spans that are missing, ascending: an earlier run may have left the others."""
+        ...
+
+    def put(self, offset: int, chunk: memoryview | bytes) -> None:
+        """Take the bytes from `offset` on."""
+        ...
+
+    def rest(self) -> None:
+        """Note what is there: whoever put it goes elsewhere."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Origin:
     """Where one blob can be had upstream."""
@@ -63,6 +86,64 @@ class _Origin:
     image: LockedImage
     reference: Reference
     is_manifest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A blob that nothing has been done for."""
+
+    digest: Digest
+    size: int
+
+    @property
+    def rank(self) -> tuple[int, int, Digest]:
+        return (0, 0, self.digest) if self.size > RANGED_BYTES else (1, -self.size, self.digest)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ranged:
+    """A blob that comes in parts, from a source into a place that both know parts.
+
+    Attributes:
+        left: parts that are still to come.
+    """
+
+    blob: Descriptor
+    origin: _Origin
+    source: RangeSource
+    place: RangePlace
+    counted: _Counted
+    clean_tries: int = CLEAN_TRIES
+    left: int = 0
+    lock: Once = field(default_factory=Once)
+
+    def put(self, offset: int, chunk: memoryview) -> None:
+        """Take the bytes from `offset` on."""
+        check_stopped()
+        self.place.put(offset, chunk)
+        self.counted.count(len(chunk))
+
+    def is_last(self) -> bool:
+        """Count one part as done."""
+        with self.lock:
+            self.left -= 1
+            return not self.left
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A span of a blob."""
+
+    ranged: _Ranged
+    start: int
+    stop: int
+
+    @property
+    def rank(self) -> tuple[int, int, Digest]:
+        return 0, self.start, self.ranged.blob.digest
+
+
+_Task = _Wanted | _Part
 
 
 def fetch(
@@ -73,29 +154,27 @@ def fetch(
     supply: Supply,
     pace: Pace = Pace(),
 ) -> None:
-    """Give every missing blob its content: from the cache, else from upstream by digest; largest first.
+    """Give every missing blob its content: from the cache, else from upstream by digest.
+
+    Large blobs come in parts, so that no worker is left with one alone: all of them a part at a time, in order, for the
+    hash follows the parts. Then the others, largest first.
 
     Args:
         lock: names the blobs.
         missing: digest and size in bytes of each blob whose place is still empty.
         place: opens the place of a blob.
         supply: the cache, and upstream behind it.
-        pace: blobs in flight, and who hears of it.
+        pace: transfers at a time, and who hears of it.
 
     Raises:
         DigestError: upstream's content is not what the lock names.
         LockChangedError: the cache lost a blob that nothing can bring again.
     """
-    wanted = sorted(missing, key=lambda item: (-item[1], item[0]))
-    pace.emit(
-        TransferPlanned(
-            phase="fetch",
-            total_bytes=sum(size for _, size in wanted),
-            items=len(wanted),
-        )
-    )
+    wanted: list[_Task] = [_Wanted(digest, size) for digest, size in missing]
+    total = sum(task.size for task in wanted if isinstance(task, _Wanted))
+    pace.emit(TransferPlanned(phase="fetch", total_bytes=total, items=len(wanted)))
     fetcher = _Fetcher(origins=_origins(lock), names=_names(lock), place=place, supply=supply, emit=pace.emit)
-    parallel_map(fetcher.one, wanted, workers=pace.workers)
+    drain(fetcher.work, wanted, rank=lambda task: task.rank, workers=pace.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,23 +185,66 @@ class _Fetcher:
     supply: Supply
     emit: Emit
 
-    def one(self, item: tuple[Digest, int]) -> None:
-        digest, size = item
-        place = _Counted(
-            self.place(digest), label=f"{digest.short} {self.names.get(digest, '')}".rstrip(), emit=self.emit
-        )
-        if self.supply.cache.has(digest) and self._from_cache(digest, place):
-            return
+    def work(self, task: _Task) -> Sequence[_Task]:
+        return self._part(task) if isinstance(task, _Part) else self._begin(task)
+
+    def _begin(self, wanted: _Wanted) -> Sequence[_Task]:
+        """Bring a blob, or its first part; return its other parts."""
+        digest, place = wanted.digest, self.place(wanted.digest)
+        label = f"{digest.short} {self.names.get(digest, '')}".rstrip()
+        counted = _Counted(place, label=label, emit=self.emit)
+        if self.supply.cache.has(digest) and self._from_cache(digest, counted):
+            return ()
         origin = self.origins.get(digest)
         if origin is None:
             raise LockChangedError(str(digest), "is in the lock, but neither in the cache nor upstream")
         if origin.is_manifest:
             with _naming_exported(origin.image):
                 raw = self._manifest(origin, digest)
-            place.write(memoryview(raw))
-        else:
-            self._blob(origin, digest, size, place)
-        place.commit()
+            counted.write(memoryview(raw))
+            counted.commit()
+            return ()
+        blob = Descriptor(media_type="application/octet-stream", digest=digest, size=wanted.size)
+        source = self.supply.source_of(origin.image)
+        if isinstance(source, RangeSource) and isinstance(place, RangePlace):
+            ranged = _Ranged(blob=blob, origin=origin, source=source, place=place, counted=counted)
+            counted.count(blob.size - sum(stop - start for start, stop in place.gaps()))
+            return self._parts(ranged)
+        with _naming_exported(origin.image):
+            source.read_blob(origin.reference, blob, counted.write, restart=counted.restart)
+        counted.commit()
+        return ()
+
+    def _parts(self, ranged: _Ranged) -> Sequence[_Task]:
+        """Bring the first part; return the others, where the source knows parts at all."""
+        first, *others = _cut(ranged.place.gaps(), ranged.blob.size) or [(0, 0)]
+        ranged.left = 1 + len(others)
+        if self._read(ranged, *first) > first[1]:
+            ranged.left, others = 1, []
+        parts = [_Part(ranged, start, stop) for start, stop in others]
+        return parts if not ranged.is_last() else self._finish(ranged)
+
+    def _part(self, part: _Part) -> Sequence[_Task]:
+        self._read(part.ranged, part.start, part.stop)
+        part.ranged.place.rest()
+        return self._finish(part.ranged) if part.ranged.is_last() else ()
+
+    def _read(self, ranged: _Ranged, start: int, stop: int) -> int:
+        if start == stop:
+            return stop
+        return ranged.source.read_range(ranged.origin.reference, ranged.blob, start, stop, ranged.put)
+
+    def _finish(self, ranged: _Ranged) -> Sequence[_Task]:
+        """Check the whole; other content than stated is asked for again, twice, from the start."""
+        try:
+            ranged.counted.commit()
+        except DigestError:
+            ranged.clean_tries -= 1
+            if not ranged.clean_tries:
+                raise
+            ranged.counted.restart()
+            return self._parts(ranged)
+        return ()
 
     def _from_cache(self, digest: Digest, place: _Counted) -> bool:
         try:
@@ -134,12 +256,6 @@ class _Fetcher:
         place.commit()
         return True
 
-    def _blob(self, origin: _Origin, digest: Digest, size: int, place: _Counted) -> None:
-        blob = Descriptor(media_type="application/octet-stream", digest=digest, size=size)
-        source = self.supply.source_of(origin.image)
-        with _naming_exported(origin.image):
-            source.read_blob(origin.reference, blob, place.write, restart=place.restart)
-
     def _manifest(self, origin: _Origin, digest: Digest) -> bytes:
         """Bytes of a manifest by digest; a derived index is made again from the upstream index it comes from."""
         source, image = self.supply.source_of(origin.image), origin.image
@@ -149,6 +265,20 @@ class _Fetcher:
         if not isinstance(upstream, Index):
             raise DigestError(str(origin.reference), "the upstream index is not an index any more")
         return derive_index(upstream, keep=[manifest.digest for manifest in image.manifests])
+
+
+def _cut(gaps: Iterable[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Return the spans to ask for: all of a small gap at once, a large blob's first part small, to learn of it soon."""
+    if size <= RANGED_BYTES:
+        return list(gaps)
+    cut: list[tuple[int, int]] = []
+    for start, stop in gaps:
+        at = start
+        while at < stop:
+            end = min(at + (PART_BYTES if cut else FIRST_PART_BYTES), stop)
+            cut.append((at, end))
+            at = end
+    return cut
 
 
 def check_manifests(lock: Lock, *, read: Callable[[Digest], bytes]) -> None:
@@ -250,17 +380,22 @@ class _Counted:
         self._label = label
         self._emit = emit
         self._count = 0
+        self._lock = Once()
 
     def write(self, chunk: memoryview) -> None:
         check_stopped()
         self._place.write(chunk)
-        self._count += len(chunk)
-        self._emit(BytesMoved(phase="fetch", item=self._label, count=len(chunk)))
+        self.count(len(chunk))
+
+    def count(self, count: int) -> None:
+        with self._lock:
+            self._count += count
+        if count:
+            self._emit(BytesMoved(phase="fetch", item=self._label, count=count))
 
     def restart(self) -> None:
         self._place.restart()
-        self._emit(BytesMoved(phase="fetch", item=self._label, count=-self._count))
-        self._count = 0
+        self.count(-self._count)
 
     def commit(self) -> None:
         self._place.commit()

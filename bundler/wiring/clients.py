@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bundler.domain.site import Site
 from bundler.errors import FormatError, RefusedError, UsageError
 from bundler.wiring.surroundings import Surroundings, retry_policy
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from bundler.domain.delta import Against
     from bundler.domain.digest import Digest
     from bundler.domain.shipment import S3Address
+    from bundler.domain.site import Site
     from bundler.ports import ByteSource
 
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from bundler.atomic import publish
 from bundler.cache import Cache
 from bundler.data import data_folder
-from bundler.domain.definition import Definition
 from bundler.wiring.clients import BLOCK_CONNECTIONS, aws_for
 from bundler.wiring.surroundings import Surroundings, retry_policy
 
 if TYPE_CHECKING:
     from bundler.adapters.aws.clients import Aws
     from bundler.adapters.packer import PackerAccess, PackerSettings
+    from bundler.domain.definition import Definition
     from bundler.stages.bake import Bakery
     from bundler.stages.pin import Sights
     from bundler.workflows.bakes import Foundry

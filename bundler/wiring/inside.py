@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.domain.events import Emit, Noted
-from bundler.domain.site import Site
 from bundler.errors import MissingToolError, UsageError
 from bundler.wiring.clients import BLOCK_CONNECTIONS, aws_for, registry_client
 from bundler.wiring.surroundings import Surroundings, make_private, own_platform, retry_policy, site_folder
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from bundler.adapters.kubernetes import Kubectl
     from bundler.archive.reader import Archive
     from bundler.domain.record import Record
+    from bundler.domain.site import Site
     from bundler.journal import Place, Session
     from bundler.stages.preflight import Probes
     from bundler.workflows.inside import Inside

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.cache import Cache
-from bundler.domain.definition import Definition
 from bundler.errors import UsageError
 from bundler.wiring.clients import registry_client, transport_for
 from bundler.wiring.foundry import foundry
@@ -17,7 +16,7 @@ from bundler.wiring.surroundings import Surroundings, cache_folder, own_platform
 if TYPE_CHECKING:
     from bundler.adapters.helm import Helm
     from bundler.adapters.http_files import HttpFiles
-    from bundler.domain.definition import LocalSource
+    from bundler.domain.definition import Definition, LocalSource
     from bundler.domain.image_map import ImageMap
     from bundler.domain.release import Rendering
     from bundler.ports import ImageSource

@@ -8,18 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bundler.adapters.documents import read_document
 from bundler.data import data_folder
-from bundler.domain.definition import Definition, parse_definition
 from bundler.domain.events import Emit, silent
 from bundler.domain.lock import Lock, parse_lock
 from bundler.domain.oci import Platform
-from bundler.domain.preset import Presets, parse_presets
-from bundler.domain.site import Site, parse_site
 from bundler.errors import LocalResourceError
 from bundler.transfer import Pace
 
 if TYPE_CHECKING:
+    from bundler.domain.definition import Definition
+    from bundler.domain.preset import Presets
+    from bundler.domain.site import Site
     from bundler.retry import RetryPolicy
 
 
@@ -44,11 +43,17 @@ class Surroundings:
 
 def read_definition(path: Path) -> Definition:
     """Return the definition in `path`."""
+    from bundler.adapters.documents import read_document
+    from bundler.domain.definition import parse_definition
+
     return parse_definition(read_document(path))
 
 
 def read_site(path: Path) -> Site:
     """Return the site in `path`."""
+    from bundler.adapters.documents import read_document
+    from bundler.domain.site import parse_site
+
     return parse_site(read_document(path))
 
 
@@ -69,6 +74,9 @@ def _read(path: Path) -> bytes | None:
 
 def read_presets() -> tuple[Presets, str]:
     """Return the presets of this installation, and the template of a definition."""
+    from bundler.adapters.documents import read_document
+    from bundler.domain.preset import parse_presets
+
     folder = data_folder("manifests") / "presets"
     presets = parse_presets(read_document(folder / "core.yaml"), read_document(folder / "registries.yaml"))
     return presets, (folder / "bundle.yaml.template").read_text("utf-8")

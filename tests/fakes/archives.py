@@ -137,9 +137,9 @@ def sample(**changes: object) -> Sample:
     tool, file = layer_bytes("helm", 1500), b""
     blobs: dict[Digest, bytes] = {Digest.of(content): content for content in (tool, file)}
     images = [
-        _locked("registry.k8s.io/pause:3.10", whole, blobs),
-        _locked("public.ecr.aws/eks/coredns:v1", wide, blobs, keep="linux/amd64"),
-        _locked("registry.k8s.io/metrics-server/metrics-server:v0.7", docker, blobs),
+        locked_image("registry.k8s.io/pause:3.10", whole, blobs),
+        locked_image("public.ecr.aws/eks/coredns:v1", wide, blobs, keep="linux/amd64"),
+        locked_image("registry.k8s.io/metrics-server/metrics-server:v0.7", docker, blobs),
     ]
     lock = Lock(
         name="sample",
@@ -161,7 +161,8 @@ def _blob(content: bytes, media_type: str = "application/octet-stream") -> Blob:
     return Blob(media_type=media_type, digest=Digest.of(content), size=len(content))
 
 
-def _locked(name: str, made: FakeImage, blobs: dict[Digest, bytes], *, keep: str | None = None) -> LockedImage:
+def locked_image(name: str, made: FakeImage, blobs: dict[Digest, bytes], *, keep: str | None = None) -> LockedImage:
+    """`made` as a lock has it, its content added to `blobs`; with `keep`, an index derived for that platform alone."""
     found = parse_manifest(made.raw, subject=name)
     blobs.update(made.blobs)
     blobs.update({digest: raw for digest, (_, raw) in made.manifests.items()})

@@ -613,7 +613,7 @@ def test_f16_credentials_that_stay_refused_are_an_access_error_without_a_loop() 
     with serving(lambda asked: refusal) as server:
         with pytest.raises(AccessError, match="refuses our credentials"):
             read(server.authority, provider=wallet)
-        assert len(server.requests) == 2
+        assert len(server.requests) == 3
 
 
 def test_the_first_failure_wakes_what_waits_for_a_silent_registry() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bundler.errors import FormatError, NetworkError, StoppedError, UsageError
-from bundler.transfer import Interruptible, check_stopped, ordered_map, parallel_map, pause, to_the_end
+from bundler.transfer import Interruptible, Slots, check_stopped, drain, ordered_map, parallel_map, pause, to_the_end
 
 
 def test_results_keep_the_order_of_the_items() -> None:
@@ -123,6 +126,76 @@ def test_outside_of_a_map_nothing_stops() -> None:
     pause(0)
     with Interruptible(lambda: None):
         pass
+
+
+def test_a_drain_takes_the_least_first_and_what_comes_of_it() -> None:
+    order: list[int] = []
+
+    def work(number: int) -> list[int]:
+        order.append(number)
+        return [number // 2] if number % 2 == 0 and number > 1 else []
+
+    drain(work, [5, 8, 3], rank=lambda number: -number, workers=1)
+    assert order == [8, 5, 4, 3, 2, 1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(items=st.lists(st.integers(0, 40), max_size=30), workers=st.integers(1, 6))
+def test_a_drain_does_everything_once(items: list[int], workers: int) -> None:
+    done: list[int] = []
+
+    def work(number: int) -> list[int]:
+        done.append(number)
+        return [number - 1] if number else []
+
+    drain(work, items, rank=lambda number: number, workers=workers)
+    assert Counter(done) == Counter(below for item in items for below in range(item + 1))
+
+
+def test_a_failure_ends_a_drain_and_those_who_wait_for_more() -> None:
+    def work(number: int) -> list[int]:
+        pause(0.02)
+        raise FormatError("x", f"{number} is bad")
+
+    with pytest.raises(FormatError, match="1 is bad"):
+        drain(work, [1], rank=int, workers=4)
+
+
+def test_slots_let_in_as_many_as_are_allowed_now_and_nobody_is_overtaken() -> None:
+    allowed, inside, most, order = 1, 0, 0, list[int]()
+    lock, slots = threading.Lock(), Slots(lambda: allowed)
+
+    def work(number: int) -> None:
+        nonlocal inside, most, allowed
+        for _ in range(20):
+            slots.enter()
+            slots.enter()  # a request below another one has room
+            with lock:
+                inside, most = inside + 1, max(most, inside + 1)
+                order.append(number)
+                allowed = 3 if len(order) > 60 else 1
+                assert inside <= 3
+            time.sleep(0.0005)
+            with lock:
+                inside -= 1
+            slots.leave()
+            slots.leave()
+
+    parallel_map(work, range(6), workers=6)
+    assert (most, slots.taken) == (3, 0)
+    assert len(set(order[24:60])) > 3
+
+
+def test_who_waits_for_a_slot_is_woken_when_the_work_is_called_off() -> None:
+    slots = Slots(lambda: 1)
+
+    def work(number: int) -> None:
+        slots.enter()
+        time.sleep(0.02)
+        raise FormatError("x", f"{number} is bad")
+
+    with pytest.raises(FormatError):
+        parallel_map(work, range(3), workers=3)
 
 
 def test_an_ordered_map_yields_in_order_and_takes_no_more_than_it_has_room_for() -> None:

@@ -1,0 +1,83 @@
+"""How many requests each host gets at a time: it says so itself, by how fast it answers and by what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bundler.domain.url import Origin
+from bundler.pacing import Limiter, Limits
+from bundler.transfer import Once, Slots
+
+START = 4
+MOST = 64
+SHARED = Limits(start=START, most=8)
+OWN = Limits(start=START, most=MOST)
+_SHARED_HOSTS = frozenset(
+    {
+        "gcr.io",
+        "ghcr.io",
+        "mcr.microsoft.com",
+        "public.ecr.aws",
+        "quay.io",
+        "registry-1.docker.io",
+        "registry.gitlab.com",
+        "registry.k8s.io",
+    }
+)
+
+
+def limits_of(origin: Origin) -> Limits:
+    """Return how many requests a host may get at a time: fewer where the whole world shares it, and counts them."""
+    return SHARED if origin.host in _SHARED_HOSTS else OWN
+
+
+class HostPace:
+    """One host's limit, and who is under way there."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limiter = Limiter(limits)
+        self._slots = Slots(lambda: self._limiter.allowed)
+        self._learning = Once()
+
+    @property
+    def allowed(self) -> int:
+        """Requests at a time now."""
+        return self._limiter.allowed
+
+    def enter(self) -> None:
+        """Wait until there is room for one more request; one that belongs to another of this thread has room.
+
+        Raises:
+            StoppedError: the work was called off.
+        """
+        self._slots.enter()
+
+    def leave(self) -> None:
+        """Say that the answer has been read, or that there is none."""
+        self._slots.leave()
+
+    def answered(self, latency_s: float) -> None:
+        """Learn from a good answer."""
+        with self._learning:
+            self._limiter.answered(latency_s, in_flight=self._slots.taken)
+
+    def refused(self) -> None:
+        """Learn from a 429 or 503."""
+        with self._learning:
+            self._limiter.refused()
+
+
+class Hosts:
+    """The pace of every host."""
+
+    def __init__(self, limits_of: Callable[[Origin], Limits]) -> None:
+        self._limits_of = limits_of
+        self._known: dict[Origin, HostPace] = {}
+        self._adding = Once()
+
+    def of(self, origin: Origin) -> HostPace:
+        """Return that of one host."""
+        with self._adding:
+            if origin not in self._known:
+                self._known[origin] = HostPace(self._limits_of(origin))
+            return self._known[origin]

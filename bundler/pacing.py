@@ -1,0 +1,102 @@
+"""How much one host bears at a time: a pure policy that answers and refusals move. No clock, no threads, no sleep.
+
+More at a time while answers come as fast as they did; no more where they only queue on the far side; half as many
+where it says that it is too much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SAMPLES = 8
+"""Answers that the fastest of is taken for how fast the host is now: one slow answer says nothing."""
+WINDOWS = 16
+"""Judgements after which the best latency ever seen is forgotten: a route may have changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Between which numbers a limiter moves, and how.
+
+    Attributes:
+        start: requests at a time in the beginning.
+        least: never fewer.
+        most: never more.
+        slack: answers may take so many times the best latency before they count as queued.
+        near_s: below this latency more requests at a time gain nothing: the host is here, and the processor is busy.
+    """
+
+    start: int = 8
+    least: int = 1
+    most: int = 64
+    slack: float = 2.0
+    near_s: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.start <= self.most:
+            raise ValueError(f"1 <= {self.least} <= {self.start} <= {self.most} does not hold")
+        if self.slack < 1:
+            raise ValueError(f"a slack of {self.slack} would take every answer for a queued one")
+
+
+class Limiter:
+    """Requests at a time for one host. Not safe for several threads: whoever shares it holds a lock.
+
+    Attributes:
+        allowed: requests that may be under way now.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.allowed = limits.start
+        self._limits = limits
+        self._best_s: float | None = None
+        self._fastest_s: float | None = None
+        self._answers = 0
+        self._fullest = 0
+        self._judgements = 0
+        self._refusals_to_ignore = 0
+        self._is_growing_fast = True
+
+    def answered(self, latency_s: float, *, in_flight: int) -> None:
+        """Take a good answer.
+
+        Args:
+            latency_s: seconds from the end of the request to the first byte of its answer.
+            in_flight: requests that were under way, this one included; where they are fewer than allowed, the limit
+                holds nothing back, and nothing is learnt about it.
+        """
+        self._refusals_to_ignore = max(0, self._refusals_to_ignore - 1)
+        self._best_s = latency_s if self._best_s is None else min(self._best_s, latency_s)
+        self._fastest_s = latency_s if self._fastest_s is None else min(self._fastest_s, latency_s)
+        self._fullest = max(self._fullest, in_flight)
+        self._answers += 1
+        if self._answers < SAMPLES:
+            return
+        fastest_s, is_full = self._fastest_s, self._fullest >= self.allowed
+        self._begin_window()
+        self._judge(fastest_s, is_full=is_full)
+
+    def refused(self) -> None:
+        """Take a 429 or 503: half as many, once for all requests that were under way when the host said so."""
+        self._begin_window()
+        self._is_growing_fast = False
+        if self._refusals_to_ignore:
+            self._refusals_to_ignore -= 1
+            return
+        self._refusals_to_ignore = self.allowed - 1
+        self.allowed = max(self._limits.least, self.allowed // 2)
+
+    def _begin_window(self) -> None:
+        self._fastest_s, self._answers, self._fullest = None, 0, 0
+
+    def _judge(self, fastest_s: float, *, is_full: bool) -> None:
+        best_s = fastest_s if self._best_s is None else self._best_s
+        if fastest_s > max(best_s * self._limits.slack, self._limits.near_s):
+            self._is_growing_fast = False
+            self.allowed = max(self._limits.least, self.allowed - 1)
+        elif is_full and fastest_s > self._limits.near_s:
+            more = self.allowed if self._is_growing_fast else 1
+            self.allowed = min(self._limits.most, self.allowed + more)
+        self._judgements += 1
+        if self._judgements % WINDOWS == 0:
+            self._best_s = fastest_s
