@@ -47,9 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not rows:
         parser.error(f"there is no peer {', '.join(asked.peer)}")
     print(table(rows))
-    if asked.docs is not None:
+    if asked.docs is not None and _is_whole(asked):
         write_report(rows, asked.docs)
     return 1 if any(row.state == "FAIL" for row in rows) else 0
+
+
+def _is_whole(asked: argparse.Namespace) -> bool:
+    """Whether figures are fit to be shown: nothing left out, nothing made smaller."""
+    parts = asked.only, asked.peer, asked.scale, asked.small_blobs, asked.blocks
+    return asked.n >= LEAST_RUNS and parts == (None, None, 1.0, 10_000, 2048)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,9 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--blocks", type=int, default=2048, help="AMIs: different blocks of 512 KiB")
     parser.add_argument("--latency-ms", type=float, default=100, help="AMIs: how late the stub answers")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument(
-        "--docs", type=Path, help="the page whose table and plots are written anew (docs/performance.md)"
-    )
+    parser.add_argument("--docs", type=Path, help="the page that a whole run writes anew")
     return parser
 
 

@@ -156,7 +156,7 @@ def push(
     corpus, workspace = (rig.small, rig.small_workspace) if is_small else (rig.corpus, rig.workspace)
     archive = rig.small_built if is_small else rig.built
     layouts = rig.small_layouts if is_small else rig.layouts
-    variables = {**workspace.environment(rig.source), **layouts}
+    variables = {**workspace.environment(rig.source, sink=sink), **layouts}
     if sink.tls:
         variables["SSL_CERT_FILE"] = rig.authority
 
@@ -166,6 +166,7 @@ def push(
     @contextmanager
     def where(command: Command, *, verify: bool = False) -> Iterator[Place]:
         sink.reset(verify=verify)
+        workspace.environment(rig.source, sink=sink)
         if again:
             with rig.fresh(**variables) as place:
                 run(command(place), place, nothing)

@@ -230,15 +230,16 @@ def run(command: Sequence[str], place: Place, verify: Verify) -> Run:
 
 @contextmanager
 def _watched(pid: int) -> Iterator[list[int]]:
-    """Look at the most memory (VmHWM, KiB) that a process had: what wait4 says counts its parent's in."""
+    """Look at the most memory (VmHWM, KiB) of a process and its children: what wait4 says counts ours in."""
     peak: list[int] = []
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.05):
-            with suppress(OSError):
-                found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-                peak[:] = [int(found[1])] if found else peak
+            for each in (pid, *_children(pid)):
+                with suppress(OSError):
+                    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{each}/status").read_text())
+                    peak[:] = [max(int(found[1]), *peak)] if found else peak
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -247,6 +248,13 @@ def _watched(pid: int) -> Iterator[list[int]]:
     finally:
         ended.set()
         thread.join()
+
+
+def _children(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
 
 
 def environment(place: Place) -> dict[str, str]:

@@ -39,10 +39,11 @@ class Workspace:
     def archive(self) -> str:
         return "bench-1.tar"
 
-    def environment(self, source: Server | None = None, *, cache: Path | None = None) -> dict[str, str]:
-        """The variables of a run; `source` is where the corpus is asked for."""
-        if source is not None:
-            (self.folder / "registries.yaml").write_text(f"{UPSTREAM}: {{url: '{source.url}'}}\n")
+    def environment(self, source: Server, *, sink: Server | None = None, cache: Path | None = None) -> dict[str, str]:
+        """The variables of a run; `source` is where the corpus is asked for, `sink` is pushed to."""
+        asked = {UPSTREAM: source, **({} if sink is None else {sink.address: sink})}
+        lines = [f"'{host}': {{url: '{server.url}'}}\n" for host, server in asked.items()]
+        (self.folder / "registries.yaml").write_text("".join(lines))
         return {
             "BUNDLE_REGISTRIES": str(self.folder / "registries.yaml"),
             "BUNDLE_CACHE_DIR": str(cache or self.folder / "cache"),
