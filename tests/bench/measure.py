@@ -239,7 +239,7 @@ def _watched(pid: int) -> Iterator[list[int]]:
             for each in (pid, *_children(pid)):
                 with suppress(OSError):
                     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{each}/status").read_text())
-                    peak[:] = [max(int(found[1]), *peak)] if found else peak
+                    peak[:] = [max([int(found[1]), *peak])] if found else peak
 
     thread = threading.Thread(target=watch)
     thread.start()
