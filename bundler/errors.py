@@ -103,8 +103,13 @@ class ClosureError(BundleError):
 
 
 class RefusedError(BundleError):
-    """Base of trust and integrity refusals (exit 3); nothing refused is ever used."""
+    """Base of trust and integrity refusals (exit 3); nothing refused is ever used.
 
+    Attributes:
+        span: first byte of the archive that is wrong, and the one after the last, where that is known.
+    """
+
+    span: tuple[int, int] | None = None
     exit_code = 3
     title = "Refused"
     safe = "Nothing of it was used."

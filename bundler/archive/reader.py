@@ -35,12 +35,12 @@ from bundler.archive.root import MAX_SLOT_BYTES, ROOT_PATH, ROOT_TYPE, Root, par
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned, silent
 from bundler.domain.lock import MAX_LOCK_BYTES, Lock, parse_lock
-from bundler.errors import DigestError, FormatError, LimitError, SignatureError
+from bundler.errors import DigestError, FormatError, LimitError, RefusedError, SignatureError
 from bundler.ports import ByteSource
 from bundler.transfer import check_stopped, parallel_map
 from bundler.trust import MAX_TRUST_BYTES, TrustRoot, parse_trust_chain, trust_digest
 
-_DAMAGED = "The archive is damaged: copy it across again."
+_DAMAGED = "The archive is damaged: copy it across again, or mend it: bundle repair --help"
 _OTHER = "Name the archive that bundle build made, or copy it across again."
 _OTHER_FILES = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"PK": "zip", b"BZ": "bzip2", b"\xfd7": "xz"}
 
@@ -119,7 +119,7 @@ class Archive:
         self._verify_root()
 
         def verify(run: Sequence[Member]) -> None:
-            self._verify_run(run)
+            verify_run(self.source, run)
             emit(BytesMoved(phase="verify", item=run[0].path, count=run[-1].end - run[0].header_offset))
             for member in run:
                 emit(ItemDone(phase="verify", item=member.path, how="verified"))
@@ -136,19 +136,27 @@ class Archive:
     def _verify_root(self) -> None:
         """The envelope was verified when the archive was opened; the bytes must still be those."""
         raw = self.source.read_at(0, BLOCK_BYTES + self.slot_bytes)
+        end = len(raw)
         if raw[:BLOCK_BYTES] != member_header(ROOT_PATH, self.slot_bytes):
-            raise FormatError(self.source.name, "has changed since it was opened: its first header", hint=_DAMAGED)
+            cause = "has changed since it was opened: its first header"
+            raise _at(FormatError(self.source.name, cause, hint=_DAMAGED), 0, end)
         if Digest.of(raw[BLOCK_BYTES:]) != self.envelope_digest:
-            raise DigestError(self.source.name, "has changed since it was opened: its signed root", hint=_DAMAGED)
+            cause = "has changed since it was opened: its signed root"
+            raise _at(DigestError(self.source.name, cause, hint=_DAMAGED), 0, end)
 
-    def _verify_run(self, run: Sequence[Member]) -> None:
-        """Check members that stand one after another, in one pass over their bytes."""
-        start = run[0].header_offset
-        feed = _Feed(self.source.stream(start, run[-1].end - start), name=self.source.name)
-        for member in run:
-            for _ in _content(self.source, member, feed):
-                pass
-            _check_padding(self.source, member, feed.take(padding(member.size)))
+
+def verify_run(source: ByteSource, run: Sequence[Member]) -> None:
+    """Check members that stand one after another, in one pass over their bytes.
+
+    Raises:
+        RefusedError: a header, content or padding is not what it must be.
+    """
+    start = run[0].header_offset
+    feed = _Feed(source.stream(start, run[-1].end - start), name=source.name)
+    for member in run:
+        for _ in _content(source, member, feed):
+            pass
+        _check_padding(source, member, feed.take(padding(member.size)))
 
 
 class _Feed:
@@ -298,23 +306,32 @@ def _check_slot(source: ByteSource, found: int, wanted: int) -> None:
 def _check_header(source: ByteSource, member: Member, found: bytes) -> None:
     if found != member_header(member.path, member.size):
         cause = f"has another header before {member.path} (byte {member.header_offset}) than our writer makes"
-        raise FormatError(source.name, cause, hint=_DAMAGED)
+        raise _at(FormatError(source.name, cause, hint=_DAMAGED), member.header_offset, member.offset)
 
 
 def _check_digest(source: ByteSource, member: Member, found: str) -> None:
     if found != member.digest.hex:
         where = f"bytes {member.offset} to {member.offset + member.size}"
-        raise DigestError(source.name, f"{member.path} ({member.role}, {where}) is damaged", hint=_DAMAGED)
+        error = DigestError(source.name, f"{member.path} ({member.role}, {where}) is damaged", hint=_DAMAGED)
+        raise _at(error, member.offset, member.offset + member.size)
 
 
 def _check_padding(source: ByteSource, member: Member, found: bytes) -> None:
     if any(found):
-        raise FormatError(source.name, f"has something else than zeros after {member.path}", hint=_DAMAGED)
+        error = FormatError(source.name, f"has something else than zeros after {member.path}", hint=_DAMAGED)
+        raise _at(error, member.offset + member.size, member.end)
 
 
 def _check_end(source: ByteSource, offset: int) -> None:
     if any(source.read_at(offset, END_BYTES)):
-        raise FormatError(source.name, "does not end with two blocks of zeros", hint=_DAMAGED)
+        error = FormatError(source.name, "does not end with two blocks of zeros", hint=_DAMAGED)
+        raise _at(error, offset, offset + END_BYTES)
+
+
+def _at(error: RefusedError, start: int, end: int) -> RefusedError:
+    """Say which bytes of the archive are wrong."""
+    error.span = (start, end)
+    return error
 
 
 def _check_size(source: ByteSource, wanted: int) -> None:

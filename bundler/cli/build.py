@@ -64,7 +64,7 @@ def lock(
     with _naming(definition), showing(progress) as emit:
         surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
         parsed = wiring.read_definition(definition)
-        follows = None if previous is None else wiring.root_of(previous)
+        follows = None if previous is None else wiring.root_of(previous, surroundings)
         outcome = _lock(definition, parsed, surroundings, update=update, previous=follows)
     path = wiring.lock_path(definition)
     if output == "text":
@@ -82,6 +82,7 @@ def lock(
 @click.option("--rebake", is_flag=True, help="Bake AMIs again; the new ones take the place of the old.")
 @click.option("--against", metavar="ARCHIVE", help="Leave out blocks of AMIs that this earlier archive brought.")
 @click.option("--whole", is_flag=True, help="Carry every block of every AMI, also where the lock records a delta.")
+@click.option("--split", metavar="SIZE", help="Cut the archive into parts of this size: 700M, 4G, 4700MB.")
 @ca_file_option
 @jobs_option
 @progress_option
@@ -95,6 +96,7 @@ def build(
     rebake: bool,
     against: str | None,
     whole: bool,
+    split: str | None,
     ca_file: Path | None,
     jobs: int,
     progress: str,
@@ -115,13 +117,19 @@ def build(
     The old AMI is removed once the new one is there and fit for the bundle; where another account may launch it, it
     stays, and how to remove it is printed. If the new one fails, the old one stays. Killed anywhere, the next build
     (with --rebake or without) ends with one current AMI: the new one if it was made.
+
+    With --split the sealed archive becomes STEM.tar.000, STEM.tar.001 and so on, and STEM.parts.json, which lists them;
+    STEM.tar is gone then. That needs room for one more part, not for a second archive. Every command that takes an
+    archive takes STEM.parts.json.
     """
     from bundler import wiring
     from bundler.atomic import publish
     from bundler.domain.lock import lock_bytes
+    from bundler.domain.parts import parse_size
     from bundler.workflows.build import BuildRequest
     from bundler.workflows.build import build as run
 
+    part_bytes = None if split is None else parse_size(split)
     if against is not None and whole:
         raise UsageError("--whole", "says the opposite of --against", hint="Give one of them.")
     with _naming(definition), showing(progress) as emit:
@@ -144,6 +152,7 @@ def build(
             rebake=rebake,
             against=earlier,
             whole=whole,
+            split=part_bytes,
         )
         outcome = run(request, outside=wiring.connected(parsed, definition.parent, surroundings))
     if output == "text":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.options import ca_file_option, output_option, trust_option
+from bundler.cli.options import ca_file_option, output_option, parts_option, trust_option
 from bundler.cli.render import human_bytes, show_document, show_table
 
 if TYPE_CHECKING:
@@ -23,18 +23,19 @@ _SHORT = 12
 
 @click.command()
 @click.argument("archive")
+@parts_option
 @trust_option
 @ca_file_option
 @output_option
-def inspect(archive: str, trust_folder: Path | None, ca_file: Path | None, output: str) -> None:
+def inspect(archive: str, parts: tuple[str, ...], trust_folder: Path | None, ca_file: Path | None, output: str) -> None:
     """Show what an archive holds, without unpacking it.
 
-    ARCHIVE is a file or s3://bucket/key. Root, signature and table of contents are verified; content is not read
-    (bundle verify does that).
+    ARCHIVE is a file or s3://bucket/key, or STEM.parts.json of one in parts. Root, signature and table of contents are
+    verified; content is not read (bundle verify does that).
     """
     from bundler.wiring import Surroundings, archive_source
 
-    with archive_source(archive, Surroundings(ca_file=ca_file)) as source:
+    with archive_source(archive, Surroundings(ca_file=ca_file, parts=parts)) as source:
         opened = open_archive(source, trust_folder)
         if output == "text":
             _show(opened)

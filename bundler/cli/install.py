@@ -16,6 +16,7 @@ from bundler.cli.options import (
     duration,
     jobs_option,
     output_option,
+    parts_option,
     progress_option,
     showing,
     site_option,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     help="How long to wait for nodes, and for health: 90s, 15m, 2h.",
 )
 @click.option("--break-lock", metavar="ID", help="Take over the expired lock with this id.")
+@parts_option
 @trust_option
 @ca_file_option
 @jobs_option
@@ -60,6 +62,7 @@ def install(
     yes: bool,
     timeout: float,
     break_lock: str | None,
+    parts: tuple[str, ...],
     trust_folder: Path | None,
     ca_file: Path | None,
     jobs: int,
@@ -68,7 +71,8 @@ def install(
 ) -> None:
     """Install an archive into a closed VPC.
 
-    ARCHIVE is a file, or s3://bucket/key, which is read by ranges without a local copy. Phases: verify, preflight,
+    ARCHIVE is a file, or s3://bucket/key, which is read by ranges without a local copy, or STEM.parts.json of one in
+    parts, which are not joined. Phases: verify, preflight,
     infrastructure, push, restore, identity, core, nodes, check-nodes, add-ons, check. The plan is shown (on stderr)
     before anything is written; run the same command again after an interruption and it goes on; a finished install
     writes nothing.
@@ -85,7 +89,7 @@ def install(
         token_command=tuple(token_command(site_file)), deadline_s=timeout, break_lock=break_lock
     )
     with showing(progress) as emit:
-        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
+        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit, parts=parts)
         with wiring.archive_source(archive, surroundings, site) as source:
             outcome = run(
                 source,

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("bundler.cli.build:build", "Build the one signed archive that crosses the gap."),
     "inspect": ("bundler.cli.inspect:inspect", "Show what an archive holds, without unpacking it."),
     "verify": ("bundler.cli.verify:verify", "Check signature and every byte of an archive."),
+    "repair": ("bundler.cli.repair:repair", "Mend a damaged archive, or its parts, from another copy."),
     "trust": ("bundler.cli.trust:trust", "Make keys, and accept whose bundles a site believes."),
     "ship": ("bundler.cli.ship:ship", "Upload an archive to S3, resumable; write the transfer slip."),
     "push": ("bundler.cli.push:push", "Push an archive's images and charts to any OCI registry."),
@@ -41,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 SECTIONS = (
     ("Connected side", ("init", "lock", "build", "ship")),
     ("Closed side", ("install", "status", "nodes", "kubeconfig", "token")),
-    ("Both sides", ("trust", "inspect", "verify", "push", "serve")),
+    ("Both sides", ("trust", "inspect", "verify", "repair", "push", "serve")),
     ("Further", ("schema", "lab")),
 )
 EXIT_CODES = (

@@ -74,6 +74,17 @@ def ca_file_option(command: Command) -> Command:
     )(command)
 
 
+def parts_option(command: Command) -> Command:
+    """`--parts DIR`: where parts of an archive are, besides the folder of their table."""
+    return click.option(
+        "--parts",
+        multiple=True,
+        metavar="DIR",
+        envvar="BUNDLE_PARTS",
+        help="Folder or s3:// prefix in which parts are as well; may be given again (also BUNDLE_PARTS).",
+    )(command)
+
+
 def site_option(command: Command) -> Command:
     """`--site FILE`."""
     return click.option("--site", "site_file", type=FILE, required=True, help="The site file (site.yaml).")(command)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.options import ca_file_option, jobs_option, output_option, progress_option, showing, trust_option
+from bundler.cli.options import (
+    ca_file_option,
+    jobs_option,
+    output_option,
+    parts_option,
+    progress_option,
+    showing,
+    trust_option,
+)
 from bundler.cli.render import private_name, show_document, show_table
 from bundler.errors import FormatError, UsageError
 
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("archive")
 @click.argument("registry", metavar="REGISTRY/PREFIX")
+@parts_option
 @trust_option
 @ca_file_option
 @jobs_option
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 def push(
     archive: str,
     registry: str,
+    parts: tuple[str, ...],
     trust_folder: Path | None,
     ca_file: Path | None,
     jobs: int,
@@ -35,6 +45,8 @@ def push(
     output: str,
 ) -> None:
     """Push an archive's images and charts to any OCI registry.
+
+    ARCHIVE is a file or s3://bucket/key, or STEM.parts.json of one in parts.
 
     Each image goes to REGISTRY/PREFIX/<source host>/<path> with its tag, each chart to REGISTRY/PREFIX/charts/<name>.
     What is there already is not sent. Credentials come from docker's configuration, or from the ECR API; a token
@@ -51,7 +63,7 @@ def push(
     except FormatError as error:
         raise UsageError("REGISTRY/PREFIX", f"{error.subject} {error.cause}") from error
     with showing(progress) as emit:
-        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
+        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit, parts=parts)
         trusted = store.load_accepted_trust(store.trust_folder(trust_folder, environ=os.environ))
         with wiring.archive_source(archive, surroundings) as source:
             opened = verify(source, trust=trusted, emit=emit, full=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.options import FILE, ca_file_option, output_option, trust_option
+from bundler.cli.options import FILE, ca_file_option, output_option, parts_option, trust_option
 from bundler.cli.render import show_document, visible
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def _host_and_port(_context: click.Context, _option: click.Parameter, value: str
 
 @click.command()
 @click.argument("archive")
+@parts_option
 @trust_option
 @ca_file_option
 @click.option(
@@ -58,6 +59,7 @@ def _host_and_port(_context: click.Context, _option: click.Parameter, value: str
 @output_option
 def serve(
     archive: str,
+    parts: tuple[str, ...],
     trust_folder: Path | None,
     ca_file: Path | None,
     listen: tuple[str, int],
@@ -68,9 +70,10 @@ def serve(
 ) -> None:
     """Serve an archive's images and charts as an OCI registry, read-only.
 
-    ARCHIVE is a file or s3://bucket/key; nothing is unpacked. An image is at HOST:PORT/<its full name>, as in
-    127.0.0.1:5000/registry.k8s.io/pause:3.10, a chart at oci://HOST:PORT/charts/<name>. A mirror that gives the
-    registry as ns=HOST, as containerd does, may leave it out of the name.
+    ARCHIVE is a file or s3://bucket/key, or STEM.parts.json of one in parts; nothing is unpacked. An image is at
+    HOST:PORT/<its full name>, as in 127.0.0.1:5000/registry.k8s.io/pause:3.10, a chart at
+    oci://HOST:PORT/charts/<name>. A mirror that gives the registry as ns=HOST, as containerd does, may leave it out of
+    the name.
 
     Every byte is verified before an answer completes. Each request is a line on stderr. Ctrl-C ends it.
     """
@@ -80,7 +83,7 @@ def serve(
 
     host, port = listen
     options = ServeOptions(host=host, port=port, connections=connections, log=_log, tls=tls, htpasswd=htpasswd)
-    with archive_source(archive, Surroundings(ca_file=ca_file)) as source:
+    with archive_source(archive, Surroundings(ca_file=ca_file, parts=parts)) as source:
         opened = open_archive(source, trust_folder)
         if htpasswd is not None and tls is None and not _is_loopback(host):
             click.echo(f"warning: passwords for {host} cross the network readable; give --tls CERT KEY", err=True)

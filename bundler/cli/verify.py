@@ -13,6 +13,7 @@ from bundler.cli.options import (
     ca_file_option,
     jobs_option,
     output_option,
+    parts_option,
     progress_option,
     showing,
     trust_option,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @click.argument("archive")
 @click.option("--installed", is_flag=True, help="Then read back what stands at the site, and compare it.")
 @click.option("--site", "site_file", type=FILE, help="With --installed: the site file (site.yaml).")
+@parts_option
 @trust_option
 @ca_file_option
 @jobs_option
@@ -41,6 +43,7 @@ def verify(
     archive: str,
     installed: bool,
     site_file: Path | None,
+    parts: tuple[str, ...],
     trust_folder: Path | None,
     ca_file: Path | None,
     jobs: int,
@@ -49,7 +52,8 @@ def verify(
 ) -> None:
     """Check signature and every byte of an archive.
 
-    ARCHIVE is a file or s3://bucket/key. The signature must be by a key of the trust root that was accepted here.
+    ARCHIVE is a file or s3://bucket/key, or STEM.parts.json of one in parts, which are read where they are; every part
+    that is missing or damaged is named. The signature must be by a key of the trust root that was accepted here.
 
     With --installed, what the site then runs on is read back and compared with the archive: every block of the AMIs
     that node groups of the site file name (by EBS direct), what they were registered with, and the digest of each image
@@ -63,8 +67,8 @@ def verify(
     site = None if site_file is None else wiring.read_site(site_file)
     report = None
     with showing(progress) as emit:
-        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
-        with wiring.archive_source(archive, surroundings, site) as source:
+        surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit, parts=parts)
+        with wiring.archive_source(archive, surroundings, site, thorough=True) as source:
             opened = open_archive(source, trust_folder)
             opened.verify_all(emit=emit, workers=jobs)
             emit(PhaseDone(phase="verify", detail=f"{len(opened.members) + 1} members, {human_bytes(source.size)}"))

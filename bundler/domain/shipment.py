@@ -190,10 +190,19 @@ def _holds(stored: StoredPart, part: Part, md5_of: Md5) -> bool:
     return stored.checksum == part.checksum if stored.checksum is not None else stored.etag == md5_of(part)
 
 
-def slip_bytes(
-    *, archive: Shipment, address: S3Address, root: Digest, trust: Digest, installer: Shipment | None = None
+def slip_bytes(  # noqa: PLR0913 - one for each key of the document
+    *,
+    archive: Shipment,
+    address: S3Address,
+    root: Digest,
+    trust: Digest,
+    installer: Shipment | None = None,
+    parts: Sequence[Shipment] = (),
 ) -> bytes:
-    """Return the transfer slip: the digests that travel by another channel than the file."""
+    """Return the transfer slip: the digests that travel by another channel than the file.
+
+    Of an archive in parts, `archive` is their table.
+    """
     slip: dict[str, object] = {
         "apiVersion": "eks-bundler/v1",
         "kind": "Slip",
@@ -203,6 +212,8 @@ def slip_bytes(
     }
     if installer is not None:
         slip["installer"] = _described(installer, address)
+    if parts:
+        slip["parts"] = [_described(part, address) for part in parts]
     return (json.dumps(slip, indent=2, sort_keys=True) + "\n").encode()
 
 

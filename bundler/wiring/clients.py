@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bundler.domain.shipment import S3Address
     from bundler.domain.site import Site
     from bundler.ports import ByteSource
+    from bundler.workflows.ship import LocalPart
 
 
 QUICK_CONNECT_TIMEOUT_S = 3.0
@@ -115,8 +116,45 @@ def any_registry(surroundings: Surroundings) -> RegistryClient:
 
 
 @contextmanager
-def archive_source(name: str, surroundings: Surroundings, site: Site | None = None) -> Iterator[ByteSource]:
-    """Yield the bytes of an archive: a local file, or an object in S3 (s3://bucket/key) read by ranges."""
+def archive_source(
+    name: str, surroundings: Surroundings, site: Site | None = None, *, thorough: bool = False
+) -> Iterator[ByteSource]:
+    """Yield the bytes of an archive: a file, an object in S3 (s3://bucket/key) read by ranges, or its parts.
+
+    Args:
+        name: the archive, or STEM.parts.json or a part of one that was split.
+        surroundings: `parts` are the folders and prefixes that parts may be in, besides that of the table.
+        site: whose S3 is asked.
+        thorough: where parts are wrong, read them all and name each.
+
+    Raises:
+        UsageError: it does not exist.
+        RefusedError: parts are missing or damaged.
+    """
+    from bundler.domain.parts import table_name, table_of
+
+    table = table_of(name)
+    if table is None:
+        if not Path(name).exists() and Path(table_name(name)).is_file():
+            raise UsageError(name, "is there in parts", hint=f"Name their table: {table_name(name)}")
+        with one_source(name, surroundings, site) as source:
+            yield source
+        return
+    from bundler.wiring.parts import parts_source
+
+    with parts_source(
+        table,
+        surroundings.parts,
+        open_one=lambda one: one_source(one, surroundings, site),
+        pace=surroundings.pace,
+        thorough=thorough,
+    ) as parts:
+        yield parts
+
+
+@contextmanager
+def one_source(name: str, surroundings: Surroundings, site: Site | None = None) -> Iterator[ByteSource]:
+    """Yield the bytes of one file, or of one object in S3."""
     if name.startswith("s3://"):
         from bundler.adapters.aws.s3_object import open_s3_object
         from bundler.domain.shipment import S3Address
@@ -131,31 +169,53 @@ def archive_source(name: str, surroundings: Surroundings, site: Site | None = No
 
 
 def ship_file(path: Path, destination: S3Address, *, clean: bool, surroundings: Surroundings) -> Path:
-    """Send an archive to S3; return the path of the slip."""
-    from bundler.adapters.archive_file import ArchiveFile
+    """Send an archive, or its parts, to S3; return the path of the slip."""
     from bundler.adapters.aws.s3_store import S3Store
     from bundler.archive.identity import self_consistent
     from bundler.workflows.ship import Identity, ShipRequest, ship_archive
 
     def identify(archive: Path) -> Identity:
-        with ArchiveFile.open(archive) as source:
+        with archive_source(str(archive), surroundings) as source:
             opened = self_consistent(source)
             return Identity(root=opened.root.digest, trust=opened.trust_digest)
 
-    request = ShipRequest(archive=path, destination=destination, clean=clean)
+    table, parts = _parts_to_ship(path, surroundings)
+    request = ShipRequest(archive=table, destination=destination, clean=clean, parts=parts)
     store = S3Store(aws_for(surroundings).service("s3"))
     return ship_archive(request, store=store, identify=identify, pace=surroundings.pace)
 
 
+def _parts_to_ship(path: Path, surroundings: Surroundings) -> tuple[Path, tuple[LocalPart, ...]]:
+    """Return the file that `path` means, and the parts that go with it: none for an archive in one file."""
+    from bundler.domain.parts import table_of
+    from bundler.wiring.parts import parts_source
+    from bundler.workflows.ship import LocalPart
+
+    named = table_of(str(path))
+    if named is None:
+        return path, ()
+    if any(place.startswith("s3://") for place in surroundings.parts):
+        raise UsageError("--parts", "names a place in S3; what is shipped has to be here", hint="Name folders.")
+    with parts_source(
+        named,
+        surroundings.parts,
+        open_one=lambda name: one_source(name, surroundings),
+        pace=surroundings.pace,
+    ) as source:
+        parts = tuple(
+            LocalPart(path=Path(one.source.name), digest=one.part.digest) for one in source.found if one.source
+        )
+        return Path(source.name), parts
+
+
 def complete_root(path: Path, surroundings: Surroundings) -> Digest | None:
     """Return the root digest of an archive that is right in every byte; None where it is not there or not right."""
-    from bundler.adapters.archive_file import ArchiveFile
     from bundler.archive.identity import self_consistent
 
     if not path.is_file():
         return None
     try:
-        with ArchiveFile.open(path) as source:
+        with archive_source(str(path), surroundings) as source:
             opened = self_consistent(source)
             opened.verify_all(emit=surroundings.emit, workers=surroundings.jobs)
             return opened.root.digest
@@ -179,14 +239,13 @@ def read_earlier(name: str, surroundings: Surroundings) -> Against:
         return read_against(self_consistent(source))
 
 
-def root_of(text: str) -> Digest:
-    """Return the root digest that `text` is, or that the archive at the path `text` has.
+def root_of(text: str, surroundings: Surroundings) -> Digest:
+    """Return the root digest that `text` is, or that the archive has which `text` names.
 
     Raises:
         UsageError: neither a digest nor a file.
         RefusedError: a file, but no archive.
     """
-    from bundler.adapters.archive_file import ArchiveFile
     from bundler.archive.identity import self_consistent
     from bundler.domain.digest import Digest
 
@@ -195,5 +254,5 @@ def root_of(text: str) -> Digest:
             return Digest.parse(text)
         except FormatError as error:
             raise UsageError("--previous", str(error)) from None
-    with ArchiveFile.open(Path(text)) as source:
+    with archive_source(text, surroundings) as source:
         return self_consistent(source).root.digest

@@ -27,13 +27,19 @@ QUICK_TRIES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a command runs in; `quick` gives up soon, as checks do."""
+    """What a command runs in.
+
+    Attributes:
+        quick: give up soon, as checks do.
+        parts: folders and prefixes in S3 in which parts of an archive may be, besides that of their table.
+    """
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     ca_file: Path | None = None
     jobs: int = 8
     emit: Emit = silent
     quick: bool = False
+    parts: tuple[str, ...] = ()
 
     @property
     def pace(self) -> Pace:

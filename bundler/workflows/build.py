@@ -9,14 +9,16 @@ from pathlib import Path
 from bundler import __version__
 from bundler.archive.layout import Layout, plan_layout
 from bundler.archive.metadata import closure_report, provenance, sbom
+from bundler.archive.slicing import finish_slicing, slice_archive, table_path
 from bundler.archive.writer import ArchiveWriter, Failpoint, no_failpoint
 from bundler.cache import CachePlace
 from bundler.domain.blob import Blob
 from bundler.domain.definition import Definition
 from bundler.domain.delta import Against
 from bundler.domain.digest import Digest
-from bundler.domain.events import PhaseDone, PhaseStarted, counted
+from bundler.domain.events import Emit, PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock, LockedFile, LockedImage, LockedTool
+from bundler.domain.parts import TABLE_SUFFIX, parse_table, plan_cuts
 from bundler.errors import ClosureError, LockChangedError, UsageError, keeping
 from bundler.ports import ImageSource
 from bundler.stages.discover import Discovered, Release, discover
@@ -44,6 +46,7 @@ class BuildRequest:
         rebake: bake again what is baked already.
         against: an earlier archive, whose AMIs' blocks are not carried again.
         whole: carry every block of every AMI, also where the lock records a delta.
+        split: bytes of each part that the archive is cut into; None leaves it in one file.
     """
 
     definition: Definition
@@ -56,12 +59,17 @@ class BuildRequest:
     rebake: bool = False
     against: Against | None = None
     whole: bool = False
+    split: int | None = None
     failpoint: Failpoint = no_failpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOutcome:
-    """A complete, signed archive."""
+    """A complete, signed archive.
+
+    Attributes:
+        archive: STEM.tar, or STEM.parts.json of one that is in parts.
+    """
 
     archive: Path
     root: Digest
@@ -84,9 +92,11 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
     layout = lay_out(request, lock)
     archive = request.out / f"{lock.name}-{lock.sequence}.tar"
     root = layout.root.digest
-    if request.reopen(archive) == root:
-        emit(PhaseDone(phase="build", detail=f"{archive.name} is complete already"))
-        return BuildOutcome(archive=archive, root=root, total_bytes=layout.total_bytes)
+    require_parts(request, layout.total_bytes)
+    there = _complete(request, archive, root, emit)
+    if there is not None:
+        emit(PhaseDone(phase="build", detail=f"{there.name} is complete already"))
+        return BuildOutcome(archive=_cut(request, there, root, emit), root=root, total_bytes=layout.total_bytes)
     emit(PhaseStarted(phase="fetch", detail=archive.name))
     with keeping(FETCHED), ArchiveWriter(archive, layout, failpoint=request.failpoint) as writer:
         members = {member.digest: member for member in writer.missing(pace=outside.pace)}
@@ -98,12 +108,61 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
             supply=_supply(request, outside),
             pace=outside.pace,
         )
-        there = len(layout.blobs) - len(members)
-        emit(PhaseDone(phase="fetch", detail=f"{counted(len(members), 'blob')} fetched, {there} were there"))
+        kept = len(layout.blobs) - len(members)
+        emit(PhaseDone(phase="fetch", detail=f"{counted(len(members), 'blob')} fetched, {kept} were there"))
         check_manifests(lock, read=writer.read)
         writer.seal(request.signer)
     emit(PhaseDone(phase="seal", detail=f"{archive.name} is complete and signed"))
-    return BuildOutcome(archive=archive, root=root, total_bytes=layout.total_bytes)
+    return BuildOutcome(archive=_cut(request, archive, root, emit), root=root, total_bytes=layout.total_bytes)
+
+
+def require_parts(request: BuildRequest, total_bytes: int) -> None:
+    """Do nothing where the archive can be cut as it is asked for.
+
+    Raises:
+        UsageError: into too many parts.
+    """
+    if request.split is not None:
+        plan_cuts(total_bytes, request.split)
+
+
+def _complete(request: BuildRequest, archive: Path, root: Digest, emit: Emit) -> Path | None:
+    """Return what holds this archive already, whole: itself, or its parts; a slicing that was cut off is finished."""
+    finish_slicing(archive, failpoint=request.failpoint, emit=emit)
+    if request.reopen(archive) == root:
+        return archive
+    table = table_path(archive)
+    return table if table.exists() and request.reopen(table) == root else None
+
+
+def _cut(request: BuildRequest, archive: Path, root: Digest, emit: Emit) -> Path:
+    """Cut a complete archive where that was asked for; return what holds it then.
+
+    Raises:
+        UsageError: it is in parts of another size.
+    """
+    if archive.name.endswith(TABLE_SUFFIX):
+        _require_size(request.split, archive)
+        return archive
+    if request.split is None:
+        return archive
+    emit(PhaseStarted(phase="split", detail=archive.name))
+    with keeping("The archive is complete; no byte of it is lost, whatever is in parts already."):
+        table = slice_archive(archive, root=root, part_bytes=request.split, failpoint=request.failpoint, emit=emit)
+    emit(PhaseDone(phase="split", detail=f"{table.name} lists its parts"))
+    return table
+
+
+def _require_size(wanted: int | None, table: Path) -> None:
+    found = parse_table(table.read_bytes(), source=str(table))
+    if wanted is None or wanted == found.part_bytes or (len(found.parts) == 1 and wanted >= found.part_bytes):
+        return
+    raise UsageError(
+        "--split",
+        f"{table} is complete, in parts of {found.part_bytes} bytes",
+        safe="The parts are complete and signed.",
+        hint=f"Use them; or remove {table} and its parts, and build again.",
+    )
 
 
 def _planned(request: BuildRequest, outside: Connected) -> Lock:

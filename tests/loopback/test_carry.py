@@ -124,7 +124,7 @@ def test_a_flipped_bit_in_s3_is_found(place: Workspace, lab: LabFacts) -> None:
     boto_client(lab, "s3").put_object(Bucket=lab.bucket, Key="flipped.tar", Body=bytes(content))
     told = refused(place, f"s3://{lab.bucket}/flipped.tar")
     assert f"Digest error: s3://{lab.bucket}/flipped.tar cause: blobs/sha256/" in told
-    assert "is damaged safe: Nothing of it was used. next: The archive is damaged: copy it across again." in told
+    assert "is damaged safe: Nothing of it was used. next: The archive is damaged: copy it across again" in told
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_refused(place: Workspace, lab: LabFacts) -> None:

@@ -12,7 +12,8 @@ from bundler.archive.root import MEMBERS_PATH, ROOT_PATH, TRUST_PATH, Root, Tota
 from bundler.domain.definition import definition_schema
 from bundler.domain.digest import Digest
 from bundler.domain.lock import lock_schema, parse_lock
-from bundler.domain.schema import refuse_secrets
+from bundler.domain.parts import PartEntry, PartsTable, WholeArchive
+from bundler.domain.schema import Built, refuse_secrets
 from bundler.domain.shipment import S3Address, Shipment, slip_bytes
 from bundler.domain.site import site_schema
 from bundler.errors import PolicyError
@@ -132,13 +133,28 @@ def test_the_root_is_described_with_all_its_keys() -> None:
     assert [key for key in sorted(keys) if f"`{key}`" not in described] == []
 
 
+@pytest.mark.parametrize(
+    ("title", "model"),
+    [
+        ("`STEM.parts.json`:", PartsTable),
+        ("`archive` of `STEM.parts.json`:", WholeArchive),
+        ("`parts[]` of `STEM.parts.json`:", PartEntry),
+    ],
+)
+def test_the_table_of_parts_is_described_with_all_its_keys(title: str, model: type[Built]) -> None:
+    keys = {field.alias or name for name, field in model.model_fields.items()}
+    assert table_of("Parts", title).keys == dict.fromkeys(keys, True)
+
+
 def test_the_slip_is_described_with_all_its_keys() -> None:
     text = FORMATS.read_text(encoding="utf-8")
     described = text[text.index("## Transfer slip") : text.index("## registries.yaml")]
     digest = Digest.of(b"")
     sent = Shipment(name="a.tar", size=0, digest=digest, parts=())
     address = S3Address(bucket="bucket")
-    slip = json.loads(slip_bytes(archive=sent, address=address, root=digest, trust=digest, installer=sent))
+    slip = json.loads(
+        slip_bytes(archive=sent, address=address, root=digest, trust=digest, installer=sent, parts=[sent])
+    )
     assert [
         key for key in (*slip, *slip["archive"]) if f'"{key}"' not in described and f"`{key}`" not in described
     ] == []

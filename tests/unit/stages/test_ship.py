@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ from bundler.domain import shipment
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, Event
 from bundler.domain.shipment import Part, S3Address, StoredObject, StoredPart, Upload
-from bundler.errors import AccessError, ConflictError, NetworkError, UsageError
+from bundler.errors import AccessError, ConflictError, DigestError, NetworkError, UsageError
 from bundler.stages.ship import leftovers, observe, read_file, ship
 from bundler.transfer import Pace
-from bundler.workflows.ship import Identity, ShipRequest, ship_archive
+from bundler.workflows.ship import Identity, LocalPart, ShipRequest, ship_archive
 
 ADDRESS = S3Address.parse("s3://bucket/in/a-1.tar")
 MIB = 1 << 20
@@ -200,3 +201,24 @@ def test_the_installer_goes_first_and_the_slip_stays(tmp_path: Path) -> None:
     digests = (Digest.of(b"root"), Digest.of(b"trust"), Digest.of(path.read_bytes()))
     assert all(str(digest) in text for digest in digests)
     assert "a-1.installer.zip" in text
+
+
+def test_of_an_archive_in_parts_the_table_goes_last_and_a_damaged_part_not_at_all(tmp_path: Path) -> None:
+    parts = [make_file(tmp_path, size=1000 + number, name=f"a-1.tar.00{number}") for number in range(3)]
+    table, store = make_file(tmp_path, size=10, name="a-1.parts.json"), Store()
+    identity = Identity(root=Digest.of(b"root"), trust=Digest.of(b"trust"))
+    listed = tuple(LocalPart(path=path, digest=Digest.of(path.read_bytes())) for path in parts)
+    request = ShipRequest(archive=table, destination=S3Address.parse("s3://bucket/in"), parts=listed)
+    slip = ship_archive(request, store=store, identify=lambda _: identity, pace=Pace(workers=1))
+    assert list(store.objects) == [f"s3://bucket/in/{path.name}" for path in (*parts, table)]
+    assert slip == tmp_path / "a-1.slip.json"
+    told = json.loads(slip.read_text())
+    assert [part["digest"] for part in told["parts"]] == [str(part.digest) for part in listed]
+    assert told["archive"]["name"] == table.name
+
+    parts[1].write_bytes(b"damaged")
+    store = Store()
+    with pytest.raises(DigestError, match=r"a-1\.tar\.001: is damaged") as caught:
+        ship_archive(request, store=store, identify=lambda _: identity, pace=Pace(workers=1))
+    assert list(store.objects) == [f"s3://bucket/in/{parts[0].name}"]
+    assert "bundle repair" in caught.value.hint

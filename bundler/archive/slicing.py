@@ -1,0 +1,210 @@
+"""`--split`: a sealed archive becomes parts, from its end, and never takes the disk twice (ADR 54).
+
+Each part is copied and made durable before the file is cut by as many bytes; what is left at last is the first part.
+The file loses its name before its first byte, and the table gets its own last: neither half an archive nor half a
+set of parts ever has a final name. Killed anywhere, `finish_slicing` goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundler.atomic import publish, sync_folder
+from bundler.domain.digest import Digest
+from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned, silent
+from bundler.domain.parts import (
+    Part,
+    PartEntry,
+    PartsTable,
+    WholeArchive,
+    parse_table,
+    plan_cuts,
+    table_bytes,
+    table_name,
+)
+from bundler.errors import DigestError, LocalResourceError, LockedError
+from bundler.transfer import check_stopped
+
+CHUNK_BYTES = 1 << 20
+_SAFE = "Every byte of the archive is kept: bundle build goes on from there."
+
+
+def table_path(archive: Path) -> Path:
+    """Return where the table of an archive's parts stands."""
+    return archive.with_name(table_name(archive.name))
+
+
+def slice_archive(
+    archive: Path, *, root: Digest, part_bytes: int, failpoint: Callable[[str], None], emit: Emit = silent
+) -> Path:
+    """Cut a complete archive into parts of `part_bytes`; return the table. STEM.tar is gone then.
+
+    Raises:
+        UsageError: too many parts.
+        LocalResourceError: no room for one part, or the disk fails.
+        DigestError: the disk gave other bytes when they were read again.
+    """
+    slicing = _Slicing(archive, failpoint=failpoint, emit=emit)
+    with _disk(archive):
+        slicing.plan(root, part_bytes)
+        slicing.finish()
+    return table_path(archive)
+
+
+def finish_slicing(archive: Path, *, failpoint: Callable[[str], None], emit: Emit = silent) -> Path | None:
+    """Go on with a slicing that was cut off; return its table, None where none was or the archive is still whole.
+
+    Raises:
+        LockedError: another process is slicing it.
+        LocalResourceError, DigestError: as `slice_archive`.
+    """
+    slicing = _Slicing(archive, failpoint=failpoint, emit=emit)
+    with _disk(archive):
+        if not slicing.planned.exists():
+            return None
+        if archive.exists():  # it was planned, and nothing was cut
+            slicing.planned.unlink()
+            return None
+        slicing.finish()
+    return table_path(archive)
+
+
+@contextmanager
+def _disk(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        cause = f"cannot be cut into parts: {error.strerror}"
+        hint = "Make room for one part, then run the same command again."
+        raise LocalResourceError(str(archive), cause, safe=_SAFE, hint=hint) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Slicing:
+    """One archive being cut.
+
+    STEM.parts.json.partial is the plan, STEM.tar.slicing what has not been cut off yet.
+    """
+
+    archive: Path
+    failpoint: Callable[[str], None]
+    emit: Emit
+
+    @property
+    def planned(self) -> Path:
+        return table_path(self.archive).with_name(table_path(self.archive).name + ".partial")
+
+    @property
+    def rest(self) -> Path:
+        return self.archive.with_name(self.archive.name + ".slicing")
+
+    def plan(self, root: Digest, part_bytes: int) -> None:
+        """Read the archive through, keep its table, and take its name away."""
+        with self.archive.open("rb", buffering=0) as file:
+            table = self._measured(file.fileno(), root, part_bytes)
+        table_path(self.archive).unlink(missing_ok=True)  # an earlier archive's parts are about to be replaced
+        publish(self.planned, table_bytes(table))
+        self.failpoint("planned")
+        self.archive.replace(self.rest)
+        sync_folder(self.archive.parent)
+        self.failpoint("taken")
+
+    def finish(self) -> None:
+        """Cut what is left to cut, then give the table its name."""
+        table = parse_table(self.planned.read_bytes(), source=str(self.planned))
+        first, *others = table.placed
+        if self.rest.exists():
+            with self.rest.open("r+b", buffering=0) as file:
+                self._lock(file.fileno())
+                for part in reversed(others):
+                    self._cut(file.fileno(), part)
+                os.fsync(file.fileno())
+                self.rest.replace(self.archive.with_name(first.name))
+            sync_folder(self.archive.parent)
+            self.failpoint("first")
+        self._remove_others(table)
+        self.planned.replace(table_path(self.archive))
+        sync_folder(self.archive.parent)
+        self.failpoint("complete")
+
+    def _measured(self, handle: int, root: Digest, part_bytes: int) -> PartsTable:
+        size = os.fstat(handle).st_size
+        cuts = plan_cuts(size, part_bytes)
+        self.emit(TransferPlanned(phase="split", total_bytes=size, items=len(cuts)))
+        whole, entries = hashlib.sha256(), []
+        for offset, length in cuts:
+            digest = hashlib.sha256()
+            for chunk in _chunks(handle, offset, length):
+                whole.update(chunk)
+                digest.update(chunk)
+                self.emit(BytesMoved(phase="split", item=self.archive.name, count=len(chunk)))
+            entries.append(PartEntry(size=length, sha256=digest.hexdigest()))
+        archive = WholeArchive(name=self.archive.name, size=size, sha256=whole.hexdigest())
+        return PartsTable(archive=archive, root=root, parts=tuple(entries))
+
+    def _lock(self, handle: int) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            hint = "Wait until it has ended, then run the same command again."
+            raise LockedError(str(self.rest), "another process cuts this archive", hint=hint) from error
+
+    def _cut(self, handle: int, part: Part) -> None:
+        """Give the last part its file, then cut the rest by it; what was cut off before is left alone."""
+        if os.fstat(handle).st_size <= part.offset:
+            return
+        self._copy(handle, part)
+        os.ftruncate(handle, part.offset)
+        self.failpoint("cut")
+        self.emit(ItemDone(phase="split", item=part.name))
+
+    def _copy(self, handle: int, part: Part) -> None:
+        final = self.archive.with_name(part.name)
+        unfinished = final.with_name(final.name + ".partial")
+        sha256 = hashlib.sha256()
+        try:
+            with unfinished.open("wb", buffering=0) as file:
+                for chunk in _chunks(handle, part.offset, part.size):
+                    sha256.update(chunk)
+                    _write(file.fileno(), chunk)
+                self.failpoint("copied")
+                os.fsync(file.fileno())
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+        if sha256.hexdigest() != part.digest.hex:
+            unfinished.unlink()
+            hint = f"The disk is not to be trusted. Remove {self.rest} and {self.planned}, then build again."
+            raise DigestError(str(self.rest), f"{part.name} is read otherwise than before", hint=hint)
+        unfinished.replace(final)
+        sync_folder(final.parent)
+        self.failpoint("named")
+
+    def _remove_others(self, table: PartsTable) -> None:
+        """Remove what an earlier set of parts of the same name had beyond this one."""
+        for path in self.archive.parent.glob(f"{self.archive.name}.[0-9][0-9][0-9]"):
+            if int(path.suffix[1:]) >= len(table.parts):
+                path.unlink()
+
+
+def _chunks(handle: int, offset: int, length: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
+    end = offset + length
+    while offset < end:
+        check_stopped()
+        count = os.preadv(handle, [buffer[: min(len(buffer), end - offset)]], offset)
+        if not count:
+            raise OSError(0, "it became shorter while it was read")
+        yield buffer[:count]
+        offset += count
+
+
+def _write(handle: int, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[os.write(handle, chunk) :]
