@@ -17,11 +17,14 @@ from tests.bench.corpus import Corpus
 from tests.bench.images import LAYOUT, OUT, Program, Tool, find_program, script
 from tests.bench.limits import CONNECTIONS
 from tests.bench.measure import Command, Peer, Place, Scenario, Verify, run
+from tests.bench.ours import Workspace
 from tests.bench.rig import Rig
 from tests.bench.right import (
     OURS_BELOW,
+    delta_is_right,
     each_tar_is_there,
     every_file_is_there,
+    new_bytes,
     nothing,
     out_is_there,
     registry_is_right,
@@ -77,9 +80,12 @@ def build(
     limit_s: float | None,
     is_small: bool = False,
     sha256: float | None = None,
+    release: tuple[Corpus, Workspace] | None = None,
 ) -> Scenario:
     """Registry -> one archive file; the lock is there, and the cache holds what locking left."""
-    corpus, workspace = (rig.small, rig.small_workspace) if is_small else (rig.corpus, rig.workspace)
+    corpus, workspace = release or (rig.corpus, rig.workspace)
+    if is_small:
+        corpus, workspace = rig.small, rig.small_workspace
     variables = {"SSL_CERT_FILE": rig.authority} if source.tls else {}
 
     @contextmanager
@@ -298,6 +304,20 @@ def s3_install(rig: Rig) -> Scenario:
     )
 
 
+def delta(rig: Rig) -> Scenario:
+    """The next release against the archive before it, beside our own build of all of it."""
+    corpus, workspace, source = rig.following, rig.following_workspace, rig.following_source
+    whole = build(rig, "delta", source, musts={}, limit_s=None, release=(corpus, workspace))
+    right = partial(tar_is_right, corpus, workspace.archive)
+    return replace(
+        whole,
+        ours=lambda place: workspace.build(out=place.folder, more=["--against", str(rig.built)]),
+        verify=partial(delta_is_right, corpus, rig.corpus, workspace.archive),
+        peers=(Peer(name="the whole build", version="ours", command=whole.ours, verify=right, must=1.3),),
+        moved=lambda place: source.stats()["BytesOut"] / new_bytes(corpus, rig.corpus),
+    )
+
+
 Make = Callable[[Rig], Scenario]
 SCENARIOS: Mapping[str, Make] = {
     "build-local": build_local,
@@ -332,5 +352,6 @@ SCENARIOS: Mapping[str, Make] = {
     "small-push": lambda rig: push(
         rig, "small-push", rig.sink, musts={"oras": 2, "skopeo": 7}, limit_s=None, is_small=True
     ),
+    "delta": delta,
     "s3-install": s3_install,
 }  # fmt: skip

@@ -34,6 +34,11 @@ class Rig:
         return ensure_images(scale=self.scale)
 
     @cached_property
+    def following(self) -> Corpus:
+        """The next release of the corpus."""
+        return ensure_images(scale=self.scale, version=2)
+
+    @cached_property
     def small(self) -> Corpus:
         return ensure_small(self.small_blobs)
 
@@ -48,6 +53,10 @@ class Rig:
     @cached_property
     def source(self) -> OwnRegistry:
         return self._start("-layout", str(self.corpus.folder))
+
+    @cached_property
+    def following_source(self) -> OwnRegistry:
+        return self._start("-layout", str(self.following.folder))
 
     @cached_property
     def tls_source(self) -> OwnRegistry:
@@ -84,6 +93,10 @@ class Rig:
     @cached_property
     def workspace(self) -> Workspace:
         return self._locked("images", self.corpus, self.source)
+
+    @cached_property
+    def following_workspace(self) -> Workspace:
+        return self._locked("following", self.following, self.following_source)
 
     @cached_property
     def small_workspace(self) -> Workspace:

@@ -7,6 +7,7 @@ import tarfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.bench.corpus import Corpus
 from tests.bench.images import LAYOUT, OUT
@@ -14,6 +15,8 @@ from tests.bench.measure import Place
 from tests.bench.ours import PREFIX, UPSTREAM
 from tests.bench.servers import OwnRegistry
 
+MOST_DELTA, DELTA_SLACK_BYTES = 1.02, 4 << 20
+"""Of the bytes that are new; metadata and tools are carried whole, which shows in a small corpus alone."""
 OURS_BELOW = f"{PREFIX}/{UPSTREAM}/"
 """Where our push puts the repositories of the corpus."""
 
@@ -37,16 +40,34 @@ def _blobs(corpus: Corpus, digest: str, *, configs: bool) -> Iterator[str]:
 
 def tar_is_right(corpus: Corpus, name: str, place: Place, said: str) -> bool:
     """Whether a tar has every blob, each with the bytes that its digest names."""
+    return required(corpus, configs=name != OUT) <= _whole_blobs(corpus, place.folder / name)
+
+
+def _whole_blobs(corpus: Corpus, path: Path) -> frozenset[str]:
+    """The blobs of the corpus that a tar has and that are what their digests name."""
     found = set()
-    with tarfile.open(place.folder / name) as tar:
+    with tarfile.open(path) as tar:
         for member in tar:
             digest = member.name.rpartition("/")[2]
             content = tar.extractfile(member) if member.isfile() and "sha256/" in member.name else None
             if content is not None and f"sha256:{digest}" in corpus.blobs:
-                if hashlib.file_digest(content, "sha256").hexdigest() != digest:  # type: ignore[arg-type]
-                    return False
-                found.add(f"sha256:{digest}")
-    return required(corpus, configs=name != OUT) <= found
+                if hashlib.file_digest(content, "sha256").hexdigest() == digest:  # type: ignore[arg-type]
+                    found.add(f"sha256:{digest}")
+    return frozenset(found)
+
+
+def delta_is_right(corpus: Corpus, before: Corpus, name: str, place: Place, said: str) -> bool:
+    """Whether a tar has every blob that is new since `before`, and hardly a byte more."""
+    wanted = required(corpus, configs=True) - before.layers
+    return (
+        _whole_blobs(corpus, place.folder / name) >= wanted
+        and (place.folder / name).stat().st_size <= MOST_DELTA * new_bytes(corpus, before) + DELTA_SLACK_BYTES
+    )
+
+
+def new_bytes(corpus: Corpus, before: Corpus) -> int:
+    """Bytes of what an earlier release did not have."""
+    return sum(size for digest, size in corpus.blobs.items() if digest not in before.blobs)
 
 
 def each_tar_is_there(corpus: Corpus, place: Place, said: str) -> bool:

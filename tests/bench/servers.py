@@ -89,7 +89,8 @@ def make_certificate(folder: Path) -> Certificate:
 def own_registry(*options: str, certificate: Certificate | None = None) -> Iterator[OwnRegistry]:
     """Run our registry in a process of its own; see `registry/main.go` for the options."""
     tls = () if certificate is None else ("-cert", str(certificate.certificate), "-key", str(certificate.key))
-    with subprocess.Popen([registry_program(), *options, *tls], stdout=subprocess.PIPE, text=True) as process:
+    command = [registry_program(), *options, *tls]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             address, control = process.stdout.readline().split()

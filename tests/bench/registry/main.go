@@ -416,6 +416,10 @@ func main() {
 		log.Fatal(err)
 	}
 	go http.Serve(aside, http.HandlerFunc(control))
+	go func() { // who started us holds our stdin: it ends with him, however he ends
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
 	fmt.Println(listening.Addr(), aside.Addr())
 	server := &http.Server{Handler: http.HandlerFunc(serve), ErrorLog: log.New(io.Discard, "", 0)}
 	if *cert != "" {
