@@ -49,8 +49,9 @@ def _whole_blobs(corpus: Corpus, path: Path) -> frozenset[str]:
     with tarfile.open(path) as tar:
         for member in tar:
             digest = member.name.rpartition("/")[2]
-            content = tar.extractfile(member) if member.isfile() and "sha256/" in member.name else None
-            if content is not None and f"sha256:{digest}" in corpus.blobs:
+            if member.isfile() and f"sha256:{digest}" in corpus.blobs:
+                content = tar.extractfile(member)
+                assert content is not None
                 if hashlib.file_digest(content, "sha256").hexdigest() == digest:  # type: ignore[arg-type]
                     found.add(f"sha256:{digest}")
     return frozenset(found)
