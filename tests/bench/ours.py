@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,13 +32,14 @@ _TOOL = b"#!/bin/sh\nexit 1\n"
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder that `bundle` runs in."""
+    """A folder that `bundle` runs in; `sequence` is that of its lock."""
 
     folder: Path
+    sequence: int = 1
 
     @property
     def archive(self) -> str:
-        return "bench-1.tar"
+        return f"bench-{self.sequence}.tar"
 
     def environment(self, source: Server, *, sink: Server | None = None, cache: Path | None = None) -> dict[str, str]:
         """The variables of a run; `source` is where the corpus is asked for, `sink` is pushed to."""
@@ -74,10 +76,21 @@ class Workspace:
             raise SystemExit(f"bench: bundle {' '.join(arguments)}\n{done.stdout.decode()}")
 
 
-def prepare(folder: Path, corpus: Corpus, source: Server) -> Workspace:
-    """Make keys and definition, and lock it; the cache holds what `bundle lock` leaves there."""
-    made = Workspace(folder)
+def prepare(folder: Path, corpus: Corpus, source: Server, *, after: Workspace | None = None) -> Workspace:
+    """Make keys and definition, and lock it; the cache holds what `bundle lock` leaves there.
+
+    Args:
+        folder: where.
+        corpus: what the definition names.
+        source: who has it.
+        after: the release that this one follows: its keys, and the next sequence.
+    """
+    made = Workspace(folder) if after is None else Workspace(folder, after.sequence + 1)
     folder.mkdir(parents=True, exist_ok=True)
+    if after is not None:
+        for name in ("keys", "trust"):
+            shutil.copytree(after.folder / name, folder / name)
+        shutil.copy(after.folder / "bundle.lock.json", folder)
     (folder / "tool").write_bytes(_TOOL)
     (folder / "bundle.yaml").write_text(definition(corpus))
     environment = made.environment(source)

@@ -96,14 +96,14 @@ class Rig:
 
     @cached_property
     def following_workspace(self) -> Workspace:
-        return self._locked("following", self.following, self.following_source)
+        return self._locked("following", self.following, self.following_source, after=self.workspace)
 
     @cached_property
     def small_workspace(self) -> Workspace:
         return self._locked("small", self.small, self.small_source)
 
-    def _locked(self, name: str, corpus: Corpus, source: Server) -> Workspace:
-        made = prepare(self.folder / name, corpus, source)
+    def _locked(self, name: str, corpus: Corpus, source: Server, *, after: Workspace | None = None) -> Workspace:
+        made = prepare(self.folder / name, corpus, source, after=after)
         shutil.copytree(made.folder / "cache", made.folder / "locked")
         return made
 
