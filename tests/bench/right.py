@@ -44,7 +44,7 @@ def tar_is_right(corpus: Corpus, name: str, place: Place, said: str) -> bool:
 
 
 def _whole_blobs(corpus: Corpus, path: Path) -> frozenset[str]:
-    """The blobs of the corpus that a tar has and that are what their digests name."""
+    """The blobs of the corpus that a tar has; none where one of them is not what its digest names."""
     found = set()
     with tarfile.open(path) as tar:
         for member in tar:
@@ -52,8 +52,9 @@ def _whole_blobs(corpus: Corpus, path: Path) -> frozenset[str]:
             if member.isfile() and f"sha256:{digest}" in corpus.blobs:
                 content = tar.extractfile(member)
                 assert content is not None
-                if hashlib.file_digest(content, "sha256").hexdigest() == digest:  # type: ignore[arg-type]
-                    found.add(f"sha256:{digest}")
+                if hashlib.file_digest(content, "sha256").hexdigest() != digest:  # type: ignore[arg-type]
+                    return frozenset()
+                found.add(f"sha256:{digest}")
     return frozenset(found)
 
 
