@@ -1,7 +1,7 @@
 """How much one host bears at a time: a pure policy that answers and refusals move. No clock, no threads, no sleep.
 
-More at a time while answers come as fast as they did; no more where they only queue on the far side; half as many
-where it says that it is too much.
+More at a time while that brings more answers a second; no more where they only queue, on the far side or for our own
+processor; half as many where it says that it is too much.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from dataclasses import dataclass
 SAMPLES = 8
 """Answers that the fastest of is taken for how fast the host is now: one slow answer says nothing."""
 WINDOWS = 16
-"""Judgements after which the best latency ever seen is forgotten: a route may have changed."""
+"""Judgements after which the best latency ever seen is forgotten, and growth that brought nothing is tried again: a
+route may have changed."""
+GAIN = 0.5
+"""The least share of what more at a time should bring in answers a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,10 @@ class Limiter:
         self._fastest_s: float | None = None
         self._answers = 0
         self._fullest = 0
+        self._latencies_s = 0.0
+        self._in_flight = 0
+        self._before: tuple[int, float] | None = None
+        self._rest = 0
         self._judgements = 0
         self._refusals_to_ignore = 0
         self._is_growing_fast = True
@@ -69,17 +76,20 @@ class Limiter:
         self._best_s = latency_s if self._best_s is None else min(self._best_s, latency_s)
         self._fastest_s = latency_s if self._fastest_s is None else min(self._fastest_s, latency_s)
         self._fullest = max(self._fullest, in_flight)
+        self._latencies_s += latency_s
+        self._in_flight += in_flight
         self._answers += 1
         if self._answers < SAMPLES:
             return
         fastest_s, is_full = self._fastest_s, self._fullest >= self.allowed
+        rate = self._in_flight / max(self._latencies_s, 1e-9)  # answers a second, by Little's law
         self._begin_window()
-        self._judge(fastest_s, is_full=is_full)
+        self._judge(fastest_s, rate, is_full=is_full)
 
     def refused(self) -> None:
         """Take a 429 or 503: half as many, once for all requests that were under way when the host said so."""
         self._begin_window()
-        self._is_growing_fast = False
+        self._is_growing_fast, self._before = False, None
         if self._refusals_to_ignore:
             self._refusals_to_ignore -= 1
             return
@@ -88,15 +98,29 @@ class Limiter:
 
     def _begin_window(self) -> None:
         self._fastest_s, self._answers, self._fullest = None, 0, 0
+        self._latencies_s, self._in_flight = 0.0, 0
 
-    def _judge(self, fastest_s: float, *, is_full: bool) -> None:
+    def _judge(self, fastest_s: float, rate: float, *, is_full: bool) -> None:
         best_s = fastest_s if self._best_s is None else self._best_s
         if fastest_s > max(best_s * self._limits.slack, self._limits.near_s):
-            self._is_growing_fast = False
+            self._is_growing_fast, self._before = False, None
             self.allowed = max(self._limits.least, self.allowed - 1)
         elif is_full and fastest_s > self._limits.near_s:
-            more = self.allowed if self._is_growing_fast else 1
-            self.allowed = min(self._limits.most, self.allowed + more)
+            self._grow(rate)
         self._judgements += 1
         if self._judgements % WINDOWS == 0:
             self._best_s = fastest_s
+
+    def _grow(self, rate: float) -> None:
+        """Go on where the last growth brought what it should; else go back, and try again later."""
+        if self._before is not None:
+            fewer, rate_then = self._before
+            if rate < rate_then * (1 + GAIN * (self.allowed / fewer - 1)):
+                self.allowed, self._before, self._rest, self._is_growing_fast = fewer, None, WINDOWS, False
+                return
+        if self._rest:
+            self._rest -= 1
+            return
+        more = min(self._limits.most, self.allowed + (self.allowed if self._is_growing_fast else 1))
+        self._before = (self.allowed, rate) if more > self.allowed else None
+        self.allowed = more

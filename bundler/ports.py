@@ -100,6 +100,10 @@ class ImageRegistry(Protocol):
         """Whether the repository holds the blob; only a 200 is present."""
         ...
 
+    def is_new(self, name: Reference) -> bool:
+        """Whether the registry says that the repository has no tag, or does not exist; False where it does not say."""
+        ...
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give the repository a blob; return True where a mount from `mount_from` (a repository) saved the bytes.
 

@@ -30,6 +30,7 @@ class ArchiveFile:
         self.name = name
         self.size = size
         self._handle = handle
+        self._buffers: list[bytearray] = []
 
     @classmethod
     def open(cls, path: Path) -> ArchiveFile:
@@ -64,6 +65,7 @@ class ArchiveFile:
     def close(self) -> None:
         """Close the file."""
         handle, self._handle = self._handle, -1
+        self._buffers.clear()
         if handle >= 0:
             os.close(handle)
 
@@ -85,17 +87,31 @@ class ArchiveFile:
     def stream(self, offset: int, length: int) -> Iterator[memoryview]:
         """Yield exactly `length` bytes from `offset`, in chunks of at most 1 MiB in one buffer that is used again.
 
+        Full buffers are kept for the streams that follow: there are as many as there were streams at one time.
+
         Raises:
             FormatError: the file ends before.
             LocalResourceError: the disk fails.
         """
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
-        end = offset + length
-        while offset < end:
-            chunk = buffer[: min(len(buffer), end - offset)]
-            self._fill(chunk, offset)
-            yield chunk
-            offset += len(chunk)
+        memory = self._buffer(length)
+        buffer, end = memoryview(memory), offset + length
+        try:
+            while offset < end:
+                chunk = buffer[: min(len(buffer), end - offset)]
+                self._fill(chunk, offset)
+                yield chunk
+                offset += len(chunk)
+        finally:
+            if len(memory) == CHUNK_BYTES:
+                self._buffers.append(memory)
+
+    def _buffer(self, length: int) -> bytearray:
+        if length < CHUNK_BYTES:
+            return bytearray(length)
+        try:
+            return self._buffers.pop()  # one step for the interpreter: no other thread gets the same
+        except IndexError:
+            return bytearray(CHUNK_BYTES)
 
     def _read(self, offset: int, length: int) -> bytes:
         try:

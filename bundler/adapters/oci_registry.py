@@ -153,6 +153,20 @@ class RegistryClient:
 
         return self._with_retry(name, ask)
 
+    def is_new(self, name: Reference) -> bool:
+        """Whether the registry says that the repository has no tag, or does not exist; False where it does not say."""
+        session = self._session(name)
+        repository = session.endpoint.repository(name.repository)
+        call = Call(target=f"/v2/{repository}/tags/list?n=1", scope=pull_scope(repository), subject=name.name)
+
+        def ask() -> bool:
+            with session.call(call) as answer:
+                if answer.status == 404:
+                    return "NAME_UNKNOWN" in fault_codes(answer)
+                return answer.status == 200 and _has_no_tag(answer.excerpt())
+
+        return self._with_retry(name, ask)
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give the repository a blob; return True where a mount saved the bytes.
 
@@ -316,6 +330,14 @@ def _absent(reference: Reference, answer: Answer) -> NotFoundUpstreamError:
         "the repository" if "NAME_UNKNOWN" in fault_codes(answer) else "the tag" if reference.digest is None else "it"
     )
     return NotFoundUpstreamError(str(reference), f"{answer.url.origin} says that {what} does not exist")
+
+
+def _has_no_tag(body: bytes) -> bool:
+    try:
+        document = parse_strict_json(body, subject="")
+    except FormatError:
+        return False
+    return isinstance(document, dict) and "tags" in document and document["tags"] in (None, [])
 
 
 def _tag_page(session: Session, call: Call) -> tuple[list[str], Url | None]:

@@ -13,12 +13,13 @@ from urllib.parse import quote
 
 from bundler.adapters.content import Checked
 from bundler.adapters.http import Answer
+from bundler.adapters.kept_uploads import KeptUploads
 from bundler.adapters.network import FIRST_BYTE_TIMEOUT_S
 from bundler.adapters.registry_session import Call, Session, fault_codes, pull_scope, push_scope, refusal
 from bundler.domain.digest import Digest
 from bundler.domain.oci import Descriptor
 from bundler.domain.url import Url
-from bundler.errors import BundleError, DigestError, MissingRepositoryError, TransientError
+from bundler.errors import BundleError, DigestError, FormatError, MissingRepositoryError, TransientError
 from bundler.ports import Reopen
 
 SLOWEST_REGISTRY_BYTES_PER_S = 20_000_000
@@ -33,11 +34,15 @@ class UploadSettings:
         chunk_bytes: size of a chunk, where chunks are used.
         resume_bytes: an upload of more than this goes on in chunks after a cut; a smaller one begins again.
         chunked_bytes: a blob of more than this is sent in chunks from the start; None means never.
+        at_once_bytes: up to here a body leaves in one piece: a registry has all of it or nothing.
+        kept: where uploads of more than `resume_bytes` are found again by the next process.
     """
 
     chunk_bytes: int = 16 << 20
     resume_bytes: int = 64 << 20
     chunked_bytes: int | None = None
+    at_once_bytes: int = 64 << 10
+    kept: KeptUploads | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,10 @@ class Upload:
         self._hashed = Checked(task.blob, subject=subject)
         self._was_cut = False
         self._was_damaged = False
+        self._repeats = False
+        self._name = f"{session.endpoint.origin}/{task.repository}@{task.blob.digest}"
+        self._kept = settings.kept if task.blob.size > settings.resume_bytes else None
+        self._is_recalled = self._kept is None
 
     def attempt(self) -> bool:
         """Try once; return whether a mount saved the bytes. To be called again after a TransientError.
@@ -80,17 +89,42 @@ class Upload:
             MissingRepositoryError: there is no such repository.
             TransientError: try again.
         """
-        if self._was_cut and self._is_there():
-            return False
-        if self._was_cut and self._location is not None:
-            self._find_place()
+        self._recall()
+        if self._was_cut and not self._repeats:
+            if self._is_there():
+                self._go_on_at(None)
+                return False
+            if self._location is not None:
+                self._find_place()
         if self._location is None and self._begin():
             return True
         self._was_cut = True
         if self._in_chunks:
             self._send_chunks()
         self._close(self._confirmed)
+        self._go_on_at(None)
         return False
+
+    def _recall(self) -> None:
+        """Take up, once, what an earlier process began; a place that is not this registry's own is ignored."""
+        if self._is_recalled or self._kept is None:
+            return
+        self._is_recalled = True
+        text = self._kept.recall(self._name)
+        try:
+            location = None if text is None else Url.parse(text)
+        except FormatError:
+            return
+        if location is not None and location.origin == self._session.endpoint.origin:
+            self._location, self._was_cut = location, True
+
+    def _go_on_at(self, location: Url | None) -> None:
+        """Remember where the upload is, None for nowhere; of a large one the next process knows it too."""
+        if self._kept is not None and location is not None and location != self._location:
+            self._kept.keep(self._name, str(location))
+        if self._kept is not None and location is None and self._location is not None:
+            self._kept.forget(self._name)
+        self._location = location
 
     def _begin(self) -> bool:
         """Open an upload, or mount; a refused mount is an open upload. Return whether it was mounted."""
@@ -105,7 +139,7 @@ class Upload:
             if answer.status == 201 and self._mount_from is not None:
                 return True
             if answer.status == 202:
-                self._location = self._session.location(answer, call)
+                self._go_on_at(self._session.location(answer, call))
                 self._confirmed = 0
                 self._hashed = Checked(self._blob, subject=self._subject)
                 return False
@@ -134,7 +168,7 @@ class Upload:
     def _find_place(self) -> None:
         """Ask how much of a cut upload has arrived; forget the upload when that is not clear or not worth it."""
         if self._blob.size <= self._settings.resume_bytes and not self._in_chunks:
-            self._location = None
+            self._go_on_at(None)
             return
         scope = push_scope(self._task.repository)
         call = Call(target=self._open_location(), scope=scope, subject=self._subject)
@@ -142,10 +176,10 @@ class Upload:
             last = _last(answer) if answer.status in (200, 202, 204) else None
             arrived = last + 1 if last else 0  # an empty upload is counted as 0-0 too; one byte is soon sent again
             if last is None or not self._confirmed <= arrived <= self._blob.size:
-                self._location = None
+                self._go_on_at(None)
                 return
             if answer.header("Location") is not None:
-                self._location = self._session.location(answer, call)
+                self._go_on_at(self._session.location(answer, call))
         self._in_chunks = True
         self._confirm(arrived)
 
@@ -161,7 +195,7 @@ class Upload:
             with self._session.call(call) as answer:
                 if answer.status != 202:
                     raise self._failure(answer, call)
-                self._location = self._session.location(answer, call)
+                self._go_on_at(self._session.location(answer, call))
                 if answer.header("Range") is not None and _last(answer) != stop - 1:
                     raise self._anew(f"counts {answer.header('Range')!r:.60} where bytes 0-{stop - 1} were sent")
             self._confirm(stop)
@@ -169,7 +203,7 @@ class Upload:
     def _close(self, start: int) -> None:
         """Send everything from `start` on and ask for completion."""
         call = self._sending("PUT", start, self._blob.size)
-        with self._session.call(call) as answer:
+        with self._completing(call) as answer:
             if answer.status != 201:
                 raise self._failure(answer, call)
             stated = answer.header("Docker-Content-Digest")
@@ -177,6 +211,18 @@ class Upload:
                 raise DigestError(
                     self._subject, f"{answer.url.origin} stored {stated} where {self._blob.digest} was sent"
                 )
+
+    def _completing(self, call: Call) -> Answer:
+        """Send it, and decide what a failure means: where the upload can only be as it was, the same is sent again.
+
+        Another upload would cost two requests, and a wrong guess costs one: the registry knows no such upload then.
+        """
+        try:
+            return self._session.call(call)
+        except TransientError as error:
+            most = self._settings.resume_bytes if error.answered else self._settings.at_once_bytes
+            self._repeats = not self._in_chunks and self._blob.size <= most
+            raise
 
     def _sending(self, method: str, start: int, stop: int) -> Call:
         headers = {"Content-Type": "application/octet-stream"}
@@ -235,6 +281,8 @@ class Upload:
         """Return the error for a refused chunk or completion, after deciding how the next attempt begins."""
         codes = fault_codes(answer)
         if "DIGEST_INVALID" in codes:
+            if self._repeats:  # a part of what was sent before has arrived after all
+                return self._anew("counts what was sent before")
             if self._was_damaged:
                 return DigestError(self._subject, f"{answer.url.origin} received other content than was sent, twice")
             self._was_damaged = True
@@ -248,7 +296,8 @@ class Upload:
 
     def _anew(self, cause: str) -> TransientError:
         """Forget the open upload; the next attempt begins another one."""
-        self._location = None
+        self._go_on_at(None)
+        self._repeats = False
         return TransientError(self._subject, f"{self._session.endpoint.origin} {cause}")
 
 

@@ -108,6 +108,36 @@ class Archive:
             if position > start:
                 yield piece[max(0, len(piece) - (position - start)) :]
 
+    def holds(self, digest: Digest) -> bool:
+        """Whether the archive itself has a blob; what it requires of a site it has not."""
+        return digest in self.blobs
+
+    def pieces(self, key: Digest, start: int = 0) -> Iterator[memoryview]:
+        """Yield a blob's bytes from `start` as they stand in the source; each piece is valid until the next.
+
+        Nothing is hashed: for whoever hashes what passes anyway, and lets nothing count that is not the digest's.
+
+        Raises:
+            FormatError: the archive has no such blob, or (from its beginning) another header before it than our
+                writer makes.
+        """
+        member = self.blob(key)
+        if start:
+            yield from self.source.stream(member.offset + start, member.size - start)
+            return
+        feed = _Feed(self.source.stream(member.header_offset, BLOCK_BYTES + member.size), name=self.source.name)
+        _check_header(self.source, member, feed.take(BLOCK_BYTES))
+        yield from feed.pieces(member.size)
+
+    def check(self, key: Digest) -> None:
+        """Read a blob for its own sake.
+
+        Raises:
+            DigestError: it is damaged.
+        """
+        for _ in self.stream(key):
+            pass
+
     def verify_all(self, *, emit: Emit = silent, workers: int = 4) -> None:
         """Check every byte of the archive: each header, content and padding, the end, and that nothing follows.
 

@@ -1,33 +1,52 @@
-"""Archive -> private registry: blobs largest first, manifests children first, tags last, digests read back."""
+"""Archive -> private registry: blobs largest first, images as soon as they are whole, tags last, digests read back."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
+from bundler.crew import Crew
 from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
 from bundler.domain.lock import Lock, LockedManifest
-from bundler.domain.oci import Descriptor
 from bundler.domain.plan import Action, Plan
 from bundler.domain.reference import Reference
+from bundler.domain.schedule import Job, Schedule
 from bundler.errors import ConflictError, DigestError
 from bundler.ports import ImageRegistry
 from bundler.transfer import Pace, parallel_map
 
+SMALL_BYTES = 64 << 10
+"""Up to here a blob is a matter of its requests, not of its bytes."""
+WORTH_OPENING = 4
+"""From so many small blobs of a repository on, one question whether it has tags saves more than it costs."""
+
 
 class BlobReader(Protocol):
-    """The verified archive, as far as push needs it."""
+    """The archive with a verified root, as far as push needs it."""
+
+    def holds(self, digest: Digest) -> bool:
+        """Whether the archive itself can give a blob."""
+        ...
 
     def read(self, key: Digest) -> bytes:
         """Return a small blob whole, verified."""
         ...
 
-    def stream(self, key: Digest, start: int = 0) -> Iterator[memoryview]:
-        """Yield a blob from an offset."""
+    def pieces(self, key: Digest, start: int = 0) -> Iterator[memoryview]:
+        """Yield a blob from an offset, each piece valid until the next; whoever takes it checks it."""
+        ...
+
+    def check(self, key: Digest) -> None:
+        """Read a blob again, for its own sake.
+
+        Raises:
+            DigestError: it is damaged.
+        """
         ...
 
 
@@ -148,44 +167,127 @@ def _ask(targets: Sequence[Reference], registry: ImageRegistry, pace: Pace) -> d
     return {target: digest for target, digest in zip(targets, digests, strict=True) if digest is not None}
 
 
-def push(plan: PushPlan, *, archive: BlobReader, registry: ImageRegistry, pace: Pace = Pace()) -> None:
+def push(
+    plan: PushPlan,
+    *,
+    archive: BlobReader,
+    registry: ImageRegistry,
+    pace: Pace = Pace(),
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Bring the registry everything that the plan misses, and read each digest back.
 
-    Killed anywhere, the next run asks the registry again and sends only what it lacks.
+    There are no phases: a blob is mounted elsewhere as soon as it is somewhere, an image is finished as soon as its
+    blobs are there. Killed anywhere, the next run asks the registry again and sends only what it lacks.
+
+    Args:
+        plan: what is missing, and what is there.
+        archive: where content comes from.
+        registry: where it goes.
+        pace: large blobs at a time; of what is small there may be more, as far as the registry bears it.
+        clock: seconds; how long small ones take says how many the registry bears.
 
     Raises:
         DigestError: the archive's content, or what the registry then says, is not what the lock names.
         ConflictError: a repository is missing, or an immutable tag holds another digest.
     """
-    first, others = _homes(plan.missing)
-    uploads = sorted(first.values(), key=lambda upload: (-upload.blob.size, upload.blob.digest))
-    total = sum(upload.blob.size for upload in uploads) + sum(upload.blob.size for upload in others)
-    pace.emit(TransferPlanned(phase="push", total_bytes=total, items=len(uploads) + len(others)))
+    jobs = plan_jobs(plan)
+    uploads = [job.work for job in jobs if isinstance(job.work, Upload)]
+    total = sum(upload.blob.size for upload in uploads)
+    pace.emit(TransferPlanned(phase="push", total_bytes=total, items=len(uploads)))
+    del uploads
     pusher = _Pusher(archive=archive, registry=registry, pace=pace)
-    parallel_map(pusher.blob, uploads, workers=pace.workers)
-    parallel_map(pusher.blob, others, workers=pace.workers)
-    parallel_map(pusher.manifests, plan.missing, workers=pace.workers)
-    parallel_map(pusher.read_back, (*plan.missing, *plan.present), workers=pace.workers)
+    crew = Crew(Schedule(jobs, rank=rank_of), do=pusher.do, workers=pace.workers, clock=clock)
+    crew.run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Upload:
-    blob: Descriptor
+class Upload:
+    """One blob on its way into one repository.
+
+    Attributes:
+        blob: what.
+        target: where to; its repository counts.
+        source: the image or chart it belongs to, for people.
+        mount_from: a repository that has the blob by then.
+        opens: the first small blob of a repository into which several go: nothing small gets there before it.
+    """
+
+    blob: Blob
     target: Reference
+    source: str
     mount_from: str | None = None
+    opens: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its bytes take longer than its requests."""
+        return self.blob.size > SMALL_BYTES
+
+    @property
+    def label(self) -> str:
+        """What progress calls it."""
+        return f"{self.blob.digest.short} {self.source}"
 
 
-def _homes(pushes: Sequence[Push]) -> tuple[dict[Digest, _Upload], list[_Upload]]:
-    """Each blob's first repository, where its bytes go, and the others, that may mount it from there."""
-    first: dict[Digest, _Upload] = {}
-    others: dict[tuple[Digest, str], _Upload] = {}
-    for item in pushes:
+Work = Upload | Push
+
+
+def plan_jobs(plan: PushPlan) -> list[Job[Work]]:
+    """Return what is to be done, linked to what it needs.
+
+    A blob goes to one repository by its bytes and to others by mounts, which need it there; an image needs its blobs.
+    A blob of an image that is there already is mounted from that image's repository. Where several small blobs go to
+    one repository, one of them goes before the others.
+    """
+    held = {blob.digest: push.target.repository for push in plan.present for blob in push.blobs}
+    homes: dict[Digest, Job[Work]] = {}
+    repositories: dict[str, dict[Digest, Job[Work]]] = {}
+    tails = []
+    for item in plan.missing:
+        there = repositories.setdefault(item.target.repository, {})
+        tail: Job[Work] = Job(work=item)
         for blob in item.blobs:
-            home = first.setdefault(blob.digest, _Upload(blob=blob.descriptor, target=item.target))
-            if home.target.name != item.target.name:
-                upload = _Upload(blob=blob.descriptor, target=item.target, mount_from=home.target.repository)
-                others.setdefault((blob.digest, item.target.name), upload)
-    return first, list(others.values())
+            job = there.get(blob.digest)
+            if job is None:
+                job = there[blob.digest] = _upload_job(blob, item, home=homes.get(blob.digest), held=held)
+                homes.setdefault(blob.digest, job)
+            tail.after(job)
+        tails.append(tail)
+    for there in repositories.values():
+        _open_first(list(there.values()))
+    return [job for there in repositories.values() for job in there.values()] + tails
+
+
+def _upload_job(blob: Blob, item: Push, *, home: Job[Work] | None, held: Mapping[Digest, str]) -> Job[Work]:
+    mount_from = held.get(blob.digest) if home is None else home.work.target.repository
+    if mount_from == item.target.repository:
+        mount_from = None
+    upload = Upload(blob=blob, target=item.target, source=item.source, mount_from=mount_from)
+    job: Job[Work] = Job(work=upload, is_large=upload.is_large)
+    if home is not None:
+        job.after(home)
+    return job
+
+
+def _open_first(jobs: Sequence[Job[Work]]) -> None:
+    """Let one small blob, that comes by its bytes, go before the other small ones of a repository."""
+    small = [job for job in jobs if not job.is_large]
+    first = next((job for job in small if isinstance(job.work, Upload) and job.work.mount_from is None), None)
+    if first is None or not isinstance(first.work, Upload) or len(small) < WORTH_OPENING:
+        return
+    first.work = replace(first.work, opens=True)
+    for job in small:
+        if job is not first:
+            job.after(first)
+
+
+def rank_of(work: Work) -> tuple[int, int, str]:
+    """Order within a lane: what others wait for, images that can be finished, mounts, and then the largest."""
+    if isinstance(work, Push):
+        return 1, 0, str(work.target)
+    kind = 0 if work.opens else 3 if work.mount_from is None else 2
+    return kind, -work.blob.size, str(work.blob.digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,38 +295,70 @@ class _Pusher:
     archive: BlobReader
     registry: ImageRegistry
     pace: Pace
+    untouched: set[str] = field(default_factory=set)
 
-    def blob(self, upload: _Upload) -> None:
-        digest, label = upload.blob.digest, upload.blob.digest.short
-        if self.registry.has_blob(upload.target, digest):
-            self._moved(label, upload.blob.size)
-            self.pace.emit(ItemDone(phase="push", item=label, how="present"))
-            return
-        counter = _Counter(label=label, pace=self.pace)
-        content = partial(self._counted, digest, counter)
-        mounted = self.registry.upload_blob(upload.target, upload.blob, content, mount_from=upload.mount_from)
-        if mounted:
-            self._moved(label, upload.blob.size)
-        self.pace.emit(ItemDone(phase="push", item=label, how="mounted" if mounted else "moved"))
+    def do(self, work: Work) -> int:
+        """Do one job; return by how many requests, 0 where they do not compare with those of other jobs."""
+        if isinstance(work, Upload) and not work.opens:
+            return self.blob(work)[1]
+        if isinstance(work, Upload):
+            self.opening(work)
+        else:
+            self.manifests(work)
+        return 0
+
+    def opening(self, upload: Upload) -> None:
+        """Bring the blob that goes before the others, and learn whether any of them can be there."""
+        is_new = self.registry.is_new(upload.target)
+        how, _ = self.blob(upload)
+        if is_new and how == "moved":
+            self.untouched.add(upload.target.repository)
+
+    def blob(self, upload: Upload) -> tuple[str, int]:
+        """Bring one blob; return how it came, and by how many requests."""
+        asked = self._is_to_be_asked(upload)
+        if asked and self.registry.has_blob(upload.target, upload.blob.digest):
+            return self._done(upload, "present"), 1
+        counter = _Counter(label=upload.label, pace=self.pace)
+        content = partial(self._counted, upload.blob.digest, counter)
+        try:
+            mounted = self.registry.upload_blob(
+                upload.target, upload.blob.descriptor, content, mount_from=upload.mount_from
+            )
+        except DigestError:
+            self.archive.check(upload.blob.digest)  # names the member, where it is the archive that is damaged
+            raise
+        return self._done(upload, "mounted" if mounted else "moved"), asked + (1 if mounted else 2)
+
+    def _is_to_be_asked(self, upload: Upload) -> bool:
+        """Nothing small was ever in a repository that had no tag, and not the blob that goes before the others."""
+        if upload.is_large or upload.target.repository not in self.untouched:
+            return True
+        return not self.archive.holds(upload.blob.digest)
 
     def _counted(self, digest: Digest, counter: _Counter, start: int) -> Iterator[memoryview]:
         counter.at(start)
-        for chunk in self.archive.stream(digest, start):
+        for chunk in self.archive.pieces(digest, start):
             yield chunk
             counter.add(len(chunk))
 
-    def _moved(self, label: str, count: int) -> None:
-        self.pace.emit(BytesMoved(phase="push", item=label, count=count))
+    def _done(self, upload: Upload, how: str) -> str:
+        if how != "moved":
+            self.pace.emit(BytesMoved(phase="push", item=upload.label, count=upload.blob.size))
+        self.pace.emit(ItemDone(phase="push", item=upload.label, how=how))
+        return how
 
     def manifests(self, item: Push) -> None:
+        """Put an image's manifests, the tag last, and ask what the tag names then."""
         for manifest in item.manifests[:-1]:
             target = replace(item.target, tag=None, digest=manifest.digest)
             self.registry.put_manifest(target, self.archive.read(manifest.digest), manifest.media_type)
         last = item.manifests[-1]
         self.registry.put_manifest(item.target, self.archive.read(last.digest), last.media_type)
+        self._read_back(item)
         self.pace.emit(ItemDone(phase="push", item=str(item.target), how="tagged"))
 
-    def read_back(self, item: Push) -> None:
+    def _read_back(self, item: Push) -> None:
         held = self.registry.manifest_digest(item.target)
         if held is None:
             raise ConflictError(str(item.target), "is not there after the push: something else removes it")

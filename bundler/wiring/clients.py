@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.errors import FormatError, RefusedError, UsageError
-from bundler.wiring.surroundings import Surroundings, retry_policy
+from bundler.wiring.surroundings import Surroundings, retry_policy, uploads_folder
 
 if TYPE_CHECKING:
     from bundler.adapters.aws.clients import Aws
@@ -93,9 +93,11 @@ def registry_client(
     """Return the client for every registry: ECR by its API's tokens, others by docker's configuration."""
     from bundler.adapters.aws.ecr import EcrTokens
     from bundler.adapters.docker_credentials import DockerCredentials
+    from bundler.adapters.kept_uploads import KeptUploads
     from bundler.adapters.oci_registry import RegistryClient
     from bundler.adapters.registries_config import Registries
     from bundler.adapters.registry_auth import FirstOf
+    from bundler.adapters.registry_upload import UploadSettings
 
     known = Registries() if registries is None else registries
     tokens = EcrTokens(aws_for(surroundings, site))
@@ -105,6 +107,7 @@ def registry_client(
         provider=provider,
         registries=known,
         policy=retry_policy(surroundings),
+        uploads=UploadSettings(kept=KeptUploads(uploads_folder(surroundings.environ))),
     )
 
 

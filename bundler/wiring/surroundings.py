@@ -105,8 +105,17 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 def site_folder(site: Site, environ: Mapping[str, str]) -> Path:
     """Return where this host keeps a site's journal, tools and kubeconfig: no secret is in any of them."""
+    return _state_folder(environ) / "sites" / f"{site.account}-{site.region}-{site.cluster.name}"
+
+
+def uploads_folder(environ: Mapping[str, str]) -> Path:
+    """Return where this host keeps the places of unfinished uploads; a registry's session token may be in one."""
+    return _state_folder(environ) / "uploads"
+
+
+def _state_folder(environ: Mapping[str, str]) -> Path:
     home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME", "/")) / ".local" / "state"
-    return Path(home) / "eks-bundler" / "sites" / f"{site.account}-{site.region}-{site.cluster.name}"
+    return Path(home) / "eks-bundler"
 
 
 def make_private(folder: Path) -> None:

@@ -24,6 +24,10 @@ class HeldRegistry:
         """Whether a repository has a blob."""
         return self._registry.has_blob(name, digest)
 
+    def is_new(self, name: Reference) -> bool:
+        """Whether a repository is known to have no tag."""
+        return self._registry.is_new(name)
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Upload a blob; whether it was sent."""
         self._journal.check()

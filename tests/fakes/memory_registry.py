@@ -58,6 +58,10 @@ class MemoryRegistry:
         self._note(f"HEAD blob {name.name} {digest}")
         return digest in self.blobs.get(name.name, {})
 
+    def is_new(self, name: Reference) -> bool:
+        self._note(f"GET tags {name.name}")
+        return not self.tags.get(name.name)
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         other = self.blobs.get(f"{name.registry}/{mount_from}", {}) if mount_from and self.mounts else {}
         if blob.digest in other:

@@ -65,6 +65,7 @@ class ScriptedServer:
         self._tls = tls
         self._listener = socket.create_server((host, 0))
         self.host, self.port = host, int(self._listener.getsockname()[1])
+        self.connections = 0
         self._closed = threading.Event()
         self._connections: list[socket.socket] = []
 
@@ -99,6 +100,7 @@ class ScriptedServer:
                 return
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connections.append(connection)
+            self.connections += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
@@ -16,6 +17,8 @@ class UploadingRegistry:
     def __init__(self, before: Callable[[Asked], Reply | None] = lambda asked: None) -> None:
         self.blobs: dict[tuple[str, str], bytes] = {}
         self.sessions: dict[str, bytearray] = {}
+        self.manifests: dict[tuple[str, str], bytes] = {}
+        self.completed: list[tuple[str, str]] = []
         self.received = 0
         self.before = before
         self._count = 0
@@ -26,6 +29,12 @@ class UploadingRegistry:
             return self.before(asked) or self._answer(asked)
 
     def _answer(self, asked: Asked) -> Reply:
+        path = urlsplit(asked.target).path.removeprefix("/v2/")
+        if "/manifests/" in path:
+            return self._manifest(asked, *path.split("/manifests/"))
+        return self._tags(path.removesuffix("/tags/list")) if path.endswith("/tags/list") else self._blob(asked)
+
+    def _blob(self, asked: Asked) -> Reply:
         parts = urlsplit(asked.target)
         name, _, rest = parts.path.removeprefix("/v2/").partition("/blobs/")
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
@@ -39,6 +48,22 @@ class UploadingRegistry:
         if asked.method == "PUT":
             return self._end(name, query["digest"], number, asked)
         return self._go_on(f"/v2/{name}/blobs/uploads/{number}", self.sessions[number], asked)
+
+    def _manifest(self, asked: Asked, name: str, place: str) -> Reply:
+        if asked.method == "PUT":
+            digest = str(Digest.of(asked.body))
+            self.manifests[name, place] = self.manifests[name, digest] = asked.body
+            return Reply(status=201, headers={"Docker-Content-Digest": digest})
+        held = self.manifests.get((name, place))
+        if held is None:
+            return Reply(status=404, body=b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no"}]}')
+        return Reply(status=200, headers={"Docker-Content-Digest": str(Digest.of(held))}, body=held)
+
+    def _tags(self, name: str) -> Reply:
+        if not any(name == one for one, _ in self.manifests):
+            return Reply(status=404, body=b'{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}')
+        tags = [place for one, place in self.manifests if one == name and ":" not in place]
+        return Reply(body=json.dumps({"name": name, "tags": tags}).encode())
 
     def _go_on(self, location: str, session: bytearray, asked: Asked) -> Reply:
         if asked.method == "GET":
@@ -68,4 +93,5 @@ class UploadingRegistry:
         if str(Digest.of(content)) != digest:
             return Reply(status=400, body=b'{"errors":[{"code":"DIGEST_INVALID","message":"no match"}]}')
         self.blobs[name, digest] = content
+        self.completed.append((name, digest))
         return Reply(status=201, headers={"Docker-Content-Digest": digest})

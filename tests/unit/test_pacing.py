@@ -29,6 +29,25 @@ def test_a_near_host_is_not_asked_more_at_a_time() -> None:
     assert limiter.allowed == FAR.start
 
 
+def test_a_host_that_only_waits_for_our_own_processor_is_not_asked_more_at_a_time() -> None:
+    """However many are under way, there is one answer every 4 ms."""
+    limiter, seen = Limiter(FAR), []
+    for _ in range(60 * SAMPLES):
+        limiter.answered(0.004 * limiter.allowed, in_flight=limiter.allowed)
+        seen.append(limiter.allowed)
+    assert max(seen) <= 2 * FAR.start
+    assert sum(allowed == FAR.start for allowed in seen) > 0.8 * len(seen)
+
+
+def test_growth_that_brought_nothing_is_tried_again_later() -> None:
+    limiter = Limiter(FAR)
+    answers(limiter, SAMPLES, 0.030)
+    answers(limiter, SAMPLES, 0.059)
+    assert limiter.allowed == FAR.start
+    answers(limiter, (WINDOWS + 1) * SAMPLES, 0.030)
+    assert limiter.allowed == FAR.start + 1
+
+
 def test_a_limit_that_holds_nothing_back_does_not_grow() -> None:
     limiter = Limiter(FAR)
     for _ in range(50 * SAMPLES):

@@ -38,6 +38,18 @@ def test_exactly_what_was_asked_for_is_read(path: Path, offset: int, length: int
     assert all(len(chunk) <= CHUNK_BYTES for chunk in chunks)
 
 
+def test_streams_at_one_time_have_a_buffer_each_and_later_ones_take_these_again(path: Path) -> None:
+    with ArchiveFile.open(path) as file:
+        first, second = file.stream(0, CHUNK_BYTES), file.stream(1000, CHUNK_BYTES)
+        a, b = next(first), next(second)
+        assert (bytes(a), bytes(b)) == (CONTENT[:CHUNK_BYTES], CONTENT[1000 : 1000 + CHUNK_BYTES])
+        buffers = {id(a.obj), id(b.obj)}
+        first.close()
+        second.close()
+        for _ in range(5):
+            assert {id(chunk.obj) for chunk in file.stream(0, len(CONTENT))} <= buffers
+
+
 @pytest.mark.parametrize(("offset", "length"), [(0, len(CONTENT) + 1), (len(CONTENT), 1), (1 << 60, 1), (0, 1 << 60)])
 def test_what_lies_behind_the_end_is_refused_without_taking_memory(path: Path, offset: int, length: int) -> None:
     with ArchiveFile.open(path) as file:

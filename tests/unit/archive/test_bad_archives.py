@@ -136,6 +136,8 @@ def test_any_header_but_ours_is_refused_when_only_that_blob_is_used(header: byte
     archive = open_archive(MemorySource(put(LAYER.header_offset, header)), SAMPLE.trust)
     with pytest.raises(FormatError):
         b"".join(map(bytes, archive.stream(LAYER.digest)))
+    with pytest.raises(FormatError, match=f"another header before {LAYER.path}"):
+        next(archive.pieces(LAYER.digest))
     with pytest.raises(FormatError):
         archive.read(LAYER.digest)
 
@@ -732,6 +734,19 @@ def test_a_blob_streams_from_any_offset(start: int) -> None:
     archive = open_archive(MemorySource(GOOD), SAMPLE.trust)
     large = next(member for member in LAYOUT.blobs if member.size == 900)
     assert b"".join(map(bytes, archive.stream(large.digest, start))) == SAMPLE.blobs[large.digest][start:]
+
+
+@pytest.mark.parametrize("start", [0, 1, 699, 700, 899, 900])
+def test_pieces_of_a_blob_are_what_stands_there_damaged_or_not(start: int) -> None:
+    content = bytearray(GOOD)
+    content[LAYER.offset + 5] ^= 1
+    archive = open_archive(MemorySource(content), SAMPLE.trust)
+    there = bytes(content[LAYER.offset + start : LAYER.offset + LAYER.size])
+    assert b"".join(map(bytes, archive.pieces(LAYER.digest, start))) == there
+    with pytest.raises(DigestError, match=LAYER.path):
+        archive.check(LAYER.digest)
+    assert archive.holds(LAYER.digest)
+    assert not archive.holds(Digest.of(b"elsewhere"))
 
 
 def test_a_resumed_stream_still_notices_damage_before_its_start() -> None:

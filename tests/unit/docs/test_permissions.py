@@ -19,8 +19,9 @@ _SERVICES = {
 }  # fmt: skip
 BESIDE = {
     "ec2:CreateTags", "ec2:RunInstances", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage",
-    "ecr:CompleteLayerUpload", "ecr:GetDownloadUrlForLayer", "ecr:InitiateLayerUpload", "ecr:PutImage",
-    "ecr:TagResource", "ecr:UploadLayerPart", "eks:TagResource", "iam:CreateServiceLinkedRole", "iam:PassRole",
+    "ecr:CompleteLayerUpload", "ecr:GetDownloadUrlForLayer", "ecr:InitiateLayerUpload", "ecr:ListImages",
+    "ecr:PutImage", "ecr:TagResource", "ecr:UploadLayerPart", "eks:TagResource",
+    "iam:CreateServiceLinkedRole", "iam:PassRole",
     "kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext",
     "s3:ListBucket",
 }  # fmt: skip

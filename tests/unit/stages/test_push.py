@@ -1,17 +1,23 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bundler.cache import Cache
+from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
+from bundler.domain.events import BytesMoved, Event, ItemDone, TransferPlanned
 from bundler.domain.lock import Lock
-from bundler.domain.oci import Platform
+from bundler.domain.oci import OCI_MANIFEST, Descriptor, Manifest, Platform, parse_manifest
 from bundler.domain.reference import Reference
 from bundler.errors import ConflictError, DigestError, NetworkError
+from bundler.ports import Reopen
 from bundler.stages.push import Push, PushPlan, observe, plan_push, push, pushes_of
 from bundler.stages.resolve import WantedImage, resolve
 from bundler.transfer import Pace
@@ -29,8 +35,15 @@ class Blobs(dict[Digest, bytes]):
     def read(self, key: Digest) -> bytes:
         return self[key]
 
-    def stream(self, key: Digest, start: int = 0) -> Iterator[memoryview]:
+    def pieces(self, key: Digest, start: int = 0) -> Iterator[memoryview]:
         yield memoryview(self[key])[start:]
+
+    def holds(self, digest: Digest) -> bool:
+        return digest in self
+
+    def check(self, key: Digest) -> None:
+        if Digest.of(self[key]) != key:
+            raise DigestError(str(key), "is damaged")
 
 
 def offered() -> dict[str, FakeImage]:
@@ -81,7 +94,7 @@ def test_a_second_push_asks_one_question_an_image_and_sends_nothing(tmp_path: Pa
     assert len(registry.log) == len(pushes)
     assert again.missing == ()
     push(again, archive=blobs, registry=registry)
-    assert not [step for step in registry.log if "PUT" in step or "MOUNT" in step]
+    assert len(registry.log) == len(pushes)
 
 
 def test_a_shared_layer_is_sent_once_and_mounted_elsewhere(tmp_path: Path) -> None:
@@ -92,15 +105,159 @@ def test_a_shared_layer_is_sent_once_and_mounted_elsewhere(tmp_path: Path) -> No
     assert sorted(shared) == ["MOUNT", "PUT"]
 
 
-def test_the_largest_blob_goes_first_and_tags_last(tmp_path: Path) -> None:
-    pushes, blobs = bundle(tmp_path)
+def only_of(*images: FakeImage) -> tuple[tuple[Push, ...], Blobs]:
+    """Pushes of images to a repository each, without a lock."""
+    pushes, blobs = [], Blobs()
+    for number, made in enumerate(images):
+        blobs |= made.blobs | {digest: raw for digest, (_, raw) in made.manifests.items()}
+        parsed = parse_manifest(made.raw, subject="x", media_type=OCI_MANIFEST)
+        assert isinstance(parsed, Manifest)
+        pushes.append(
+            Push(
+                source=f"upstream/{number}:1",
+                target=Reference.parse(f"ecr.example/{number}:1"),
+                manifests=(Blob(media_type=OCI_MANIFEST, digest=made.digest, size=len(made.raw)),),
+                blobs=tuple({blob.digest: Blob.of(blob) for blob in parsed.blobs}.values()),
+            )
+        )
+    return tuple(pushes), blobs
+
+
+def test_the_largest_blob_goes_first_and_each_tag_after_its_own_blobs() -> None:
+    large = layer_bytes("large", 300_000)
+    pushes, blobs = only_of(
+        image("a", layers=[layer_bytes("a", 9000)]), image("b", layers=[large, layer_bytes("b", 200_000)])
+    )
     registry = MemoryRegistry()
     push(plan(pushes, registry), archive=blobs, registry=registry, pace=ONE)
-    sent = [step for step in registry.log if step.startswith(("PUT", "MOUNT"))]
-    assert str(Digest.of(SHARED)) in sent[0]
-    tagged = [number for number, step in enumerate(sent) if ":3.10" in step or ":v1" in step]
-    last_blob = max(number for number, step in enumerate(sent) if " blob " in step or "MOUNT" in step)
-    assert min(tagged) > last_blob
+    sent = [step for step in registry.log if step.startswith("PUT")]
+    assert str(Digest.of(large)) in sent[0]
+    for name in ("ecr.example/0", "ecr.example/1"):
+        ours = [step for step in sent if f"{name} " in step or f"{name}:" in step]
+        assert [step.split()[1] for step in ours] == ["blob"] * (len(ours) - 1) + ["manifest"]
+
+
+def test_an_image_is_finished_as_soon_as_its_own_blobs_are_there() -> None:
+    small = [image(f"s{number}", layers=[layer_bytes(f"s{number}", 900)]) for number in range(5)]
+    pushes, blobs = only_of(*small)
+    registry = MemoryRegistry()
+    push(plan(pushes, registry), archive=blobs, registry=registry, pace=ONE)
+    sent = [step.split()[1] for step in registry.log if step.startswith("PUT")]
+    assert sent.index("manifest") <= 3 * 2
+
+
+def test_a_new_repository_is_asked_for_tags_and_one_small_blob_only() -> None:
+    pushes, blobs = only_of(image("many", layers=[layer_bytes(f"many {number}", 900) for number in range(50)]))
+    registry = MemoryRegistry()
+    push(plan(pushes, registry), archive=blobs, registry=registry)
+    asked = [step.rpartition(" ")[0] for step in registry.log if step.startswith(("HEAD blob", "GET"))]
+    assert sorted(asked) == ["GET tags", "HEAD blob ecr.example/0"]
+    assert sum(step.startswith("PUT blob") for step in registry.log) == 51
+
+
+def test_every_blob_is_asked_for_where_another_image_has_been() -> None:
+    layers = [layer_bytes(f"many {number}", 900) for number in range(50)]
+    pushes, blobs = only_of(image("many", layers=layers))
+    registry = MemoryRegistry()
+    registry.offer("ecr.example/0:before", image("before", layers=layers))
+    push(plan(pushes, registry), archive=blobs, registry=registry)
+    assert sum(step.startswith("HEAD blob") for step in registry.log) == 51
+    assert sum(step.startswith("PUT blob") for step in registry.log) == 1  # the configuration
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_what_was_sent_before_a_kill_is_never_sent_again(workers: int) -> None:
+    pushes, blobs = only_of(
+        image("a", layers=[SHARED, *(layer_bytes(f"a {number}", 300) for number in range(12))]),
+        image("b", layers=[SHARED, layer_bytes("b", 100_000), *(layer_bytes(f"b {n}", 300) for n in range(6))]),
+    )
+    for stop_at in range(2, 60, 3):
+        registry, done = Recording(), 0
+        registry.fail_after(stop_at)
+        with suppress(NetworkError):
+            push(plan(pushes, registry), archive=blobs, registry=registry, pace=Pace(workers=workers))
+        registry.fail_after(None)
+        push(plan(pushes, registry), archive=blobs, registry=registry, pace=Pace(workers=workers))
+        done = len(registry.stored)
+        assert done == len(set(registry.stored)) == len({blob.digest for one in pushes for blob in one.blobs})
+
+
+class Recording(MemoryRegistry):
+    """Remembers each blob that was sent whole; fails from a number of steps on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored: list[Digest] = []
+
+    def fail_after(self, count: int | None) -> None:
+        def fail(step: str) -> None:
+            if count is not None and len(self.log) > count:
+                raise NetworkError(step, "cut")
+
+        self.fail = fail
+
+    def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
+        mounted = super().upload_blob(name, blob, content, mount_from=mount_from)
+        if not mounted:
+            self.stored.append(blob.digest)
+        return mounted
+
+
+def test_a_blob_of_an_image_that_is_there_is_mounted_from_it() -> None:
+    pushes, blobs = only_of(image("a", layers=[SHARED]), image("b", layers=[SHARED, layer_bytes("b", 100)]))
+    registry = MemoryRegistry()
+    push(plan(pushes[:1], registry), archive=blobs, registry=registry)
+    registry.log.clear()
+    push(plan(pushes, registry), archive=blobs, registry=registry)
+    assert [step for step in registry.log if "MOUNT" in step] == [f"MOUNT ecr.example/1 {Digest.of(SHARED)}"]
+    assert not [step for step in registry.log if step.startswith("PUT") and str(Digest.of(SHARED)) in step]
+
+
+def test_progress_names_images_and_counts_every_byte_once() -> None:
+    pushes, blobs = only_of(image("a", layers=[SHARED]), image("b", layers=[SHARED, layer_bytes("b", 100)]))
+    events: list[Event] = []
+    push(plan(pushes, registry := MemoryRegistry()), archive=blobs, registry=registry, pace=Pace(emit=events.append))
+    planned = next(event for event in events if isinstance(event, TransferPlanned))
+    assert planned.total_bytes == sum(event.count for event in events if isinstance(event, BytesMoved))
+    items = [event.item for event in events if isinstance(event, ItemDone)]
+    assert f"{Digest.of(SHARED).short} upstream/0:1" in items
+    assert sum(event.how != "tagged" for event in events if isinstance(event, ItemDone)) == planned.items
+
+
+def test_the_crew_gets_wider_where_requests_take_long_and_not_where_they_are_quick() -> None:
+    layers = [layer_bytes(f"many {number}", 900) for number in range(400)]
+    for latency_s, least, most in ((0.03, 33, 64), (0.0001, 1, 4)):
+        pushes, blobs = only_of(image("many", layers=layers))
+        registry = Slow()
+        now = threading.local()  # each thread has a clock of its own, that only a request moves
+        registry.step = lambda: setattr(now, "s", getattr(now, "s", 0.0) + latency_s)  # noqa: B023
+        push(plan(pushes, registry), archive=blobs, registry=registry, clock=lambda: getattr(now, "s", 0.0))  # noqa: B023
+        assert least <= registry.most <= most
+
+
+class Slow(MemoryRegistry):
+    """Counts uploads that are under way at one time; each waits a moment for others to join."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self.now = 0
+        self.step: Callable[[], None] = lambda: None
+        self._one = threading.Lock()
+
+    def has_blob(self, name: Reference, digest: Digest) -> bool:
+        self.step()
+        return super().has_blob(name, digest)
+
+    def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
+        with self._one:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.002)
+        self.step()
+        self.step()
+        with self._one:
+            self.now -= 1
+            return super().upload_blob(name, blob, content, mount_from=mount_from)
 
 
 def test_push_goes_on_after_dying_at_any_step(tmp_path: Path) -> None:
