@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [] if set(wanted) <= set(AMIS) else [name for name in REQUIRED if find_program(name).path is None]
     if missing:
         parser.error(f"{missing[0]} must be there: make bench-peers, or {INSTALL[missing[0]]}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # folders of gigabytes go with us
     rows: list[Row] = []
     with ExitStack() as stack:
         for scenario in _scenarios(asked, wanted, stack):
