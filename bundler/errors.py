@@ -268,6 +268,13 @@ class MissingRepositoryError(ConflictError):
     hint = "Make the repository (aws ecr create-repository), or let bundle install make it; then run this again."
 
 
+class AbsentContentError(ConflictError):
+    """A delta needs of the site what is not there (exit 7)."""
+
+    title = "Not at the site"
+    safe = UNWRITTEN
+
+
 class ImmutableTagError(ConflictError):
     """The tag may not be overwritten there and names another digest (exit 7)."""
 

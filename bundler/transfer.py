@@ -10,10 +10,12 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -146,6 +148,62 @@ def ordered_map(
         pool.shutdown(wait=True, cancel_futures=True)
         if isinstance(items, Generator):
             items.close()
+
+
+def lanes(
+    works: Sequence[Callable[[Item], Result]], items: Sequence[Item], *, ended: Callable[[], None] = lambda: None
+) -> Iterator[Result]:
+    """Yield the result of each item, in input order, made ahead by one thread for each of `works`.
+
+    Item n is the work of lane n modulo their number, which begins its next item when this result has been used: a lane
+    may hand out one buffer again and again. Unlike those of a map these threads are not waited for, and no lock stands
+    between them: whoever reads a stream may just drop it, and the garbage collector may end this generator anywhere.
+
+    Args:
+        works: what the lanes do; each is called in its own thread only.
+        items: all of them.
+        ended: called by each lane when it has ended.
+
+    Raises:
+        StoppedError: the map that this thread works for has been called off.
+    """
+    queues = [_Lane(work, items[number :: len(works)], ended) for number, work in enumerate(works)]
+    try:
+        for number in range(len(items)):
+            lane = queues[number % len(queues)]
+            with Interruptible(partial(lane.results.put, None)):
+                outcome = lane.results.get()
+            check_stopped()
+            if outcome is None:
+                raise StoppedError("transfer", "was called off")
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield outcome[0]
+            lane.used.put(True)
+    finally:
+        for lane in queues:
+            lane.used.put(False)
+
+
+class _Lane(Generic[Item, Result]):
+    """A thread that makes one result after the other, each when the one before has been used."""
+
+    def __init__(self, work: Callable[[Item], Result], items: Sequence[Item], ended: Callable[[], None]) -> None:
+        # Unlike Queue, SimpleQueue may be put to from within the garbage collector.
+        self.results: SimpleQueue[tuple[Result] | BaseException | None] = SimpleQueue()
+        self.used: SimpleQueue[bool] = SimpleQueue()
+        threading.Thread(target=self._run, args=(work, items, ended), name="lane", daemon=True).start()
+
+    def _run(self, work: Callable[[Item], Result], items: Sequence[Item], ended: Callable[[], None]) -> None:
+        try:
+            for item in items:
+                self.results.put((work(item),))
+                if not self.used.get():
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised where the result is waited for
+            self.results.put(error)
+        finally:
+            ended()
 
 
 def _first(waiting: deque[Future[Result]], flag: _Flag) -> Result:

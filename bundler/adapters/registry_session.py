@@ -78,16 +78,20 @@ class Session:
             TransientError: try again.
         """
         used = self._auth.header(call.scope)
-        for left in reversed(range(RENEWALS + 1)):
+        for renewals in range(RENEWALS + 1):
             answer = self._explained(self._send(call, used), call, used)
             challenge = self._challenge(answer, used, call)
             if challenge is None:
                 return answer
             answer.close()  # nobody waits for new credentials while others wait for this connection
-            fresh = self._auth.renew(challenge, call.scope, stale=used) if left else used
-            if fresh == used:
+            if renewals == RENEWALS:
                 break
-            used = fresh
+            try:
+                used = self._auth.renew(challenge, call.scope, stale=used)
+            except AccessError:
+                if not renewals:
+                    raise
+                break
         raise AccessError(
             call.subject, f"{self.endpoint.origin} refuses our credentials: {said(answer)}", hint=LOGIN_HINT
         )

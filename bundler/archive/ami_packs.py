@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bundler.archive.reader import Archive
 from bundler.domain.ami import BakedAmi
 from bundler.domain.blocks import BlockIndex, parse_block_index
-from bundler.domain.delta import Against, Base, base_of
+from bundler.domain.delta import Against, Base, against_lock, base_of
 from bundler.domain.digest import Digest
 from bundler.domain.packs import PackTable, parse_pack_table
 from bundler.errors import FormatError
@@ -48,15 +48,15 @@ def read_base_index(archive: Archive, baked: BakedAmi, index: BlockIndex) -> Blo
 
 
 def read_against(archive: Archive) -> Against:
-    """Return what a later archive may leave out: the AMIs, by what they hold.
+    """Return what a later archive may leave out: content of images, and blocks of AMIs by what they hold.
 
     Raises:
         DigestError, FormatError: a block index is damaged.
     """
     lock = archive.lock
-    return Against(
-        name=lock.name,
-        sequence=lock.sequence,
+    return replace(
+        against_lock(lock, digest=archive.root.digest),
+        indexes={},
         amis={
             (baked.name, baked.architecture): Base(
                 bundle=f"{lock.name}-{lock.sequence}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -17,8 +17,20 @@ from bundler.archive.members import (
     place_members,
     required_line,
 )
-from bundler.archive.root import AMI_BASE, MEMBERS_PATH, TRUST_PATH, Root, Table, Totals, root_payload, slot_bytes
+from bundler.archive.root import (
+    ABSENT_BLOBS,
+    AMI_BASE,
+    MEMBERS_PATH,
+    TRUST_PATH,
+    MadeAgainst,
+    Root,
+    Table,
+    Totals,
+    root_payload,
+    slot_bytes,
+)
 from bundler.domain.blob import Blob
+from bundler.domain.delta import Against, Held, left_out
 from bundler.domain.digest import Digest
 from bundler.domain.lock import Lock, blob_sizes, lock_bytes
 from bundler.errors import FormatError, LimitError
@@ -50,6 +62,7 @@ class Layout:
         members: members 1…N in order, each in its place.
         generated: path -> content of every one of them that is not a blob.
         total_bytes: size of the archive.
+        requires: what is not carried and the site must hold.
     """
 
     root: Root
@@ -57,22 +70,29 @@ class Layout:
     members: tuple[Member, ...]
     generated: Mapping[str, bytes]
     total_bytes: int
+    requires: tuple[Required, ...] = ()
 
     @property
     def blobs(self) -> tuple[Member, ...]:
         """The members that are content-addressed blobs."""
         return tuple(member for member in self.members if member.path.startswith(BLOB_FOLDER))
 
+    @property
+    def absent(self) -> tuple[Required, ...]:
+        """The blobs of images that are not carried."""
+        return tuple(one for one in self.requires if one.role != AMI_BASE)
 
-def plan_layout(lock: Lock, *, generated: Mapping[str, bytes]) -> Layout:
+
+def plan_layout(lock: Lock, *, generated: Mapping[str, bytes], against: Against | None = None) -> Layout:
     """Return where every byte of the archive of `lock` goes.
 
     Args:
         lock: what the archive holds.
         generated: the content of trust.json, closure.json, sbom.cdx.json and provenance.json.
+        against: what the site holds; images' configs and layers of it are not carried.
 
     Raises:
-        FormatError: the lock gives two sizes for one digest.
+        FormatError: the lock gives two sizes for one digest, or `against` another one than the lock.
         LimitError: more members than an archive may list.
     """
     contents = {
@@ -84,15 +104,18 @@ def plan_layout(lock: Lock, *, generated: Mapping[str, bytes]) -> Layout:
         OCI_LAYOUT_PATH: OCI_LAYOUT,
         INDEX_PATH: index_json(lock),
     }
+    blobs = blob_entries(lock, source=LOCK_PATH)
+    absent = {} if against is None else left_out(lock, against.content, source=against.label)
     later = [
         *(_entry(path, role, contents[path]) for path, role in METADATA.items()),
-        *blob_entries(lock, source=LOCK_PATH),
+        *(entry for entry in blobs if entry.digest not in absent),
     ]
-    contents[MEMBERS_PATH] = b"".join((*map(member_line, later), *map(required_line, requirements(lock))))
+    required = (*base_requirements(lock), *blob_requirements(blobs, absent))
+    contents[MEMBERS_PATH] = b"".join((*map(member_line, later), *map(required_line, required)))
     if len(contents[MEMBERS_PATH]) > MAX_MEMBERS_BYTES:
         raise LimitError(f"{lock.name}-{lock.sequence}", f"has {len(later)} members, more than one archive may list")
     root = Root(
-        features=features(lock),
+        features=features(required),
         name=lock.name,
         sequence=lock.sequence,
         created=lock.created,
@@ -100,6 +123,7 @@ def plan_layout(lock: Lock, *, generated: Mapping[str, bytes]) -> Layout:
         trust=_table(TRUST_PATH, contents[TRUST_PATH]),
         members=_table(MEMBERS_PATH, contents[MEMBERS_PATH]),
         totals=Totals(members=len(later), content_bytes=sum(entry.size for entry in later)),
+        against=MadeAgainst(name=against.label, digest=against.digest) if against is not None and absent else None,
     )
     slot = slot_bytes(root_payload(root))
     members = place_members(chain(head_entries(root), later), start=BLOCK_BYTES + slot)
@@ -109,6 +133,7 @@ def plan_layout(lock: Lock, *, generated: Mapping[str, bytes]) -> Layout:
         members=members,
         generated=contents,
         total_bytes=members[-1].end + END_BYTES,
+        requires=required,
     )
 
 
@@ -121,8 +146,8 @@ def head_entries(root: Root) -> tuple[Entry, Entry]:
     )
 
 
-def requirements(lock: Lock) -> tuple[Required, ...]:
-    """Return what the archive of `lock` does not carry and its site must hold, by digest.
+def base_requirements(lock: Lock) -> tuple[Required, ...]:
+    """Return the block indexes of AMIs that the archive of `lock` does not carry and its site must hold, by digest.
 
     Raises:
         FormatError: the lock gives two sizes for one digest.
@@ -134,9 +159,18 @@ def requirements(lock: Lock) -> tuple[Required, ...]:
     return tuple(Required(role=AMI_BASE, size=sizes[digest], digest=digest) for digest in sorted(sizes))
 
 
-def features(lock: Lock) -> tuple[str, ...]:
-    """Return the additions to format 1 that a reader of this archive has to know."""
-    return (AMI_BASE,) if any(ami.base is not None for ami in lock.bake) else ()
+def blob_requirements(blobs: Sequence[Entry], absent: Mapping[Digest, Held]) -> tuple[Required, ...]:
+    """Return what else is not carried, in the order that it would have in the archive."""
+    return tuple(
+        Required(role=entry.role, size=entry.size, digest=entry.digest, repository=absent[entry.digest].repository)
+        for entry in blobs
+        if entry.digest in absent
+    )
+
+
+def features(requires: Sequence[Required]) -> tuple[str, ...]:
+    """Return the additions to format 1 that a reader of an archive has to know, given what it requires; sorted."""
+    return tuple(sorted({AMI_BASE if one.role == AMI_BASE else ABSENT_BLOBS for one in requires}))
 
 
 def blob_entries(lock: Lock, *, source: str) -> list[Entry]:

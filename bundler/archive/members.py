@@ -22,7 +22,7 @@ _LINE = re.compile(
 )
 _ABSENT = b'{"absent"'
 _ABSENT_LINE = re.compile(
-    rb'\{"absent":true,"role":"(?P<role>[a-z][a-z-]{0,30})",'
+    rb'\{"absent":true,(?:"repository":"(?P<repository>[a-z0-9][a-z0-9._/-]{0,255})",)?"role":"(?P<role>[a-z][a-z-]{0,30})",'
     rb'"sha256":"(?P<sha256>[0-9a-f]{64})","size":(?P<size>0|[1-9][0-9]{0,15})\}\n'
 )
 
@@ -39,11 +39,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Required:
-    """What an archive does not carry and its site must hold: a delta's `absent` line. `size` is in bytes."""
+    """What an archive does not carry and its site must hold: a delta's `absent` line. `size` is in bytes.
+
+    Attributes:
+        repository: where the site has it, below its prefix; None where it is in no registry.
+    """
 
     role: str
     size: int
     digest: Digest
+    repository: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,8 @@ def member_line(entry: Entry) -> bytes:
 def required_line(required: Required) -> bytes:
     """Return the line of what is absent."""
     value = {"absent": True, "role": required.role, "sha256": required.digest.hex, "size": required.size}
+    if required.repository is not None:
+        value["repository"] = required.repository
     return canonical_json(value) + b"\n"
 
 
@@ -104,6 +111,7 @@ def parse_requires(raw: bytes, *, source: str) -> tuple[Required, ...]:
             role=match["role"].decode("ascii"),
             size=int(match["size"]),
             digest=Digest("sha256:" + match["sha256"].decode("ascii")),
+            repository=None if match["repository"] is None else match["repository"].decode("ascii"),
         )
         for match in _lines(_ABSENT_LINE, raw, _first_absent(raw), len(raw), source=source)
     )

@@ -16,10 +16,11 @@ from bundler.archive.layout import (
     BLOB_FOLDER,
     LOCK_PATH,
     METADATA,
+    base_requirements,
     blob_entries,
+    blob_requirements,
     features,
     head_entries,
-    requirements,
 )
 from bundler.archive.members import (
     MAX_MEMBERS_BYTES,
@@ -31,10 +32,12 @@ from bundler.archive.members import (
     place_members,
     runs_of,
 )
-from bundler.archive.root import MAX_SLOT_BYTES, ROOT_PATH, ROOT_TYPE, Root, parse_root, slot_bytes
+from bundler.archive.root import AMI_BASE, MAX_SLOT_BYTES, ROOT_PATH, ROOT_TYPE, Root, parse_root, slot_bytes
+from bundler.domain.delta import Held, left_out
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned, silent
 from bundler.domain.lock import MAX_LOCK_BYTES, Lock, parse_lock
+from bundler.domain.reference import is_repository
 from bundler.errors import DigestError, FormatError, LimitError, RefusedError, SignatureError
 from bundler.ports import ByteSource
 from bundler.transfer import check_stopped, parallel_map
@@ -247,8 +250,10 @@ def open_archive(source: ByteSource, trust: TrustRoot) -> Archive:
     _check_slot(source, len(slot), slot_bytes(payload))
     carried, members, requires = _read_members(source, root, start=BLOCK_BYTES + len(slot))
     lock = parse_lock(_read_lock(source, members), source=f"{name}: {LOCK_PATH}")
-    _check_lock(source, root, lock, members)
-    _check_requires(source, root, lock, requires)
+    blobs = blob_entries(lock, source=f"{name}: {LOCK_PATH}")
+    _check_requires(source, root, lock, blobs, requires)
+    absent = {one.digest for one in requires if one.role != AMI_BASE}  # an AMI may begin with what it is itself
+    _check_lock(source, root, lock, [entry for entry in blobs if entry.digest not in absent], members)
     return Archive(
         source=source,
         root=root,
@@ -386,8 +391,8 @@ def _check_totals(source: ByteSource, root: Root, entries: Sequence[Entry]) -> N
         raise FormatError(source.name, "lists other totals in its root than in members.jsonl")
 
 
-def _check_lock(source: ByteSource, root: Root, lock: Lock, members: Sequence[Member]) -> None:
-    """Root, lock and members must tell one story: every blob of the lock in its place, and no other."""
+def _check_lock(source: ByteSource, root: Root, lock: Lock, wanted: Sequence[Entry], members: Sequence[Member]) -> None:
+    """Root, lock and members must tell one story: every blob that is not absent in its place, and no other."""
     if (root.name, root.sequence, root.created, root.previous) != (
         lock.name,
         lock.sequence,
@@ -395,7 +400,7 @@ def _check_lock(source: ByteSource, root: Root, lock: Lock, members: Sequence[Me
         lock.previous,
     ):
         raise FormatError(source.name, "has a root and a lock of different bundles")
-    wanted, found = blob_entries(lock, source=f"{source.name}: {LOCK_PATH}"), members[len(METADATA) + 2 :]
+    found = members[len(METADATA) + 2 :]
     if len(wanted) == len(found) and all(map(_is_same, wanted, found)):
         return
     asked, held = ({(entry.path, entry.role, entry.size) for entry in entries} for entries in (wanted, found))
@@ -407,12 +412,22 @@ def _check_lock(source: ByteSource, root: Root, lock: Lock, members: Sequence[Me
     raise FormatError(source.name, cause)
 
 
-def _check_requires(source: ByteSource, root: Root, lock: Lock, requires: Sequence[Required]) -> None:
-    """What is absent is what the lock's AMIs begin with, and a reader that does not know of it is warned."""
-    if root.features != features(lock):
-        raise FormatError(source.name, "names other features in its root than its lock asks for")
-    if tuple(requires) != requirements(lock):
+def _check_requires(
+    source: ByteSource, root: Root, lock: Lock, blobs: Sequence[Entry], requires: Sequence[Required]
+) -> None:
+    """What is absent is what the lock's AMIs begin with, and blobs that may be; a reader that knows less is warned."""
+    named = {
+        one.digest: Held(size=one.size, repository=one.repository)
+        for one in requires
+        if one.role != AMI_BASE and one.repository is not None and is_repository(one.repository)
+    }
+    absent = left_out(lock, named, source=source.name)
+    if tuple(requires) != (*base_requirements(lock), *blob_requirements(blobs, absent)):
         raise FormatError(source.name, "lists other things as absent than its lock asks for")
+    if root.features != features(requires):
+        raise FormatError(source.name, "names other features in its root than its lock asks for")
+    if (root.against is None) == bool(absent):
+        raise FormatError(source.name, "says what it was made against where no blob is absent, or the other way round")
 
 
 def _is_same(wanted: Entry, found: Entry) -> bool:

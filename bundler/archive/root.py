@@ -20,7 +20,9 @@ FORMAT: Literal[1] = 1
 READER = 1
 AMI_BASE = "ami-base"
 """AMIs are carried as what differs from others, which `absent` lines at the end of members.jsonl name."""
-FEATURES: frozenset[str] = frozenset({AMI_BASE})
+ABSENT_BLOBS = "absent-blobs"
+"""Configs and layers of images that the site holds are not carried; the same lines name them."""
+FEATURES: frozenset[str] = frozenset({AMI_BASE, ABSENT_BLOBS})
 """Additions to format 1 that this reader knows."""
 SIGNATURE_BYTES = 16 << 10
 SLOT_STEP_BYTES = 64 << 10
@@ -47,8 +49,22 @@ class Totals(Built):
     content_bytes: int = Field(ge=0)
 
 
+class MadeAgainst(Built):
+    """What a delta was made against: a bundle's name and root digest or that of its lock, or a receipt and its digest.
+
+    It is for people: what a site must hold, `absent` lines say.
+    """
+
+    name: Line
+    digest: Sha256
+
+
 class Root(Built):
-    """What is signed; everything else in the archive hangs on it by SHA-256."""
+    """What is signed; everything else in the archive hangs on it by SHA-256.
+
+    Attributes:
+        against: where blobs are absent, what brought them to the site.
+    """
 
     format: Literal[1] = FORMAT
     min_reader: int = Field(ge=1, default=READER)
@@ -60,6 +76,7 @@ class Root(Built):
     trust: Table
     members: Table
     totals: Totals
+    against: MadeAgainst | None = None
 
     @property
     def digest(self) -> Digest:
@@ -69,7 +86,10 @@ class Root(Built):
 
 def root_payload(root: Root) -> bytes:
     """Return the bytes that are signed: keys sorted, no blanks."""
-    return canonical_json(root.model_dump(mode="json", by_alias=True))
+    document = root.model_dump(mode="json", by_alias=True)
+    if root.against is None:  # archives without it keep their bytes
+        del document["against"]
+    return canonical_json(document)
 
 
 def parse_root(payload: bytes, *, source: str) -> Root:

@@ -80,7 +80,7 @@ def lock(
 @click.option("--key", type=FILE, default="bundle.key", show_default=True, help="The signing key.")
 @click.option("--trust-root", type=FILE, show_default="beside the key", help="The trust.json to carry.")
 @click.option("--rebake", is_flag=True, help="Bake AMIs again; the new ones take the place of the old.")
-@click.option("--against", metavar="ARCHIVE", help="Leave out blocks of AMIs that this earlier archive brought.")
+@click.option("--against", metavar="ARCHIVE|RECEIPT|LOCK", help="Leave out what the site holds already.")
 @click.option("--whole", is_flag=True, help="Carry every block of every AMI, also where the lock records a delta.")
 @click.option("--split", metavar="SIZE", help="Cut the archive into parts of this size: 700M, 4G, 4700MB.")
 @ca_file_option
@@ -108,10 +108,12 @@ def build(
     build. AMIs of the definition are baked with Packer, once for the same inputs, and read out block by block. An
     interrupted build goes on from what is right already; only a complete archive gets the final name.
 
-    With --against (a file, or s3://bucket/key) only blocks are carried whose content the AMI of the same name and
-    architecture did not have there: the result installs where the earlier archive was installed. Images, charts, tools
-    and files are carried whole. The lock records it, and builds the same again, until --whole, --rebake or a changed
-    lock begins with all of it.
+    With --against, what the site holds already is not carried, by content: configs and layers of images, and blocks of
+    AMIs of the same name and architecture. It takes an earlier archive (a file, or s3://bucket/key), its lock, or what
+    bundle receipt wrote at the site. The result installs where all of that is; anywhere else install says what is
+    missing before it writes anything. What will be carried is told before anything is fetched; bundle diff tells it
+    without a build. Manifests, charts, tools and files are always carried. The lock records only what AMIs begin with,
+    until --whole, --rebake or a changed lock begins with all of it; images are left out where --against is given.
 
     --rebake bakes each AMI again, under a new name; one that is carried as it is (id, bottlerocket) is read out again.
     The old AMI is removed once the new one is there and fit for the bundle; where another account may launch it, it
@@ -159,7 +161,13 @@ def build(
         click.echo(f"{outcome.archive}  {human_bytes(outcome.total_bytes)}\nroot {outcome.root}")
     else:
         show_document(
-            {"archive": str(outcome.archive), "root": str(outcome.root), "bytes": outcome.total_bytes}, output
+            {
+                "archive": str(outcome.archive),
+                "root": str(outcome.root),
+                "bytes": outcome.total_bytes,
+                "absent": {"blobs": outcome.absent, "bytes": outcome.absent_bytes},
+            },
+            output,
         )
 
 

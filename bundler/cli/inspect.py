@@ -10,6 +10,7 @@ import click
 
 from bundler.cli.options import ca_file_option, output_option, parts_option, trust_option
 from bundler.cli.render import human_bytes, show_document, show_table
+from bundler.domain.events import counted
 
 if TYPE_CHECKING:
     from bundler.archive.reader import Archive
@@ -67,9 +68,28 @@ def requires(lock: Lock) -> list[dict[str, str]]:
     ]
 
 
-def show_requires(lock: Lock) -> None:
+def absent(archive: Archive) -> dict[str, object] | None:
+    """What of images the archive does not carry, and what brought it to the site; None where it carries all."""
+    against = archive.root.against
+    if against is None:
+        return None
+    blobs = [one for one in archive.requires if one.repository is not None]
+    return {
+        "against": {"name": against.name, "digest": str(against.digest)},
+        "blobs": len(blobs),
+        "bytes": sum(one.size for one in blobs),
+    }
+
+
+def show_requires(archive: Archive) -> None:
     """Tell people what a site must hold for a delta."""
-    for one in requires(lock):
+    against = archive.root.against
+    if against is not None:
+        blobs = [one for one in archive.requires if one.repository is not None]
+        size = human_bytes(sum(one.size for one in blobs))
+        held = f"{counted(len(blobs), 'blob')} of images, {size}, that {against.name} holds"
+        click.echo(f"needs on site: {held} ({against.digest})")
+    for one in requires(archive.lock):
         needed = f"the snapshots of {one['ami']} {one['architecture']} that {one['bundle']} brings"
         click.echo(f"needs on site: {needed} (block index {one['index']})")
 
@@ -88,6 +108,7 @@ def describe(archive: Archive) -> dict[str, object]:
         "kubernetesVersion": lock.kubernetes_version,
         "platforms": [str(platform) for platform in lock.platforms],
         "requires": requires(lock),
+        "absent": absent(archive),
         "images": [
             {
                 "reference": str(image.reference),
@@ -169,7 +190,7 @@ def _show(archive: Archive) -> None:
     click.echo(f"root     {archive.root.digest}")
     click.echo(f"created  {lock.created}")
     click.echo(f"size     {human_bytes(archive.source.size)} in {len(archive.members) + 1} members")
-    show_requires(lock)
+    show_requires(archive)
     click.echo()
     show_table(
         ("IMAGE", "DIGEST", "SIZE", "PLATFORMS", "FORM", "ORIGIN"),

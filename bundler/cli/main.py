@@ -27,12 +27,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("bundler.cli.inspect:inspect", "Show what an archive holds, without unpacking it."),
     "verify": ("bundler.cli.verify:verify", "Check signature and every byte of an archive."),
     "repair": ("bundler.cli.repair:repair", "Mend a damaged archive, or its parts, from another copy."),
+    "diff": ("bundler.cli.diff:diff", "Show what another bundle adds, and the bytes that it needs."),
     "trust": ("bundler.cli.trust:trust", "Make keys, and accept whose bundles a site believes."),
     "ship": ("bundler.cli.ship:ship", "Upload an archive to S3, resumable; write the transfer slip."),
     "push": ("bundler.cli.push:push", "Push an archive's images and charts to any OCI registry."),
     "serve": ("bundler.cli.serve:serve", "Serve an archive's images and charts as an OCI registry."),
     "install": ("bundler.cli.install:install", "Install an archive into a closed VPC."),
     "status": ("bundler.cli.status:status", "Show what runs at a site."),
+    "receipt": ("bundler.cli.receipt:receipt", "Write down what a site holds, for build --against."),
     "nodes": ("bundler.cli.nodes:nodes", "Show what the nodes of a site are told."),
     "kubeconfig": ("bundler.cli.access:kubeconfig", "Write a kubeconfig that needs no AWS CLI."),
     "token": ("bundler.cli.access:token", "Print an EKS token (kubectl's exec plugin calls this)."),
@@ -41,8 +43,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 SECTIONS = (
     ("Connected side", ("init", "lock", "build", "ship")),
-    ("Closed side", ("install", "status", "nodes", "kubeconfig", "token")),
-    ("Both sides", ("trust", "inspect", "verify", "repair", "push", "serve")),
+    ("Closed side", ("install", "status", "receipt", "nodes", "kubeconfig", "token")),
+    ("Both sides", ("trust", "inspect", "verify", "diff", "repair", "push", "serve")),
     ("Further", ("schema", "lab")),
 )
 EXIT_CODES = (

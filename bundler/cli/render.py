@@ -17,6 +17,7 @@ import click
 
 from bundler.domain.events import (
     BytesMoved,
+    DeltaPlanned,
     Event,
     ItemDone,
     Noted,
@@ -25,6 +26,7 @@ from bundler.domain.events import (
     Retrying,
     TransferPlanned,
     Waiting,
+    counted,
 )
 from bundler.errors import BundleError
 from bundler.transfer import Once
@@ -220,6 +222,8 @@ class Progress:
             self._say(" ", f"again in {event.wait_s:.1f} s: {event.subject}: {event.cause}", indent=4)
         elif isinstance(event, Waiting):
             self._waiting(event)
+        elif isinstance(event, DeltaPlanned):
+            self._say(" ", _foretold(event))
         elif isinstance(event, Noted):
             self._say("!" if event.warning else " ", event.text, colour="yellow")
 
@@ -378,3 +382,9 @@ def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, fold: b
         lines = ["  ".join(cells)] if fits else [row[0], "    " + "  ".join(cells[1:])]
         for line in lines:
             click.echo(click.style(line.rstrip(), bold=True) if number == 0 else line.rstrip())
+
+
+def _foretold(event: DeltaPlanned) -> str:
+    carried = f"{counted(event.carried, 'blob')}, {human_bytes(event.carried_bytes)} with all of its own"
+    absent = f"{counted(event.absent, 'blob')}, {human_bytes(event.absent_bytes)}, are at the site"
+    return f"against {event.against}: carries {carried}; {absent}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.inspect import open_archive, requires, show_requires
+from bundler.cli.inspect import absent, open_archive, requires, show_requires
 from bundler.cli.options import (
     FILE,
     ca_file_option,
@@ -77,10 +77,11 @@ def verify(
     if output != "text":
         document = {"archive": archive, "root": str(opened.root.digest), "bytes": source.size}
         document["requires"] = requires(opened.lock)
+        document["absent"] = absent(opened)
         show_document(document if report is None else {**document, "installed": _described(report)}, output)
     elif report is None or not report.findings:
         click.echo(f"{archive} is complete and signed.\nroot {opened.root.digest}")
-        show_requires(opened.lock)
+        show_requires(opened)
         _show_report(report)
     if report is not None and site is not None:
         raise_findings(f"site of cluster {site.cluster.name}", report.findings)

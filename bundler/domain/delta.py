@@ -1,19 +1,24 @@
-"""Two block indexes of one AMI: where the volumes differ, and what one becomes the other by.
+"""What an earlier bundle, or a site, holds already: content of images by digest, AMIs by their blocks.
 
-The *difference* of a base from an AMI is a block index, too: what the base holds at every place where the AMI holds
-something else; zeros are named in it. With the AMI's own index it gives the base's, whose digest then proves both.
+Of two block indexes of one AMI: where the volumes differ, and what one becomes the other by. The *difference* of a base
+from an AMI is a block index, too: what the base holds at every place where the AMI holds something else; zeros are
+named in it. With the AMI's own index it gives the base's, whose digest then proves both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bundler.domain.blob import Blob
 from bundler.domain.blocks import BLOCK_BYTES, BLOCKS_PER_GIB, BlockIndex, Volume
 from bundler.domain.digest import Digest
+from bundler.domain.image_map import PrivateRegistry
+from bundler.domain.lock import Lock
+from bundler.domain.reference import is_repository
 from bundler.errors import FormatError
 
+_BELOW_PREFIX = PrivateRegistry(host="", prefix="")
 ZERO_SHA256 = bytes.fromhex(Digest.of(bytes(BLOCK_BYTES)).hex)
 
 
@@ -35,16 +40,106 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Against:
-    """An earlier archive, as far as a delta needs it.
+class Held:
+    """A blob of images that a site holds.
 
     Attributes:
-        amis: name and architecture -> the AMI.
+        size: bytes.
+        repository: one that has it, below the site's prefix.
+    """
+
+    size: int
+    repository: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """What a site holds already, as far as a delta needs it: all of an earlier archive or lock, or of a receipt.
+
+    Attributes:
+        name: of the bundle, or of the site that a receipt is of.
+        sequence: of the bundle; None for a receipt.
+        digest: of the archive's root, of the lock or of the receipt.
+        content: blobs of images.
+        amis: name and architecture -> the AMI, where its block index is carried.
+        indexes: name and architecture -> digests of block indexes, where they are not.
     """
 
     name: str
-    sequence: int
-    amis: Mapping[tuple[str, str], Base]
+    sequence: int | None
+    digest: Digest
+    content: Mapping[Digest, Held] = field(default_factory=dict)
+    amis: Mapping[tuple[str, str], Base] = field(default_factory=dict)
+    indexes: Mapping[tuple[str, str], tuple[Digest, ...]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return self.name if self.sequence is None else f"{self.name}-{self.sequence}"
+
+
+def against_lock(lock: Lock, *, digest: Digest) -> Against:
+    """Return what a site holds once everything of a lock was installed there, whoever carried it.
+
+    Args:
+        lock: of an earlier bundle, a delta or not.
+        digest: what names it in the delta.
+    """
+    return Against(
+        name=lock.name,
+        sequence=lock.sequence,
+        digest=digest,
+        content=held_content(lock),
+        indexes={(baked.name, baked.architecture): (baked.index.digest,) for baked in lock.bake},
+    )
+
+
+def held_content(lock: Lock) -> dict[Digest, Held]:
+    """Return the blobs of a lock's images, each with the first of the repositories that it is pushed to."""
+    found: dict[Digest, Held] = {}
+    for image in lock.images:
+        repository = _BELOW_PREFIX.image(image.reference).repository
+        if not is_repository(repository):
+            continue
+        for blob in (blob for manifest in image.manifests for blob in manifest.blobs):
+            other = found.get(blob.digest)
+            if other is None or repository < other.repository:
+                found[blob.digest] = Held(size=blob.size, repository=repository)
+    return found
+
+
+def left_out(lock: Lock, held: Mapping[Digest, Held], *, source: str) -> dict[Digest, Held]:
+    """Return the blobs of `lock` that its archive need not carry: configs and layers of images that a site holds.
+
+    Manifests, charts, tools and files are always carried: install reads them before it writes anything, and no
+    registry holds tools and files.
+
+    Raises:
+        FormatError: `held` gives another size for a digest than the lock.
+    """
+    found: dict[Digest, Held] = {}
+    if not held:
+        return found
+    kept = _always_carried(lock)
+    for image in lock.images:
+        for blob in (blob for manifest in image.manifests for blob in manifest.blobs):
+            there = held.get(blob.digest)
+            if there is None or blob.digest in kept:
+                continue
+            if there.size != blob.size:
+                cause = f"says that {blob.digest} has {there.size} bytes; the lock says {blob.size}"
+                raise FormatError(source, cause, hint="Make it again from what it was made of.")
+            found[blob.digest] = there
+    return found
+
+
+def _always_carried(lock: Lock) -> frozenset[Digest]:
+    blobs: list[Blob] = [*lock.manifests()]
+    blobs += [blob for chart in lock.charts for blob in chart.manifest.blobs]
+    blobs += [tool.content for tool in lock.tools]
+    blobs += [file.content for file in lock.files]
+    blobs += [blob for ami in lock.bake for blob in ami.blobs]
+    return frozenset(blob.digest for blob in blobs)
 
 
 def changes(volume: Volume, before: Volume | None) -> Volume:

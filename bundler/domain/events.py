@@ -86,6 +86,23 @@ class Noted(Event):
     warning: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaPlanned(Event):
+    """What an archive will carry, and what of it stays away because the site has it; before its first byte is fetched.
+
+    Attributes:
+        against: the earlier bundle or the receipt.
+        carried: blobs, `carried_bytes` of them with the archive's own members.
+        absent: blobs that the site has.
+    """
+
+    against: str
+    carried: int
+    carried_bytes: int
+    absent: int
+    absent_bytes: int
+
+
 Emit = Callable[[Event], None]
 
 

@@ -49,6 +49,10 @@ class PrivateRegistry:
         path, _, tag = reference.partition(":")
         return Reference(registry=self.host, repository=self._below(path), tag=tag)
 
+    def holding(self, path: str) -> Reference:
+        """Return the repository at a path below the prefix, without a tag."""
+        return Reference(registry=self.host, repository=self._below(path))
+
     def _below(self, path: str) -> str:
         return f"{self.prefix}/{path}" if self.prefix else path
 

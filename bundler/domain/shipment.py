@@ -53,8 +53,17 @@ def move_away(address: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Where one part of a file stands; numbers start at 1."""
+
+    number: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One part of a file; numbers start at 1."""
+    """One part of a file that was read."""
 
     number: int
     offset: int
@@ -119,22 +128,20 @@ class Upload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShipPlan:
-    """What is left to send.
+    """What S3 holds, and what follows from it.
 
     Attributes:
-        shipment: the file.
+        slots: the parts of the file.
+        shipment: the file's digests, where it had to be read to compare it with what stands there; else None.
         replaces: what stands at the address and is something else; None where nothing does.
         upload: the unfinished upload to go on with; None to begin one.
-        kept: parts that it holds and that are right.
-        missing: parts to send.
         is_done: the object is there, with this content.
     """
 
-    shipment: Shipment
+    slots: tuple[Slot, ...]
+    shipment: Shipment | None = None
     replaces: StoredObject | None = None
     upload: Upload | None = None
-    kept: tuple[StoredPart, ...] = ()
-    missing: tuple[Part, ...] = ()
     is_done: bool = False
 
 
@@ -158,22 +165,21 @@ def part_size(size_bytes: int) -> int:
     return max(LEAST_PART_BYTES, mibs * _MIB)
 
 
-def plan_ship(shipment: Shipment, *, there: StoredObject | None, upload: Upload | None, md5_of: Md5) -> ShipPlan:
-    """Return what is left to send, given what S3 holds."""
-    if there is not None and _is_same(shipment, there, md5_of):
-        return ShipPlan(shipment=shipment, is_done=True)
-    stored = {part.number: part for part in upload.parts} if upload is not None else {}
-    kept = tuple(
-        stored[part.number]
-        for part in shipment.parts
-        if part.number in stored and _holds(stored[part.number], part, md5_of)
+def make_slots(size_bytes: int) -> tuple[Slot, ...]:
+    """Return the parts that a file of `size_bytes` is sent in.
+
+    Raises:
+        UsageError: larger than S3 takes.
+    """
+    step = part_size(size_bytes)
+    return tuple(
+        Slot(number=number, offset=offset, size=min(step, size_bytes - offset))
+        for number, offset in enumerate(range(0, size_bytes, step), 1)
     )
-    right = {part.number for part in kept}
-    missing = tuple(part for part in shipment.parts if part.number not in right)
-    return ShipPlan(shipment=shipment, replaces=there, upload=upload, kept=kept, missing=missing)
 
 
-def _is_same(shipment: Shipment, there: StoredObject, md5_of: Md5) -> bool:
+def is_same(shipment: Shipment, there: StoredObject, *, md5_of: Md5) -> bool:
+    """Return whether an object of S3 has the content of the file."""
     if there.size != shipment.size:
         return False
     if there.checksum is not None:
@@ -184,7 +190,8 @@ def _is_same(shipment: Shipment, there: StoredObject, md5_of: Md5) -> bool:
     return there.etag == f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(shipment.parts)}"
 
 
-def _holds(stored: StoredPart, part: Part, md5_of: Md5) -> bool:
+def holds(stored: StoredPart, part: Part, *, md5_of: Md5) -> bool:
+    """Return whether what an unfinished upload holds under this number is the part."""
     if stored.size != part.size:
         return False
     return stored.checksum == part.checksum if stored.checksum is not None else stored.etag == md5_of(part)
@@ -228,8 +235,7 @@ def _described(shipment: Shipment, address: S3Address) -> Mapping[str, object]:
 
 def make_parts(digests: Sequence[Digest], *, size_bytes: int) -> tuple[Part, ...]:
     """Return the parts of a file of `size_bytes` from the digests of its parts in order."""
-    step = part_size(size_bytes)
     return tuple(
-        Part(number=number, offset=offset, size=min(step, size_bytes - offset), digest=digest)
-        for number, (offset, digest) in enumerate(zip(range(0, size_bytes, step), digests, strict=True), 1)
+        Part(number=slot.number, offset=slot.offset, size=slot.size, digest=digest)
+        for slot, digest in zip(make_slots(size_bytes), digests, strict=True)
     )

@@ -74,10 +74,15 @@ class Push:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushPlan:
-    """What has to be pushed, and what is there already."""
+    """What has to be pushed, and what is there already.
+
+    Attributes:
+        placed: where the registry holds each blob that is needed and that the archive, a delta, does not carry.
+    """
 
     missing: tuple[Push, ...] = ()
     present: tuple[Push, ...] = ()
+    placed: Mapping[Digest, Reference] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
@@ -326,7 +331,8 @@ class _Pusher:
                 upload.target, upload.blob.descriptor, content, mount_from=upload.mount_from
             )
         except DigestError:
-            self.archive.check(upload.blob.digest)  # names the member, where it is the archive that is damaged
+            if self.archive.holds(upload.blob.digest):
+                self.archive.check(upload.blob.digest)  # names the member, where it is the archive that is damaged
             raise
         return self._done(upload, "mounted" if mounted else "moved"), asked + (1 if mounted else 2)
 

@@ -8,13 +8,14 @@ from bundler.wiring.clients import (
     aws_for,
     cluster_credential,
     complete_root,
+    read_contents,
     read_earlier,
     registry_client,
     root_of,
     ship_file,
     transport_for,
 )
-from bundler.wiring.inside import InstallOptions, closed, installed, status_of
+from bundler.wiring.inside import InstallOptions, closed, installed, receipt_sources, status_of
 from bundler.wiring.outside import connected, local_source
 from bundler.wiring.surroundings import (
     Surroundings,
@@ -43,11 +44,13 @@ __all__ = [
     "local_source",
     "lock_path",
     "own_platform",
+    "read_contents",
     "read_definition",
     "read_earlier",
     "read_lock",
     "read_presets",
     "read_site",
+    "receipt_sources",
     "registry_client",
     "root_of",
     "ship_file",

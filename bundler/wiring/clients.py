@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bundler.errors import FormatError, RefusedError, UsageError
+from bundler.errors import FormatError, LocalResourceError, RefusedError, UsageError
 from bundler.wiring.surroundings import Surroundings, retry_policy, uploads_folder
 
 if TYPE_CHECKING:
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from bundler.adapters.oci_registry import RegistryClient
     from bundler.adapters.registries_config import Registries
     from bundler.adapters.registry_auth import CredentialProvider
+    from bundler.domain.contents import Contents
     from bundler.domain.delta import Against
     from bundler.domain.digest import Digest
+    from bundler.domain.lock import Lock
+    from bundler.domain.receipt import Receipt
     from bundler.domain.shipment import S3Address
     from bundler.domain.site import Site
     from bundler.ports import ByteSource
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
 QUICK_CONNECT_TIMEOUT_S = 3.0
 
+
+S3_LANES = 4
+"""Connections that read ahead, beside one for each job."""
 
 BLOCK_CONNECTIONS = 64
 """As many as export and restore have threads."""
@@ -162,7 +168,7 @@ def one_source(name: str, surroundings: Surroundings, site: Site | None = None) 
         from bundler.adapters.aws.s3_object import open_s3_object
         from bundler.domain.shipment import S3Address
 
-        service = aws_for(surroundings, site).service("s3")
+        service = aws_for(surroundings, site, connections=max(16, surroundings.jobs + S3_LANES)).service("s3")
         yield open_s3_object(S3Address.parse(name), service=service, policy=retry_policy(surroundings))
         return
     from bundler.adapters.archive_file import ArchiveFile
@@ -184,7 +190,8 @@ def ship_file(path: Path, destination: S3Address, *, clean: bool, surroundings: 
 
     table, parts = _parts_to_ship(path, surroundings)
     request = ShipRequest(archive=table, destination=destination, clean=clean, parts=parts)
-    store = S3Store(aws_for(surroundings).service("s3"))
+    aws = aws_for(surroundings, connections=max(16, surroundings.jobs))
+    store = S3Store(aws.service("s3"), policy=retry_policy(surroundings))
     return ship_archive(request, store=store, identify=identify, pace=surroundings.pace)
 
 
@@ -227,19 +234,67 @@ def complete_root(path: Path, surroundings: Surroundings) -> Digest | None:
 
 
 def read_earlier(name: str, surroundings: Surroundings) -> Against:
-    """Return what a later archive may leave out, given the name of an archive (a file, or s3://bucket/key).
+    """Return what a later archive may leave out, given an archive (a file, or s3://bucket/key), a lock or a receipt.
 
-    It vouches for itself, as it does for `--previous`: whatever it says, a site puts only blocks whose SHA-256 the
-    signed index names, on a snapshot that was restored there from an archive it trusted.
+    It vouches for itself, as it does for `--previous`: whatever it says, a site takes only blobs and blocks whose
+    SHA-256 the signed lock and index name, and refuses up front where it lacks one.
 
     Raises:
-        RefusedError: not an archive, or not right in what is read of it.
+        RefusedError: none of them, or not right in what is read of it.
     """
     from bundler.archive.ami_packs import read_against
     from bundler.archive.identity import self_consistent
+    from bundler.domain.delta import against_lock
+    from bundler.domain.digest import Digest
+    from bundler.domain.lock import Lock, lock_bytes
+    from bundler.domain.receipt import against_receipt
 
+    document = _small_document(name)
+    if isinstance(document, Lock):
+        return against_lock(document, digest=Digest.of(lock_bytes(document)))
+    if document is not None:
+        return against_receipt(document)
     with archive_source(name, surroundings) as source:
         return read_against(self_consistent(source))
+
+
+def read_contents(name: str, surroundings: Surroundings) -> Contents:
+    """Return what an archive (a file, or s3://bucket/key), a lock or a receipt holds; each vouches for itself.
+
+    Raises:
+        RefusedError: none of them, or not right in what is read of it.
+    """
+    from bundler.archive.identity import self_consistent
+    from bundler.domain.contents import lock_contents, receipt_contents
+    from bundler.domain.lock import Lock
+
+    document = _small_document(name)
+    if isinstance(document, Lock):
+        return lock_contents(document)
+    if document is not None:
+        return receipt_contents(document)
+    with archive_source(name, surroundings) as source:
+        return lock_contents(self_consistent(source).lock)
+
+
+def _small_document(name: str) -> Lock | Receipt | None:
+    """Return the lock or receipt in a file, None where it is neither: JSON begins with a brace, and no archive does."""
+    from bundler.domain.lock import MAX_LOCK_BYTES, parse_lock
+    from bundler.domain.parts import TABLE_SUFFIX
+    from bundler.domain.receipt import is_receipt, parse_receipt
+
+    path = Path(name)
+    if name.startswith("s3://") or name.endswith(TABLE_SUFFIX) or not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            start = file.read(1)
+            if start != b"{":
+                return None
+            raw = start + file.read(MAX_LOCK_BYTES)
+    except OSError as error:
+        raise LocalResourceError(name, f"cannot be read: {error.strerror}") from error
+    return parse_receipt(raw, source=name) if is_receipt(raw) else parse_lock(raw, source=name)
 
 
 def root_of(text: str, surroundings: Surroundings) -> Digest:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bundler.journal import Place, Session
     from bundler.stages.preflight import Probes
     from bundler.workflows.inside import Inside
+    from bundler.workflows.receipt import ReceiptSources
     from bundler.workflows.restore import Machines
     from bundler.workflows.status import SiteStatus
     from bundler.workflows.verify_installed import Installed
@@ -97,6 +98,20 @@ def installed(site: Site, surroundings: Surroundings) -> Installed:
         images=Ec2Images(aws.service("ec2")),
         blocks=_blocks(aws, surroundings),
         registry=registry_client(surroundings, site),
+    )
+
+
+def receipt_sources(site: Site, surroundings: Surroundings) -> ReceiptSources:
+    """Return what `bundle receipt` reads."""
+    from bundler.adapters.aws.ec2_images import Ec2Images
+    from bundler.adapters.aws.ecr import EcrRepositories
+    from bundler.workflows.receipt import ReceiptSources
+
+    aws = aws_for(surroundings, site)
+    return ReceiptSources(
+        repositories=EcrRepositories(aws.service("ecr"), account=site.account),
+        registry=registry_client(surroundings, site),
+        images=Ec2Images(aws.service("ec2")),
     )
 
 

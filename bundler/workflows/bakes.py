@@ -139,7 +139,7 @@ class BakeRun:
         inputs = self._requests.inputs(ami) if recorded is None else recorded.inputs
         self._keeping.begin(inputs, self.lock.baked(ami.name, ami.architecture))
         if self.against is not None and base is None:
-            self._say(ami, f"{self.against.name}-{self.against.sequence} holds no such AMI: all of it is carried")
+            self._say(ami, f"{self.against.label} gives no such AMI: all of it is carried")
         known = recorded or self._keeping.find(inputs, None)
         if base is not None and known is not None and known.index.digest == base.blob.digest:
             self._requests.check(ami, known)
@@ -189,7 +189,21 @@ class BakeRun:
 
     def _base(self, ami: LockedAmi) -> Base | None:
         """What an AMI is to be compared with, None where it is carried whole."""
-        return None if self.against is None else self.against.amis.get((ami.name, ami.architecture))
+        if self.against is None:
+            return None
+        return self.against.amis.get((ami.name, ami.architecture)) or self._held_base(self.against, ami)
+
+    def _held_base(self, against: Against, ami: LockedAmi) -> Base | None:
+        """What a site holds of an AMI, where only digests say so, and this host still knows what one of them means."""
+        recorded = self.lock.baked(ami.name, ami.architecture)
+        same = None if recorded is None else recorded.index.digest
+        for digest in sorted(against.indexes.get((ami.name, ami.architecture), ()), key=lambda one: (one != same, one)):
+            raw = self.cache.get(digest)
+            if raw is not None:
+                index = parse_block_index(raw, subject=f"block index {digest.short} of {against.label}")
+                blob = Blob(media_type=INDEX_TYPE, digest=digest, size=len(raw))
+                return Base(bundle=against.label, root=against.digest, blob=blob, index=index)
+        return None
 
     def _recorded_base(self, baked: BakedAmi) -> Base | None:
         """What a recorded bake was compared with: it is in the archive that was given, or still in the cache."""

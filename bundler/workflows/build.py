@@ -16,7 +16,7 @@ from bundler.domain.blob import Blob
 from bundler.domain.definition import Definition
 from bundler.domain.delta import Against
 from bundler.domain.digest import Digest
-from bundler.domain.events import Emit, PhaseDone, PhaseStarted, counted
+from bundler.domain.events import DeltaPlanned, Emit, PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock, LockedFile, LockedImage, LockedTool
 from bundler.domain.parts import TABLE_SUFFIX, parse_table, plan_cuts
 from bundler.errors import ClosureError, LockChangedError, UsageError, keeping
@@ -44,7 +44,7 @@ class BuildRequest:
         reopen: gives the root digest of an archive that is complete in every byte, None for anything else.
         record: keeps the lock once its bakes are known.
         rebake: bake again what is baked already.
-        against: an earlier archive, whose AMIs' blocks are not carried again.
+        against: what the site holds: images' blobs and AMIs' blocks that are not carried again.
         whole: carry every block of every AMI, also where the lock records a delta.
         split: bytes of each part that the archive is cut into; None leaves it in one file.
     """
@@ -69,11 +69,16 @@ class BuildOutcome:
 
     Attributes:
         archive: STEM.tar, or STEM.parts.json of one that is in parts.
+        total_bytes: its size.
+        absent: blobs of images that it does not carry.
+        absent_bytes: their size.
     """
 
     archive: Path
     root: Digest
     total_bytes: int
+    absent: int = 0
+    absent_bytes: int = 0
 
 
 @keeping("Nothing was built.")
@@ -90,13 +95,15 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
     require_older(request.against, request.lock)
     lock, emit = _planned(request, outside), outside.pace.emit
     layout = lay_out(request, lock)
+    if request.against is not None:
+        emit(_foretold(request.against, layout))
     archive = request.out / f"{lock.name}-{lock.sequence}.tar"
     root = layout.root.digest
     require_parts(request, layout.total_bytes)
     there = _complete(request, archive, root, emit)
     if there is not None:
         emit(PhaseDone(phase="build", detail=f"{there.name} is complete already"))
-        return BuildOutcome(archive=_cut(request, there, root, emit), root=root, total_bytes=layout.total_bytes)
+        return _outcome(_cut(request, there, root, emit), layout)
     emit(PhaseStarted(phase="fetch", detail=archive.name))
     with keeping(FETCHED), ArchiveWriter(archive, layout, failpoint=request.failpoint) as writer:
         members = {member.digest: member for member in writer.missing(pace=outside.pace)}
@@ -113,7 +120,18 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
         check_manifests(lock, read=writer.read)
         writer.seal(request.signer)
     emit(PhaseDone(phase="seal", detail=f"{archive.name} is complete and signed"))
-    return BuildOutcome(archive=_cut(request, archive, root, emit), root=root, total_bytes=layout.total_bytes)
+    return _outcome(_cut(request, archive, root, emit), layout)
+
+
+def _outcome(archive: Path, layout: Layout) -> BuildOutcome:
+    absent = layout.absent
+    return BuildOutcome(
+        archive=archive,
+        root=layout.root.digest,
+        total_bytes=layout.total_bytes,
+        absent=len(absent),
+        absent_bytes=sum(one.size for one in absent),
+    )
 
 
 def require_parts(request: BuildRequest, total_bytes: int) -> None:
@@ -162,6 +180,17 @@ def _require_size(wanted: int | None, table: Path) -> None:
         f"{table} is complete, in parts of {found.part_bytes} bytes",
         safe="The parts are complete and signed.",
         hint=f"Use them; or remove {table} and its parts, and build again.",
+    )
+
+
+def _foretold(against: Against, layout: Layout) -> DeltaPlanned:
+    absent = layout.absent
+    return DeltaPlanned(
+        against=against.label,
+        carried=len(layout.blobs),
+        carried_bytes=layout.root.totals.content_bytes,
+        absent=len(absent),
+        absent_bytes=sum(one.size for one in absent),
     )
 
 
@@ -245,11 +274,11 @@ def require_older(against: Against | None, lock: Lock) -> None:
     Raises:
         UsageError: it is the archive that is to be built, or a later one.
     """
-    if against is None or against.name != lock.name or against.sequence < lock.sequence:
+    if against is None or against.sequence is None or against.name != lock.name or against.sequence < lock.sequence:
         return
     raise UsageError(
         "--against",
-        f"{against.name}-{against.sequence} is not older than {lock.name}-{lock.sequence}, which is to be built",
+        f"{against.label} is not older than {lock.name}-{lock.sequence}, which is to be built",
         hint="Name the archive that the site holds; or lock what has changed since: bundle lock",
     )
 
@@ -297,7 +326,7 @@ def lay_out(request: BuildRequest, lock: Lock) -> Layout:
         "sbom.cdx.json": sbom(lock),
         "provenance.json": provenance(lock, definition=lock.definition, tool_version=__version__),
     }
-    return plan_layout(lock, generated=generated)
+    return plan_layout(lock, generated=generated, against=request.against)
 
 
 def _source_of(image: LockedImage, request: BuildRequest, outside: Connected) -> ImageSource:

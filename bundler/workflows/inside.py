@@ -7,7 +7,6 @@ from typing import Protocol
 
 from bundler.domain.site import Site
 from bundler.journal import Place, Session
-from bundler.ports import ImageRegistry
 from bundler.retry import Patience
 from bundler.stages.check import Watched
 from bundler.stages.check_nodes import GroupWatch, NodeWatch
@@ -18,6 +17,7 @@ from bundler.stages.preflight import Probes, VersionProbe
 from bundler.stages.release import Cluster, ReleaseTool
 from bundler.stages.repositories import RepositoryRegistry
 from bundler.transfer import Pace
+from bundler.workflows.placed_blobs import SiteRegistry
 from bundler.workflows.restore import Machines
 
 
@@ -41,7 +41,7 @@ class Inside:
     """
 
     site: Site
-    registry: ImageRegistry
+    registry: SiteRegistry
     repositories: RepositoryRegistry
     network: Network
     profiles: Profiles | None

@@ -47,6 +47,7 @@ from bundler.transfer import Pace
 from bundler.trust import TrustRoot
 from bundler.workflows.held_registry import HeldRegistry
 from bundler.workflows.inside import Inside
+from bundler.workflows.placed_blobs import with_placed
 from bundler.workflows.push import observe_push
 from bundler.workflows.restore import AmiPlan, Restoration
 
@@ -253,7 +254,7 @@ class _Install:
         if wanted.references != self._references:  # a tag was taken meanwhile: ours is beside it
             self._prepare(wanted)
         repositories(needed, registry=inside.repositories, emit=self._emit)
-        held = HeldRegistry(inside.registry, journal)
+        held = with_placed(HeldRegistry(inside.registry, journal), wanted.placed, source=inside.registry)
         push(wanted, archive=self.archive, registry=held, pace=inside.pace)
         return f"{len(wanted.missing)} pushed, {len(wanted.present)} were there; all digests read back"
 

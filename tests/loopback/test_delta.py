@@ -139,7 +139,7 @@ class Inside:
 
     def copy_base(self, archive: Archive, key: str) -> None:
         """Encrypt what the site holds of the base, as the finding says."""
-        ec2, (base,) = boto_client(self.facts, "ec2"), archive.requires
+        ec2, base = boto_client(self.facts, "ec2"), next(one for one in archive.requires if one.role == "ami-base")
         for one in self.images.own_snapshots_tagged("bundle:ami-index", str(base.digest)):
             tags = [{"Key": name, "Value": one.tags[name]} for name in ("bundle:ami-index", "bundle:ami-device")]
             ec2.copy_snapshot(
@@ -265,14 +265,17 @@ def test_the_lock_records_what_is_carried_until_all_of_it_is_asked_for(builder: 
     assert "base" not in builder.baked()
     delta = builder.build("--against", str(first)).read_bytes()
     assert dict(builder.baked())["base"]["bundle"] == "small-1"  # type: ignore[index]
-    assert builder.build().read_bytes() == delta, "the same lock, the same bytes"
+    assert builder.build("--against", str(first)).read_bytes() == delta, "the same lock and base, the same bytes"
     assert builder.build("--whole").read_bytes() == whole
     assert builder.build("--against", str(first)).read_bytes() == delta, "out of the cache"
     for blob in (builder.work.folder / "cache" / "blobs").rglob("*"):
         if blob.is_file() and blob.stat().st_size > 100_000:
             blob.unlink()
     (builder.work.folder / "out" / "small-2.tar").unlink()
-    assert builder.build().read_bytes() == delta, "read from the AMI again"
+    again = builder.build()
+    with opened(again) as archive:
+        assert [one.role for one in archive.requires] == ["ami-base"], "the lock records it; images are carried again"
+    assert builder.build("--against", str(first)).read_bytes() == delta, "read from the AMI again"
     shown = builder.work.bundle("inspect", "out/small-2.tar", "--trust", "trust")
     needed = "needs on site: the snapshots of workers amd64 that small-1 brings"
     assert needed in shown.stdout
@@ -291,6 +294,30 @@ def test_an_ami_that_has_not_changed_carries_no_block(builder: Builder, inside: 
     with opened(second) as archive:
         assert archive.lock.sequence == 2
         assert not [member for member in archive.members if member.role == "ami-pack"]
-        assert [required.role for required in archive.requires] == ["ami-base"]
+        assert {required.role for required in archive.requires} == {"ami-base", "config", "layer"}
     made = inside.install(first)
     assert inside.install(second) == made
+
+
+def test_a_receipt_of_the_site_serves_where_this_host_still_knows_what_an_index_means(
+    builder: Builder, inside: Inside, tmp_path: Path
+) -> None:
+    builder.lock(builder.ami(FIRST))
+    inside.install(builder.build())
+    place = Workspace(folder=tmp_path, environment=inside.facts.environment())
+    told = place.bundle("receipt", "--site", str(inside.facts.site_file), "--out", "r.json")
+    assert "1 AMI" in told.stdout
+    receipt = str(tmp_path / "r.json")
+    builder.lock(builder.ami(SECOND))
+    second = builder.build("--against", receipt)
+    base = builder.baked()["base"]
+    assert isinstance(base, dict)
+    assert base["bundle"].startswith("the receipt of ")
+    with opened(second) as archive:
+        assert [one.role for one in archive.requires] == ["ami-base"], "its registry holds nothing yet"
+    assert inside.content(inside.install(second)) == {device: bytes_of(disk) for device, disk in SECOND.items()}
+    for blob in (builder.work.folder / "cache" / "blobs").rglob(str(base["index"]["digest"]).removeprefix("sha256:")):
+        blob.unlink()
+    whole = builder.build("--rebake", "--against", receipt)
+    with opened(whole) as archive:
+        assert archive.requires == (), "what nobody here knows is carried"

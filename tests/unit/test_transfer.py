@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundler.errors import FormatError, NetworkError, StoppedError, UsageError
-from bundler.transfer import Interruptible, Slots, check_stopped, drain, ordered_map, parallel_map, pause, to_the_end
+from bundler.transfer import (
+    Interruptible,
+    Slots,
+    check_stopped,
+    drain,
+    lanes,
+    ordered_map,
+    parallel_map,
+    pause,
+    to_the_end,
+)
 
 
 def test_results_keep_the_order_of_the_items() -> None:
@@ -281,3 +291,56 @@ def test_what_must_come_to_its_end_is_neither_woken_nor_stopped() -> None:
     with pytest.raises(UsageError):
         parallel_map(work, [0, 1], workers=2)
     assert done == ["cleaned"]
+
+
+def test_lanes_yield_in_order_and_each_waits_until_its_result_was_used() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        return number * 10
+
+    results = lanes([work, work, work], range(10))
+    assert next(results) == 0
+    time.sleep(0.05)
+    assert sorted(begun) == [0, 1, 2]
+    assert list(results) == [number * 10 for number in range(1, 10)]
+    assert sorted(begun) == list(range(10))
+
+
+def test_a_failure_in_a_lane_is_raised_in_its_turn_and_ends_all_lanes() -> None:
+    ended = threading.Semaphore(0)
+
+    def work(number: int) -> int:
+        if number == 3:
+            raise FormatError("3", "is bad")
+        return number
+
+    results = lanes([work, work], range(100), ended=ended.release)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(FormatError, match="is bad"):
+        next(results)
+    assert all(ended.acquire(timeout=10) for _ in range(2))
+
+
+def test_lanes_end_when_whoever_reads_them_lets_go() -> None:
+    ended = threading.Semaphore(0)
+    results = lanes([str, str], range(100), ended=ended.release)
+    assert next(results) == "0"
+    del results
+    assert all(ended.acquire(timeout=10) for _ in range(2))
+
+
+def test_who_waits_for_a_lane_is_called_off_at_once() -> None:
+    held = threading.Event()
+
+    def work(number: int) -> None:
+        if number == 0:
+            time.sleep(0.1)
+            raise FormatError("0", "is bad")
+        for _ in lanes([lambda _: held.wait(30)], range(2)):
+            pass
+
+    with pytest.raises(FormatError, match="is bad"):
+        parallel_map(work, range(2), workers=2)
+    held.set()

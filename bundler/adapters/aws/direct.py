@@ -14,6 +14,7 @@ from typing import Any
 
 from bundler.transfer import check_stopped
 
+_Context = tuple[str, Mapping[str, Any], Mapping[str, str]]
 _handed: ContextVar[tuple[Direct, object] | None] = ContextVar("handed", default=None)
 """What the next request of the client of this `Direct` comes to."""
 
@@ -25,14 +26,16 @@ class Plain:
     Attributes:
         operation: the API's name for it.
         target: path and query, quoted.
-        body: bytes, or a view of them.
+        body: bytes, or a view of them, or views one after the other: `headers` then say Content-Length.
+        place: parameters that the endpoint depends on, such as Bucket.
     """
 
     operation: str
     method: str
     target: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | memoryview | None = None
+    body: bytes | memoryview | Iterator[memoryview] | None = None
+    place: Mapping[str, str] = field(default_factory=dict)
 
 
 class Direct:
@@ -40,7 +43,7 @@ class Direct:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._contexts: dict[str, tuple[str, Mapping[str, Any], Mapping[str, str]]] = {}
+        self._contexts: dict[tuple[str, ...], _Context] = {}
 
     def watch(self) -> None:
         """Let the client take what is handed to it."""
@@ -79,17 +82,18 @@ class Direct:
     def _signed(self, plain: Plain) -> Any:
         from botocore.awsrequest import AWSRequest
 
-        url, context, headers = self._contexts.get(plain.operation) or self._context(plain.operation)
+        key = (plain.operation, *plain.place.values())
+        url, context, headers = self._contexts.get(key) or self._context(key, plain)
         request = AWSRequest(plain.method, url + plain.target, headers={**headers, **plain.headers}, data=plain.body)
         request.context.update(context)
         request.stream_output = plain.method == "GET"
         self._client._request_signer.sign(plain.operation, request)
         return self._client._endpoint.prepare_request(request)
 
-    def _context(self, operation: str) -> tuple[str, Mapping[str, Any], Mapping[str, str]]:
+    def _context(self, key: tuple[str, ...], plain: Plain) -> _Context:
         """What all requests of an operation have in common, as botocore's call makes it."""
         client = self._client
-        model = client.meta.service_model.operation_model(operation)
+        model = client.meta.service_model.operation_model(plain.operation)
         context = {
             "client_region": client.meta.region_name,
             "client_config": client.meta.config,
@@ -97,8 +101,8 @@ class Direct:
             "auth_type": model.resolved_auth_type,
             "unsigned_payload": model.unsigned_payload,
         }
-        url, headers, _ = client._resolve_endpoint_ruleset(model, {}, context)
+        url, headers, _ = client._resolve_endpoint_ruleset(model, dict(plain.place), context)
         agent = client._user_agent_creator.to_string()
         made = url.rstrip("/"), context, {**headers, "User-Agent": agent}
-        self._contexts[operation] = made
+        self._contexts[key] = made
         return made

@@ -55,6 +55,11 @@ class Ec2Images:
         found = self._images([_tagged(key, value)], about=f"{key}={value}", Owners=["self"])
         return tuple(sorted(found, key=lambda image: (image.created, image.id)))
 
+    def own_with_tag(self, key: str) -> tuple[FoundImage, ...]:
+        """Return the account's own AMIs that have a tag, whatever its value, by id."""
+        found = self._images([{"Name": "tag-key", "Values": [key]}], about=f"{key}=*", Owners=["self"])
+        return tuple(sorted(found, key=lambda one: one.id))
+
     def uefi_data(self, ami: str) -> str | None:
         """Return the AMI's UEFI variables as EC2 encodes them, None where it has none."""
         return self._service.ask(

@@ -108,6 +108,39 @@ class EcrRepositories:
                 return None
             raise
 
+    def below(self, prefix: str) -> tuple[str, ...]:
+        """Return the names of all repositories below a prefix (`PREFIX/…`; all for an empty one), sorted.
+
+        Raises:
+            AccessError: ecr:DescribeRepositories is denied.
+        """
+        front = f"{prefix}/" if prefix else ""
+        names = self._service.list(
+            "DescribeRepositories",
+            "repositories",
+            lambda item: str(item["repositoryName"]),
+            about=f"repository {front}*",
+            registryId=self._account,
+        )
+        return tuple(sorted(name for name in names if name.startswith(front)))
+
+    def held(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Return the digest and the tag ("" where it has none) of every image in a repository.
+
+        Raises:
+            AccessError: ecr:ListImages is denied.
+            RejectedError: there is no such repository.
+        """
+        found = self._service.list(
+            "ListImages",
+            "imageIds",
+            lambda item: (str(item["imageDigest"]), str(item.get("imageTag", ""))),
+            about=f"repository {name}",
+            registryId=self._account,
+            repositoryName=name,
+        )
+        return tuple(sorted(found))
+
     def create(self, repository: Repository) -> None:
         """Create a repository, unless somebody just did.
 

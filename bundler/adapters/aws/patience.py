@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from bundler.adapters.aws.failures import clean
 from bundler.domain.credentials import Secret
 from bundler.domain.events import Emit, Retrying
+from bundler.errors import NetworkError, TransientError
 from bundler.retry import MAX_RETRY_AFTER_S
 
 TRIES = 8
@@ -45,6 +47,27 @@ def be_patient(client: Any, patience: Patience) -> None:
     verdict = register_retry_handler(client, TRIES)
     client.meta.events.unregister(event, unique_id=unique)
     client.meta.events.register(event, _Retries(client, verdict.needs_retry, patience))
+
+
+@contextmanager
+def later() -> Iterator[None]:
+    """Make of a service without time what `retry` tries again.
+
+    botocore tries again too, but with one allowance for all threads: in a storm it is soon used up.
+
+    Raises:
+        TransientError: the service was reached, and had no time.
+    """
+    try:
+        yield
+    except TransientError:
+        raise
+    except NetworkError as error:
+        if not error.busy:
+            raise
+        ours = TransientError(error.subject, error.cause, hint=error.hint)
+        ours.answered = True
+        raise ours from error
 
 
 class _Retries:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, cast
 
 import urllib3
 
 from bundler.adapters.aws.clients import Answer, Service
+from bundler.adapters.aws.direct import Plain
 from bundler.adapters.aws.failures import clean
+from bundler.adapters.aws.patience import later
+from bundler.adapters.aws.s3_store import quoted_key
 from bundler.domain.shipment import S3Address
 from bundler.errors import DigestError, FormatError, NetworkError, RejectedError, TransientError, UsageError
 from bundler.retry import RetryPolicy, retry
-from bundler.transfer import Interruptible, check_stopped, pause
+from bundler.transfer import Interruptible, Once, check_stopped, lanes, pause
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
 CHUNK_BYTES = 1 << 20
+HEAD_BYTES = 1 << 20
+"""What is kept of an object's beginning, where an archive tells what it holds: most are opened by one request."""
+RANGE_BYTES = 8 << 20
+LANES = 4
+"""How many ranges of large blobs are read ahead at a time, over all threads: 32 MiB of buffers at most (ADR 59)."""
+LARGE_BYTES = 4 * RANGE_BYTES
 STALL_WINDOW_S = 60.0
 LEAST_BYTES_PER_S = 1024
 MOST_STALLS = 8
@@ -57,6 +68,21 @@ def _size_and_etag(answer: Answer) -> tuple[int, str]:
     return int(answer["ContentLength"]), str(answer["ETag"])
 
 
+@dataclass(slots=True)
+class _Head:
+    """The beginning of an object, once it was fetched."""
+
+    once: Once = field(default_factory=Once)
+    content: bytes = b""
+
+
+def _free_lanes() -> SimpleQueue[None]:
+    free: SimpleQueue[None] = SimpleQueue()
+    for _ in range(LANES):
+        free.put(None)
+    return free
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Object:
     """One unchanged S3 object (a ByteSource); any number of threads may read at a time.
@@ -73,6 +99,8 @@ class S3Object:
     service: Service
     policy: RetryPolicy
     clock: Callable[[], float] = time.monotonic
+    _head: _Head = field(default_factory=_Head)
+    _free: SimpleQueue[None] = field(default_factory=_free_lanes)
 
     @property
     def name(self) -> str:
@@ -87,32 +115,88 @@ class S3Object:
             DigestError: it is not the object any more that was opened.
             NetworkError: S3 does not answer, or with something else than asked for.
         """
-        return b"".join(bytes(chunk) for chunk in self.stream(offset, length))
+        self._refuse_outside(offset, length)
+        head = self._beginning() if offset < HEAD_BYTES else b""
+        known = head[offset : offset + length]
+        if len(known) == length:
+            return known
+        return known + self._fetch(offset + len(known), length - len(known))
 
     def stream(self, offset: int, length: int) -> Iterator[memoryview]:
-        """Yield exactly `length` bytes from `offset` in chunks of at most 1 MiB; a cut is mended by another range.
+        """Yield exactly `length` bytes from `offset` in chunks of at most 1 MiB, in buffers that are used again.
+
+        A cut is mended by another range from the byte where it happened. What is large comes over several connections,
+        as long as not too many others do the same.
 
         Raises:
             FormatError, DigestError, NetworkError: as `read_at`.
         """
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise FormatError(self.name, f"ends after {self.size} bytes; {length} are wanted from {offset}")
+        self._refuse_outside(offset, length)
+        free = self._take_lanes() if length >= LARGE_BYTES else 0
+        if free:
+            yield from self._ahead(offset, offset + length, free)
+            return
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
         with closing(_Range(self, offset, offset + length)) as cursor:
             while not cursor.is_done:
-                yield memoryview(retry(cursor.next, subject=self.name, policy=self.policy))
+                yield cursor.fill(buffer)
+
+    def _take_lanes(self) -> int:
+        """Take all free lanes; one by itself would gain nothing."""
+        taken = 0
+        with suppress(Empty):
+            while taken < LANES:
+                self._free.get_nowait()
+                taken += 1
+        if taken != 1:
+            return taken
+        self._free.put(None)
+        return 0
+
+    def _ahead(self, offset: int, end: int, count: int) -> Iterator[memoryview]:
+        starts = range(offset, end, RANGE_BYTES)
+        works = [_Ahead(self, end) for _ in range(count)]
+        for content in lanes(works, starts, ended=partial(self._free.put, None)):
+            for start in range(0, len(content), CHUNK_BYTES):
+                yield content[start : start + CHUNK_BYTES]
+
+    def _fetch(self, offset: int, length: int) -> bytes:
+        content = bytearray(length)
+        with closing(_Range(self, offset, offset + length)) as cursor:
+            cursor.fill(memoryview(content))
+        return bytes(content)
+
+    def _beginning(self) -> bytes:
+        """The first bytes, fetched once for all threads."""
+        with self._head.once:
+            if not self._head.content:
+                self._head.content = self._fetch(0, min(HEAD_BYTES, self.size))
+            return self._head.content
+
+    def _refuse_outside(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise FormatError(self.name, f"ends after {self.size} bytes; {length} are wanted from {offset}")
 
     def get(self, first: int, last: int) -> Answer:
         """Ask S3 for a range, and refuse an answer that is anything else."""
         wanted = f"bytes={first}-{last}"
-        try:
-            answer = self.service.call(
-                "GetObject",
-                about=self.name,
-                Bucket=self.address.bucket,
-                Key=self.address.key,
-                Range=wanted,
-                IfMatch=self.etag,
+        address = self.address
+
+        def call() -> Answer:
+            return self.service.call(
+                "GetObject", about=self.name, Bucket=address.bucket, Key=address.key, Range=wanted, IfMatch=self.etag
             )
+
+        plain = Plain(
+            operation="GetObject",
+            method="GET",
+            target=f"/{quoted_key(address.key)}",
+            headers={"Range": wanted, "If-Match": self.etag},
+            place={"Bucket": address.bucket},
+        )
+        try:
+            with later():
+                answer = self.service.call_plainly(plain, _answer, call)
         except RejectedError as error:
             if error.code in _CHANGED:
                 raise _changed(self.name) from error
@@ -129,16 +213,25 @@ class S3Object:
     def _check(self, answer: Answer, first: int, last: int) -> None:
         if answer.get("ETag") != self.etag:
             raise _changed(self.name)
-        status = answer["ResponseMetadata"]["HTTPStatusCode"]
-        stated = (status, answer.get("ContentRange"), answer.get("ContentLength"))
-        if stated != (206, f"bytes {first}-{last}/{self.size}", last - first + 1):
+        stated = (answer.get("ContentRange"), answer.get("ContentLength"))
+        if stated != (f"bytes {first}-{last}/{self.size}", last - first + 1):
             cause = (
-                f"bytes {first}-{last} were asked for, the answer is {status} with "
-                f"{answer.get('ContentLength')} bytes, range {str(answer.get('ContentRange'))[:80]!r}"
+                f"bytes {first}-{last} were asked for, the answer has {answer.get('ContentLength')} bytes, "
+                f"range {str(answer.get('ContentRange'))[:80]!r}"
             )
             raise NetworkError(
                 self.name, cause, hint="Something between here and S3 changes answers: look for a proxy."
             )
+
+
+def _answer(headers: Mapping[str, str], body: Any) -> Answer:
+    length = headers.get("Content-Length", "")
+    return {
+        "ETag": headers.get("ETag"),
+        "ContentRange": headers.get("Content-Range"),
+        "ContentLength": int(length) if length.isascii() and length.isdigit() else None,
+        "Body": body,
+    }
 
 
 def _changed(name: str) -> DigestError:
@@ -151,6 +244,28 @@ def _gone(name: str) -> UsageError:
     return UsageError(name, "does not exist", hint="aws s3 ls shows what is there; bundle ship sends an archive.")
 
 
+def _wake(raw: BaseHTTPResponse) -> None:
+    """Make a blocked read return; a connection that is done with by now has none."""
+    with suppress(OSError, ValueError):
+        raw.shutdown()
+
+
+class _Ahead:
+    """Reads ranges into a buffer of its own."""
+
+    def __init__(self, source: S3Object, end: int) -> None:
+        self._source = source
+        self._end = end
+        self._buffer = memoryview(b"")
+
+    def __call__(self, start: int) -> memoryview:
+        """Return the range from `start`; it stays until the next call."""
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(RANGE_BYTES))
+        with closing(_Range(self._source, start, min(self._end, start + RANGE_BYTES))) as cursor:
+            return cursor.fill(self._buffer)
+
+
 class _Range:
     """A position in the object, and the connection that delivers from there."""
 
@@ -158,7 +273,6 @@ class _Range:
         self._source = source
         self._position = position
         self._end = end
-        self._open = ExitStack()
         self._raw: BaseHTTPResponse | None = None
         self._waited_s = 0.0
         self._moved = 0
@@ -171,48 +285,61 @@ class _Range:
 
     def close(self) -> None:
         """Give the connection up."""
-        self._raw = None
-        self._open.close()
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            raw.close()
+            raw.release_conn()
 
-    def next(self) -> bytes:
-        """Return the next bytes, from a new connection where the last one broke or stalled.
+    def fill(self, buffer: memoryview) -> memoryview:
+        """Put the next bytes into `buffer` and return it, or its beginning at the end of the range.
+
+        A connection that breaks or stalls is followed by another one, from the byte where it stopped.
 
         Raises:
-            TransientError: this connection is of no more use.
-            NetworkError: one connection after the other stalled.
+            NetworkError: one connection after the other stalled, or brought nothing.
         """
+        wanted = buffer[: self._end - self._position]
+        start = self._position
+
+        def once() -> None:
+            self._fill(wanted[self._position - start :])
+
+        source = self._source
+        retry(once, subject=source.name, policy=source.policy, progress=lambda: self._position)
+        return wanted
+
+    def _fill(self, view: memoryview) -> None:
         check_stopped()
         raw = self._raw or self._connect()
-        since = self._source.clock()
-        chunk = self._read(raw)
-        self._position += len(chunk)
-        self._watch(len(chunk), self._source.clock() - since)
-        return chunk
-
-    def _connect(self) -> BaseHTTPResponse:
-        answer = self._source.get(self._position, self._end - 1)
-        # Entering a StreamingBody gives the response below it, whose read1 returns what has come; read would wait for
-        # the whole chunk, however slowly the peer sends it.
-        raw: BaseHTTPResponse = self._open.enter_context(answer["Body"])
-        self._raw, self._waited_s, self._moved = raw, 0.0, 0
-        return raw
-
-    def _read(self, raw: BaseHTTPResponse) -> bytes:
-        left = self._end - self._position
+        taken = 0
         try:
-            with Interruptible(raw.shutdown):
-                chunk = raw.read1(min(CHUNK_BYTES, left))
-            if len(chunk) == left:
-                raw.read(1)  # having met the end of the body, urllib3 keeps the connection for the next range
+            with Interruptible(partial(_wake, raw)):
+                while taken < len(view):
+                    since = self._source.clock()
+                    count = raw._fp.take(view[taken:])  # type: ignore[attr-defined]  # a _Response of watched.py
+                    if not count:
+                        break
+                    taken += count
+                    self._position += count
+                    self._watch(count, self._source.clock() - since)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             self.close()
             check_stopped()
             raise TransientError(self._source.name, f"the connection broke: {clean(str(error))}") from error
         check_stopped()
-        if not chunk:
+        if taken < len(view):
             self.close()
-            raise TransientError(self._source.name, f"the answer ended {left} bytes early")
-        return chunk
+            raise TransientError(self._source.name, f"the answer ended {self._end - self._position} bytes early")
+        if self.is_done:
+            self._raw = None
+            raw.release_conn()
+
+    def _connect(self) -> BaseHTTPResponse:
+        body = self._source.get(self._position, self._end - 1)["Body"]
+        raw = cast("BaseHTTPResponse", getattr(body, "_raw_stream", body))  # botocore's own call wraps it
+        self._raw = raw
+        self._waited_s, self._moved = 0.0, 0
+        return raw
 
     def _watch(self, count: int, waited_s: float) -> None:
         """Give a connection up that delivers hardly anything; only time spent waiting counts."""
@@ -227,7 +354,5 @@ class _Range:
             return
         self.close()
         self._stalls += 1
-        if self._stalls >= MOST_STALLS:
-            raise NetworkError(
-                self._source.name, f"S3 sends {rate:.0f} bytes a second, over {self._stalls} connections"
-            )
+        cause = f"S3 sends {rate:.0f} bytes a second, over {self._stalls} connections"
+        raise (NetworkError if self._stalls >= MOST_STALLS else TransientError)(self._source.name, cause)

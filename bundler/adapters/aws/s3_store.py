@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+from urllib.parse import quote
 
 from bundler.adapters.aws.clients import Answer, Service
+from bundler.adapters.aws.direct import Plain
+from bundler.adapters.aws.patience import later
 from bundler.domain.shipment import Part, S3Address, StoredObject, StoredPart, Upload
-from bundler.errors import ConflictError, RejectedError, UsageError
+from bundler.errors import ConflictError, RejectedError, TransientError, UsageError
+from bundler.retry import RetryPolicy, retry
+from bundler.transfer import pause
 
+CHUNK_BYTES = 1 << 20
+_DAMAGED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "InvalidDigest", "IncompleteBody"})
 _ABSENT = frozenset({"404", "NoSuchKey"})
 _RACED = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 
@@ -17,8 +25,10 @@ _RACED = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConfl
 class S3Store:
     """The S3 API as far as shipping needs it."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, policy: RetryPolicy | None = None) -> None:
         self._service = service
+        self._policy = policy or RetryPolicy(sleep=pause)
+        self._moved = _Moved()
 
     def find(self, address: S3Address) -> StoredObject | None:
         """Return what stands at the address, None where nothing does.
@@ -89,20 +99,62 @@ class S3Store:
         )
         return Upload(id=upload_id)
 
-    def send(self, address: S3Address, upload: Upload, part: Part, content: BinaryIO) -> StoredPart:
-        """Send one part; S3 refuses it where the bytes are not what the part's digest names."""
-        etag = self._service.ask(
-            "UploadPart",
-            lambda answer: str(answer["ETag"]),
-            about=f"{address} part {part.number}",
-            Bucket=address.bucket,
-            Key=address.key,
-            UploadId=upload.id,
-            PartNumber=part.number,
-            ContentLength=part.size,
-            ChecksumSHA256=part.checksum,
-            Body=content,
+    def send(self, address: S3Address, upload: Upload, part: Part, content: Callable[[], BinaryIO]) -> StoredPart:
+        """Send one part; S3 refuses it where the bytes are not what the part's digest names.
+
+        Args:
+            address: where the object will be.
+            upload: the upload that the part belongs to.
+            part: which one.
+            content: gives the part's bytes from their start, for each try anew.
+
+        Raises:
+            TransientError: it arrives damaged however often it is sent, or S3 has no time.
+        """
+        about = f"{address} part {part.number}"
+
+        def once() -> StoredPart:
+            with later():
+                stored = self._send(address, upload, part, content)
+            self._moved.count += 1
+            return stored
+
+        return retry(once, subject=about, policy=self._policy, progress=lambda: self._moved.count)
+
+    def _send(self, address: S3Address, upload: Upload, part: Part, content: Callable[[], BinaryIO]) -> StoredPart:
+        about = f"{address} part {part.number}"
+
+        def call() -> Answer:
+            return self._service.call(
+                "UploadPart",
+                about=about,
+                Bucket=address.bucket,
+                Key=address.key,
+                UploadId=upload.id,
+                PartNumber=part.number,
+                ContentLength=part.size,
+                ChecksumSHA256=part.checksum,
+                Body=content(),
+            )
+
+        plain = Plain(
+            operation="UploadPart",
+            method="PUT",
+            target=f"/{quoted_key(address.key)}?partNumber={part.number}&uploadId={quote(upload.id, safe='-._~')}",
+            headers={
+                "Content-Length": str(part.size),
+                "x-amz-checksum-sha256": part.checksum,
+                "x-amz-sdk-checksum-algorithm": "SHA256",
+            },
+            body=_pieces(content()),
+            place={"Bucket": address.bucket},
         )
+        try:
+            etag = str(self._service.call_plainly(plain, _etag, call)["ETag"])
+        except RejectedError as error:
+            if error.code in _DAMAGED:
+                raise TransientError(about, f"arrived damaged: {error.cause}") from error
+            raise
         return StoredPart(number=part.number, size=part.size, etag=_bare(etag), checksum=part.checksum)
 
     def complete(
@@ -136,6 +188,28 @@ class S3Store:
         self._service.call(
             "AbortMultipartUpload", about=str(address), Bucket=address.bucket, Key=address.key, UploadId=upload_id
         )
+
+
+@dataclass(slots=True)
+class _Moved:
+    """How many parts went through, of all threads: a sign that something moves."""
+
+    count: int = 0
+
+
+def quoted_key(key: str) -> str:
+    """Return a key quoted as botocore does it, and as it is signed."""
+    return quote(key, safe="/-._~")
+
+
+def _pieces(content: BinaryIO) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    while count := content.readinto(buffer):  # type: ignore[attr-defined]
+        yield buffer[:count]
+
+
+def _etag(headers: Mapping[str, str], _: Any) -> Answer:
+    return {"ETag": headers["ETag"]}
 
 
 def _bare(etag: str) -> str:

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from bundler.adapters.aws.clients import Aws, AwsSettings
-from bundler.adapters.aws.s3_object import S3Object, open_s3_object
+from bundler.adapters.aws.s3_object import HEAD_BYTES, S3Object, open_s3_object
 from bundler.domain.shipment import S3Address
 from bundler.errors import AccessError, BundleError, DigestError, FormatError, NetworkError, TransientError, UsageError
 from bundler.retry import RetryPolicy
@@ -45,7 +45,7 @@ def server() -> Iterator[FaultyS3]:
 
 
 def open_it(server: FaultyS3, **options: object) -> S3Object:
-    aws = Aws(AwsSettings(region="ap-northeast-1", endpoints={"s3": server.url}))
+    aws = Aws(AwsSettings(region="ap-northeast-1", endpoints={"s3": server.url}, sleep=lambda _: None))
     policy = RetryPolicy(tries=4, sleep=lambda _: None)
     return open_s3_object(ADDRESS, service=aws.service("s3"), policy=policy, **options)  # type: ignore[arg-type]
 
@@ -58,9 +58,9 @@ def test_exactly_the_range_is_read_from_the_same_object(server: FaultyS3) -> Non
     source = open_it(server)
     assert (source.name, source.size) == ("s3://bucket/in/a-1.tar", len(CONTENT))
     assert read(source) == CONTENT[100_000:2_600_000]
-    assert source.read_at(5, 7) == CONTENT[5:12]
+    assert source.read_at(2_000_005, 7) == CONTENT[2_000_005:2_000_012]
     assert source.read_at(len(CONTENT), 0) == b""
-    assert server.ranges == ["bytes=100000-2599999", "bytes=5-11"]
+    assert server.ranges == ["bytes=100000-2599999", "bytes=2000005-2000011"]
     assert server.conditions == ['"e1"', '"e1"']
 
 
@@ -68,10 +68,18 @@ def test_chunks_are_never_larger_than_a_mebibyte(server: FaultyS3) -> None:
     assert max(len(chunk) for chunk in open_it(server).stream(0, len(CONTENT))) <= 1 << 20
 
 
+def test_the_beginning_is_fetched_once_whatever_is_read_of_it(server: FaultyS3) -> None:
+    source = open_it(server)
+    for offset, length in ((0, 512), (512, 70_000), (1000, 1), (HEAD_BYTES - 10, 10), (HEAD_BYTES - 10, 5_010)):
+        assert source.read_at(offset, length) == CONTENT[offset : offset + length]
+    assert server.ranges == [f"bytes=0-{HEAD_BYTES - 1}", f"bytes={HEAD_BYTES}-{HEAD_BYTES + 4_999}"]
+
+
 def test_one_connection_serves_many_ranges(server: FaultyS3) -> None:
     source = open_it(server)
     for offset in range(0, 100_000, 10_000):
-        source.read_at(offset, 10_000)
+        source.read_at(HEAD_BYTES + offset, 10_000)
+    assert len(server.ranges) == 10
     assert len(server.connections) == 1
 
 
@@ -132,10 +140,10 @@ def test_a_wrong_answer_is_a_typed_error_and_never_wrong_bytes(
 @pytest.mark.parametrize("mode", ["412", "etag"])
 def test_an_object_that_is_replaced_between_two_ranges_is_refused(server: FaultyS3, mode: str) -> None:
     source = open_it(server)
-    assert source.read_at(0, 10) == CONTENT[:10]
+    assert source.read_at(2_000_000, 10) == CONTENT[2_000_000:2_000_010]
     server.mode = mode
     with pytest.raises(DigestError, match="not the object any more"):
-        source.read_at(10, 10)
+        source.read_at(2_000_010, 10)
 
 
 def test_throttling_passes(server: FaultyS3) -> None:

@@ -108,7 +108,8 @@ roles = st.from_regex(r"[a-z][a-z-]{0,30}", fullmatch=True)
 entries = st.builds(
     Entry, path=st.from_regex(r"[a-z0-9][a-z0-9./-]{0,98}", fullmatch=True), role=roles, size=sizes, digest=digests
 )
-absents = st.builds(Required, role=roles, size=sizes, digest=digests)
+repositories = st.none() | st.from_regex(r"[a-z0-9][a-z0-9._/-]{0,255}", fullmatch=True)
+absents = st.builds(Required, role=roles, size=sizes, digest=digests, repository=repositories)
 tables = st.tuples(st.lists(entries, max_size=5), st.lists(absents, max_size=5))
 
 

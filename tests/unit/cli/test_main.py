@@ -62,6 +62,7 @@ CODES = {
     "LockLostError": 7,
     "MissingRepositoryError": 7,
     "ImmutableTagError": 7,
+    "AbsentContentError": 7,
     "TargetError": 8,
     "PlanHasChangesError": 10,
     "InterruptedByUserError": 130,

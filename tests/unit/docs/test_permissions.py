@@ -97,6 +97,15 @@ def test_the_guide_lists_what_verify_installed_calls() -> None:
     assert told_in(table) == called | registry | {"kms:Decrypt"}
 
 
+def test_the_guide_lists_what_a_receipt_calls() -> None:
+    (table,) = (one for one in tables(GUIDE) if one.title.startswith("`bundle receipt`"))
+    workflow = parsed(ROOT / "bundler" / "workflows" / "receipt.py")
+    images, repositories = called_on(workflow, "images"), called_on(workflow, "repositories")
+    assert (images, repositories) == ({"own_with_tag", "snapshots"}, {"below", "held"})
+    called = actions_of(AWS / "ec2_images.py", images) | actions_of(AWS / "ecr.py", repositories)
+    assert told_in(table) == called | {"ecr:GetAuthorizationToken", "ecr:BatchGetImage"}
+
+
 def test_the_guide_lists_the_permission_for_every_call_and_no_others() -> None:
     told = {action for table in tables(GUIDE) for action in told_in(table)}
     free = {"sts:GetCallerIdentity", "s3:ListAllMyBuckets"}  # needs no permission; a denial is an answer

@@ -18,10 +18,10 @@ from bundler.domain.shipment import (
     Shipment,
     StoredObject,
     StoredPart,
-    Upload,
+    holds,
+    is_same,
     make_parts,
     part_size,
-    plan_ship,
     slip_bytes,
 )
 from bundler.errors import UsageError
@@ -78,32 +78,21 @@ def test_parts_cover_the_file_without_gap() -> None:
     ]
 
 
-def test_nothing_is_there_so_everything_is_sent() -> None:
-    plan = plan_ship(FILE, there=None, upload=None, md5_of=never)
-    assert plan.missing == FILE.parts
-    assert not plan.is_done
+@pytest.mark.parametrize("checksum", [True, False])
+def test_an_upload_holds_a_part_that_an_earlier_try_sent(checksum: bool) -> None:
+    part = FILE.parts[1]
+    assert holds(stored(part, checksum=checksum), part, md5_of=never if checksum else md5_of)
 
 
 @pytest.mark.parametrize("checksum", [True, False])
-def test_only_parts_that_an_earlier_try_did_not_send_are_missing(checksum: bool) -> None:
-    kept = stored(FILE.parts[1], checksum=checksum)
-    plan = plan_ship(FILE, there=None, upload=Upload(id="u", parts=(kept,)), md5_of=never if checksum else md5_of)
-    assert plan.kept == (kept,)
-    assert [part.number for part in plan.missing] == [1, 3]
-
-
-@pytest.mark.parametrize("checksum", [True, False])
-def test_parts_of_other_content_are_sent_again(checksum: bool) -> None:
+def test_a_part_of_other_content_is_not_held(checksum: bool) -> None:
     other = shipment("x", "other", "z")
-    upload = Upload(id="u", parts=tuple(stored(part, checksum=checksum) for part in other.parts))
-    plan = plan_ship(FILE, there=None, upload=upload, md5_of=md5_of)
-    assert [part.number for part in plan.missing] == [2]
+    assert not holds(stored(other.parts[1], checksum=checksum), FILE.parts[1], md5_of=md5_of)
 
 
-def test_a_part_of_another_size_is_sent_again() -> None:
+def test_a_part_of_another_size_is_not_held() -> None:
     short = StoredPart(number=3, size=5, etag=md5_of(FILE.parts[2]), checksum=FILE.parts[2].checksum)
-    plan = plan_ship(FILE, there=None, upload=Upload(id="u", parts=(short,)), md5_of=never)
-    assert plan.missing == FILE.parts
+    assert not holds(short, FILE.parts[2], md5_of=never)
 
 
 JOINED = hashlib.sha256(b"".join(bytes.fromhex(part.digest.hex) for part in FILE.parts)).digest()
@@ -113,12 +102,12 @@ COMPOSITE, WHOLE = (base64.b64encode(raw).decode() for raw in (JOINED, hashlib.s
 @pytest.mark.parametrize("checksum", [f"{COMPOSITE}-3", COMPOSITE, WHOLE])
 def test_the_same_object_is_known_by_its_checksum_without_reading_the_file(checksum: str) -> None:
     there = StoredObject(size=SIZE, etag="kms-random", checksum=checksum)
-    assert plan_ship(FILE, there=there, upload=None, md5_of=never).is_done
+    assert is_same(FILE, there, md5_of=never)
 
 
 def test_the_same_object_is_known_by_its_etag_where_there_is_no_checksum() -> None:
     there = StoredObject(size=SIZE, etag=etag(*FILE.parts))
-    assert plan_ship(FILE, there=there, upload=None, md5_of=md5_of).is_done
+    assert is_same(FILE, there, md5_of=md5_of)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +119,8 @@ def test_the_same_object_is_known_by_its_etag_where_there_is_no_checksum() -> No
         StoredObject(size=SIZE, etag="0" * 32),
     ],
 )
-def test_another_object_of_that_name_is_replaced_and_named(there: StoredObject) -> None:
-    plan = plan_ship(FILE, there=there, upload=None, md5_of=md5_of)
-    assert not plan.is_done
-    assert plan.replaces == there
+def test_another_object_of_that_name_is_not_the_same(there: StoredObject) -> None:
+    assert not is_same(FILE, there, md5_of=md5_of)
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
 from bundler.domain import shipment
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, Event
+from bundler.domain.events import BytesMoved, Event, ItemDone
 from bundler.domain.shipment import Part, S3Address, StoredObject, StoredPart, Upload
 from bundler.errors import AccessError, ConflictError, DigestError, NetworkError, UsageError
-from bundler.stages.ship import leftovers, observe, read_file, ship
+from bundler.stages.ship import LocalFile, Slice, leftovers, observe, ship
 from bundler.transfer import Pace
 from bundler.workflows.ship import Identity, LocalPart, ShipRequest, ship_archive
 
@@ -57,13 +57,14 @@ class Store:
         self.unfinished[upload.id] = {}
         return upload
 
-    def send(self, address: S3Address, upload: Upload, part: Part, content: BinaryIO) -> StoredPart:
+    def send(self, address: S3Address, upload: Upload, part: Part, content: Callable[[], BinaryIO]) -> StoredPart:
         if len(self.sent) + 1 == self.fail_at:
             raise NetworkError("s3", "cut")
         if self.retry:
-            content.read(1000)
-            content.seek(0)
-        raw = content.read()
+            begun = content()
+            begun.read(1000)
+            begun.read(1000)
+        raw = content().read()
         assert Digest.of(raw) == part.digest
         etag = hashlib.md5(raw, usedforsecurity=False).hexdigest()
         stored = StoredPart(number=part.number, size=len(raw), etag=etag, checksum=part.checksum)
@@ -92,9 +93,11 @@ def make_file(folder: Path, *, size: int = 5 * MIB // 2, name: str = "a-1.tar") 
 
 
 def send(path: Path, store: Store, events: list[Event] | None = None) -> None:
-    local = read_file(path)
-    plan = observe(local, ADDRESS, store=store)
-    ship(plan, local, ADDRESS, store=store, pace=Pace(workers=1, emit=(events if events is not None else []).append))
+    with LocalFile.open(path) as local:
+        plan = observe(local, ADDRESS, store=store)
+        pace = Pace(workers=1, emit=(events if events is not None else []).append)
+        done = ship(plan, local, ADDRESS, store=store, pace=pace)
+    assert done.shipment.digest == Digest.of(path.read_bytes())
 
 
 def moved(events: list[Event]) -> int:
@@ -155,13 +158,29 @@ def test_progress_is_taken_back_when_a_part_starts_again(tmp_path: Path) -> None
     assert any(event.count < 0 for event in events if isinstance(event, BytesMoved))
 
 
-def test_a_file_that_changes_while_it_is_sent_makes_no_object(tmp_path: Path) -> None:
-    path, store = make_file(tmp_path), Store()
-    local = read_file(path)
-    plan = observe(local, ADDRESS, store=store)
+def touched(path: Path) -> None:
     os.utime(path, ns=(1, 1))
-    with pytest.raises(ConflictError, match="changed while it was sent"):
-        ship(plan, local, ADDRESS, store=store)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, MIB + 5)
+
+
+def exchanged(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(1, 1))
+    other.rename(path)
+
+
+@pytest.mark.parametrize("change", [touched, cut, exchanged, Path.unlink])
+def test_a_file_that_changes_while_it_is_sent_makes_no_object(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    path, store = make_file(tmp_path), Store()
+    with LocalFile.open(path) as local:
+        plan = observe(local, ADDRESS, store=store)
+        change(path)
+        with pytest.raises(ConflictError, match="changed while it was sent"):
+            ship(plan, local, ADDRESS, store=store)
     assert not store.objects
 
 
@@ -184,9 +203,48 @@ def test_older_uploads_are_thrown_away_on_request(tmp_path: Path, clean: bool, l
 
 def test_a_file_that_is_absent_or_empty_is_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        read_file(tmp_path / "none")
+        LocalFile.open(tmp_path / "none")
     with pytest.raises(UsageError, match="is empty"):
-        read_file(make_file(tmp_path, size=0))
+        LocalFile.open(make_file(tmp_path, size=0))
+
+
+def test_what_was_sent_and_what_was_kept_add_up_to_the_file(tmp_path: Path) -> None:
+    path, store, events = make_file(tmp_path), Store(fail_at=3), list[Event]()
+    with pytest.raises(NetworkError):
+        send(path, store)
+    store.fail_at = 0
+    send(path, store, events)
+    assert moved(events) == path.stat().st_size
+    assert [event.how for event in events if isinstance(event, ItemDone)] == ["present", "present", "moved"]
+
+
+def test_an_answer_to_the_last_request_that_was_lost_is_no_conflict(tmp_path: Path) -> None:
+    @dataclass
+    class Lossy(Store):
+        def complete(self, *given: Any, **more: Any) -> None:
+            super().complete(*given, **more)
+            raise ConflictError("s3", "somebody else wrote it meanwhile")  # our own try, whose answer was lost
+
+    path, store = make_file(tmp_path), Lossy()
+    send(path, store)
+    assert store.objects[str(ADDRESS)][0] == path.read_bytes()
+
+
+def test_an_object_of_another_size_is_replaced_without_reading_the_file_for_it(tmp_path: Path) -> None:
+    store, events = Store(), list[Event]()
+    send(make_file(tmp_path, size=MIB), store)
+    send(make_file(tmp_path), store, events)
+    assert all(event.phase == "ship" for event in events if isinstance(event, BytesMoved))
+
+
+def test_a_slice_that_became_shorter_is_filled_up(tmp_path: Path) -> None:
+    path = make_file(tmp_path, size=MIB)
+    part = Part(number=1, offset=10, size=1000, digest=Digest.of(b""))
+    with LocalFile.open(path) as local:
+        os.truncate(path, 510)
+        raw = Slice(local, part, lambda _: None).read()
+    assert raw[:500] == path.read_bytes()[10:]
+    assert raw[500:] == bytes(500)
 
 
 def test_the_installer_goes_first_and_the_slip_stays(tmp_path: Path) -> None:
