@@ -115,7 +115,7 @@ def build(
 def build_local(rig: Rig) -> Scenario:
     """Also against those that make a file for each image, and against the limits."""
     musts = {"skopeo": 3.2, "crane": 1.9, "oras": 1.5, "regctl": 2.3, "zarf": 4.5}
-    made = build(rig, "build-local", rig.source, musts=musts, limit_s=rig.limits.build_s, sha256=0.37)
+    made = build(rig, "build-local", rig.source, musts=musts, limit_s=rig.limits.build_s, sha256=1 / 2.7)
     corpus, skopeo, curl = rig.corpus, find_program("skopeo"), find_program("curl")
     none = Program(name="", path="", version="")
 
@@ -129,8 +129,8 @@ def build_local(rig: Rig) -> Scenario:
         Peer(name="skopeo sync", version=skopeo.version, command=of(images.skopeo_sync, skopeo),
              verify=out_is_there, must=7),
         Peer(name="curl -Z, no hash", version=curl.version, command=of(images.curl_pull, curl),
-             verify=partial(every_file_is_there, corpus), must=1.1),
-        Peer(name="cat of the blobs", version="", command=of(images.cat, none), verify=out_is_there, must=0.67),
+             verify=partial(every_file_is_there, corpus), must=1 / 0.9),
+        Peer(name="cat of the blobs", version="", command=of(images.cat, none), verify=out_is_there, must=1 / 1.5),
     )  # fmt: skip
     return replace(made, peers=(*made.peers, *more))
 
@@ -323,7 +323,7 @@ SCENARIOS: Mapping[str, Make] = {
     "build-local": build_local,
     "build-tls": lambda rig: build(
         rig, "build-tls", rig.tls_source, limit_s=rig.limits.build_s,
-        musts={"skopeo": 3.0, "crane": 2.0, "oras": 1.5, "regctl": 2.3}, sha256=0.23,
+        musts={"skopeo": 3.0, "crane": 2.0, "oras": 1.5, "regctl": 2.3}, sha256=1 / 4.2,
     ),
     "build-latency": lambda rig: build(
         rig, "build-latency", rig.link_source, limit_s=rig.limits.link_build_s,
@@ -331,7 +331,7 @@ SCENARIOS: Mapping[str, Make] = {
     ),
     "push-local": lambda rig: push(
         rig, "push-local", rig.sink, limit_s=rig.limits.push_s,
-        musts={"skopeo": 4, "crane": 1.3, "oras": 1.7, "regctl": 4.0, "zarf": 4.3}, sha256=0.52,
+        musts={"skopeo": 4, "crane": 1.3, "oras": 1.7, "regctl": 4.0, "zarf": 4.3}, sha256=1 / 1.9,
     ),
     "push-tls": lambda rig: push(
         rig, "push-tls", rig.tls_sink, limit_s=rig.limits.push_s, musts={"skopeo": 2.0, "crane": 2.2, "oras": 2.2}
