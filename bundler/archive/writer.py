@@ -168,6 +168,7 @@ class MemberWriter:
         self._failpoint = failpoint
         self._lock = Once()
         self._there = Extents()
+        self._claimed = Extents()
         self._recorded = -1
         self._sha256 = hashlib.sha256()
         self._hashed = 0
@@ -178,8 +179,9 @@ class MemberWriter:
         """Return what is missing, ascending, after taking over what a killed build left of this member."""
         if self._recorded < 0 and self._member.size > RECORD_BYTES:
             record = self._file.read(self._member.header_offset, BLOCK_BYTES)
-            self._there = parse_extents(record, self._member.digest, self._member.size)
-            self._recorded = self._there.count
+            found = parse_extents(record, self._member.digest, self._member.size)
+            if found.count:
+                self._there, self._claimed, self._recorded = found, Extents(found), found.count
         return self._there.missing(0, self._member.size)
 
     def write(self, chunk: memoryview | bytes) -> None:
@@ -192,7 +194,7 @@ class MemberWriter:
         self._next += len(chunk)
 
     def put(self, offset: int, chunk: memoryview | bytes) -> None:
-        """Take the bytes from `offset` on; those that are there already stay, for they may be hashed.
+        """Take the bytes from `offset` on; those that are there, or on their way, stay: they may be hashed.
 
         Raises:
             DigestError: more bytes than the member has; nothing is written outside its place.
@@ -203,7 +205,10 @@ class MemberWriter:
             raise DigestError(str(member.digest), f"has more than the {member.size} bytes that the lock says")
         if self._recorded < 0:
             self._record()  # an earlier run's header must not stand before content that is being replaced
-        for start, stop in self._there.missing(offset, offset + len(view)):
+        with self._lock:
+            spans = self._claimed.missing(offset, offset + len(view))
+            self._claimed.add(offset, offset + len(view))
+        for start, stop in spans:
             self._put(start, view[start - offset : stop - offset])
         if self._there.count >= self._recorded + RECORD_BYTES:
             self._record()
@@ -229,7 +234,7 @@ class MemberWriter:
     def restart(self) -> None:
         """Forget what was written; the content begins again."""
         with self._lock:
-            self._there = Extents()
+            self._there, self._claimed = Extents(), Extents()
             self._sha256 = hashlib.sha256()
             self._hashed = self._next = 0
         self._record()

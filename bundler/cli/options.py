@@ -99,7 +99,7 @@ def jobs_option(command: Command) -> Command:
         default=8,
         show_default=True,
         metavar="N",
-        help="Transfers at a time.",
+        help="Transfers at a time, as far as each host bears them.",
     )(command)
 
 

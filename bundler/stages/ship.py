@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, cast
 
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, Emit, ItemDone, Noted, TransferPlanned, silent
+from bundler.domain.events import BytesMoved, Emit, ItemDone, Noted, TransferPlanned, counted, silent
 from bundler.domain.shipment import (
     Part,
     S3Address,
@@ -313,7 +313,8 @@ def leftovers(address: S3Address, *, store: ObjectStore, clean: bool, emit: Emit
     for upload_id in unfinished if clean else ():
         store.abort(address, upload_id)
     if unfinished and not clean:
-        text = f"{address}: {len(unfinished)} unfinished uploads are left and cost money; --clean throws them away"
+        left = counted(len(unfinished), "unfinished upload")
+        text = f"{address}: {left} left, which cost money; --clean throws them away"
         emit(Noted(text=text, warning=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,5 +208,34 @@ def test_what_is_there_is_not_overwritten_by_a_source_that_begins_again(file: Pa
     taking.put(0, CONTENT[:600])
     taking.put(600, b"?" * 400)
     taking.put(1000, b"?" * 8000 + CONTENT[9000:])
+    taking.commit()
+    assert is_whole(file)
+
+
+def test_two_who_bring_the_same_bytes_do_not_overwrite_each_other(file: PartialFile) -> None:
+    """One registry behind two faces: the second ignores ranges, and brings what a part is on its way with."""
+
+    class Slow(PartialFile):
+        def write(self, content: memoryview | bytes, offset: int) -> None:
+            if bytes(content[:3]) == b"BAD":
+                writing.set()
+                assert go_on.wait(30)
+            file.write(content, offset)
+
+        def read(self, offset: int, length: int) -> bytes:
+            return file.read(offset, length)
+
+    writing, go_on = threading.Event(), threading.Event()
+    taking = place(Slow(file.final))
+    bad = threading.Thread(target=taking.put, args=(0, b"BAD" + CONTENT[3:900]))
+    bad.start()
+    assert writing.wait(30)
+    taking.put(0, CONTENT)
+    go_on.set()
+    bad.join()
+    with pytest.raises(DigestError):
+        taking.commit()
+    taking.restart()
+    taking.put(0, CONTENT)
     taking.commit()
     assert is_whole(file)
