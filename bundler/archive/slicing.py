@@ -127,6 +127,7 @@ class _Slicing:
                 os.fsync(file.fileno())
                 self.rest.replace(self.archive.with_name(first.name))
             sync_folder(self.archive.parent)
+            self.emit(ItemDone(phase="split", item=first.name))
             self.failpoint("first")
         self._remove_others(table)
         self.planned.replace(table_path(self.archive))

@@ -350,7 +350,7 @@ class _Pusher:
 
     def _done(self, upload: Upload, how: str) -> str:
         if how != "moved":
-            self.pace.emit(BytesMoved(phase="push", item=upload.label, count=upload.blob.size))
+            self.pace.emit(BytesMoved(phase="push", item=upload.label, count=upload.blob.size, kept=True))
         self.pace.emit(ItemDone(phase="push", item=upload.label, how=how))
         return how
 
@@ -381,9 +381,9 @@ class _Counter:
         self._reached = 0
 
     def at(self, offset: int) -> None:
-        self.add(offset - self._reached)
+        self.add(offset - self._reached, kept=offset > self._reached)
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, *, kept: bool = False) -> None:
         self._reached += count
         if count:
-            self._pace.emit(BytesMoved(phase="push", item=self._label, count=count))
+            self._pace.emit(BytesMoved(phase="push", item=self._label, count=count, kept=kept))

@@ -219,6 +219,7 @@ def test_progress_names_images_and_counts_every_byte_once() -> None:
     push(plan(pushes, registry := MemoryRegistry()), archive=blobs, registry=registry, pace=Pace(emit=events.append))
     planned = next(event for event in events if isinstance(event, TransferPlanned))
     assert planned.total_bytes == sum(event.count for event in events if isinstance(event, BytesMoved))
+    assert len(SHARED) == sum(event.count for event in events if isinstance(event, BytesMoved) and event.kept)
     items = [event.item for event in events if isinstance(event, ItemDone)]
     assert f"{Digest.of(SHARED).short} upstream/0:1" in items
     assert sum(event.how != "tagged" for event in events if isinstance(event, ItemDone)) == planned.items
