@@ -41,6 +41,8 @@ class TransferPlanned(Event):
 class BytesMoved(Event):
     """`count` more bytes are at their destination (negative when a try is thrown away and starts again).
 
+    None, where the item has only begun.
+
     Attributes:
         item: which one; where room is short, only its first word is shown.
         kept: they were there before, or are somewhere near: kept by an earlier run, present or mounted. None moved.

@@ -193,6 +193,7 @@ class _Fetcher:
         digest, place = wanted.digest, self.place(wanted.digest)
         label = f"{digest.short} {self.names.get(digest, '')}".rstrip()
         counted = _Counted(place, label=label, emit=self.emit)
+        self.emit(BytesMoved(phase="fetch", item=label, count=0))
         if self.supply.cache.has(digest) and self._from_cache(digest, counted):
             return ()
         origin = self.origins.get(digest)

@@ -340,6 +340,7 @@ class _Sender:
             self.emit(BytesMoved(phase="ship", item=label, count=part.size, kept=True))
             self.emit(ItemDone(phase="ship", item=label, how="present"))
             return _Sent(part=part, stored=held)
+        self.emit(BytesMoved(phase="ship", item=label, count=0))
         told = _Told(lambda count: self.emit(BytesMoved(phase="ship", item=label, count=count)))
 
         def content() -> BinaryIO:

@@ -225,6 +225,26 @@ def test_progress_names_images_and_counts_every_byte_once() -> None:
     assert sum(event.how != "tagged" for event in events if isinstance(event, ItemDone)) == planned.items
 
 
+def test_progress_counts_the_last_piece_that_nobody_comes_back_for() -> None:
+    class Leaving(MemoryRegistry):
+        """Takes what it was promised and does not ask whether there is more, as our adapter does."""
+
+        def upload_blob(
+            self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None
+        ) -> bool:
+            pieces = content(0)
+            taken = [bytes(next(pieces))]
+            while sum(map(len, taken)) < blob.size:
+                taken.append(bytes(next(pieces)))
+            return super().upload_blob(name, blob, lambda start: iter([memoryview(b"".join(taken))]))
+
+    pushes, blobs = only_of(image("a", layers=[SHARED, layer_bytes("b", 100)]))
+    events: list[Event] = []
+    push(plan(pushes, registry := Leaving()), archive=blobs, registry=registry, pace=Pace(emit=events.append))
+    planned = next(event for event in events if isinstance(event, TransferPlanned))
+    assert planned.total_bytes == sum(event.count for event in events if isinstance(event, BytesMoved))
+
+
 def test_the_crew_gets_wider_where_requests_take_long_and_not_where_they_are_quick() -> None:
     layers = [layer_bytes(f"many {number}", 900) for number in range(400)]
     for latency_s, least, most in ((0.03, 33, 64), (0.0001, 1, 4)):
