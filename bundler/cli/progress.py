@@ -317,10 +317,12 @@ class Progress:
             yield
 
     def beat(self) -> None:
-        """Draw what is under way, where that is due."""
+        """Draw what is under way, where that is due; a log is not told again how many items are done."""
         with self._once:
-            if self._transfer is not None and not self._transfer.is_complete:
-                self._draw(self._transfer, self._clock())
+            transfer = self._transfer
+            if transfer is None or transfer.is_complete or (self._style == "plain" and not transfer.total_bytes):
+                return
+            self._draw(transfer, self._clock())
 
     def tell(self, lines: Iterable[str]) -> None:
         """Write lines that must be seen in every style: as events for machines, else as they are."""

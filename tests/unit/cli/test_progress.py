@@ -358,3 +358,15 @@ def test_no_color_and_a_terminal_without_our_marks_are_respected(monkeypatch: py
     show(PhaseStarted(phase="fetch"))
     show(PhaseDone(phase="fetch", detail="2 blobs"))
     assert content.getvalue() == b"\r\x1b[2K  fetch ~\r\x1b[2K+ fetch          2 blobs\n"
+
+
+def test_a_log_is_not_told_again_how_many_items_are_done() -> None:
+    stream, clock = io.StringIO(), Clock()
+    show = Progress("plain", stream, clock)
+    show(TransferPlanned(phase="resolve", total_bytes=0, items=4))
+    show(ItemDone(phase="resolve", item="a"))
+    clock.now = 100.0
+    show.beat()
+    assert stream.getvalue() == ""
+    show(ItemDone(phase="resolve", item="b"))
+    assert stream.getvalue() == "  resolve  2 of 4\n"
