@@ -8,7 +8,7 @@ from bundler.archive.damage import damaged_members
 from bundler.archive.reader import open_archive
 from bundler.archive.slicing import slice_archive
 from bundler.archive.writer import no_failpoint
-from bundler.cli.progress import Transfer
+from bundler.cli.tally import Transfer
 from bundler.domain.events import BytesMoved, Event, ItemDone, TransferPlanned
 from bundler.transfer import Pace
 from bundler.wiring.clients import one_source
