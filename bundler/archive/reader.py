@@ -159,6 +159,8 @@ class Archive:
 
         parallel_map(verify, runs_of(self.members), workers=workers)
         _check_end(self.source, self.members[-1].end)
+        around = self.source.size - (self.members[-1].end - self.members[0].header_offset)  # root and end
+        emit(BytesMoved(phase="verify", item=self.members[-1].path, count=around))
 
     def _named(self, path: str) -> Member:
         member = next((member for member in self.members if member.path == path), None)

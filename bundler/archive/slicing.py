@@ -150,6 +150,7 @@ class _Slicing:
         os.fsync(handle)
         self.rest.replace(self.archive.with_name(first.name))
         sync_folder(self.archive.parent)
+        self.emit(ItemDone(phase="split", item=first.name))
         self.failpoint("first")
         self.complete()
 

@@ -19,7 +19,7 @@ from bundler.archive.members import Member, runs_of
 from bundler.archive.partial import PartialFile
 from bundler.archive.root import ROOT_PATH, ROOT_TYPE, TRUST_PATH, root_payload
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, TransferPlanned
+from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
 from bundler.errors import BundleError, DigestError, LimitError
 from bundler.transfer import Once, Pace, check_stopped, parallel_map
 from bundler.trust import Signer, parse_trust_chain
@@ -80,7 +80,9 @@ class ArchiveWriter:
 
         def check(run: Sequence[Member]) -> list[Digest]:
             right = [member.digest for member in run if self._is_right(member)]
-            pace.emit(BytesMoved(phase="resume", item=str(self._file.path), count=sum(member.size for member in run)))
+            pace.emit(BytesMoved(phase="resume", item=run[0].path, count=sum(member.size for member in run)))
+            for member in run:
+                pace.emit(ItemDone(phase="resume", item=member.path, how="verified"))
             return right
 
         for digests in parallel_map(check, runs_of(candidates), workers=pace.workers):

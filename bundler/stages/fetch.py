@@ -193,6 +193,7 @@ class _Fetcher:
         digest, place = wanted.digest, self.place(wanted.digest)
         label = f"{digest.short} {self.names.get(digest, '')}".rstrip()
         counted = _Counted(place, label=label, emit=self.emit)
+        self.emit(BytesMoved(phase="fetch", item=label, count=0))
         if self.supply.cache.has(digest) and self._from_cache(digest, counted):
             return ()
         origin = self.origins.get(digest)
@@ -208,7 +209,7 @@ class _Fetcher:
         source = self.supply.source_of(origin.image)
         if isinstance(source, RangeSource) and isinstance(place, RangePlace):
             ranged = _Ranged(blob=blob, origin=origin, source=source, place=place, counted=counted)
-            counted.count(blob.size - sum(stop - start for start, stop in place.gaps()))
+            counted.count(blob.size - sum(stop - start for start, stop in place.gaps()), kept=True)
             return self._parts(ranged)
         with _naming_exported(origin.image):
             source.read_blob(origin.reference, blob, counted.write, restart=counted.restart)
@@ -387,11 +388,11 @@ class _Counted:
         self._place.write(chunk)
         self.count(len(chunk))
 
-    def count(self, count: int) -> None:
+    def count(self, count: int, *, kept: bool = False) -> None:
         with self._lock:
             self._count += count
         if count:
-            self._emit(BytesMoved(phase="fetch", item=self._label, count=count))
+            self._emit(BytesMoved(phase="fetch", item=self._label, count=count, kept=kept))
 
     def restart(self) -> None:
         self._place.restart()

@@ -338,9 +338,10 @@ class _Sender:
         label = f"{self.local.path.name} part {part.number}"
         held = self.held.get(part.number)
         if held is not None and holds(held, part, md5_of=partial(_md5, self.local)):
-            self.emit(BytesMoved(phase="ship", item=label, count=part.size))
+            self.emit(BytesMoved(phase="ship", item=label, count=part.size, kept=True))
             self.emit(ItemDone(phase="ship", item=label, how="present"))
             return _Sent(part=part, stored=held)
+        self.emit(BytesMoved(phase="ship", item=label, count=0))
         told = _Told(lambda count: self.emit(BytesMoved(phase="ship", item=label, count=count)))
 
         def content() -> BinaryIO:

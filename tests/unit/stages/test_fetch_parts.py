@@ -103,9 +103,11 @@ def place(file: PartialFile) -> MemberWriter:
     return MemberWriter(file, MEMBER, committed=lambda member: None, failpoint=no_failpoint)
 
 
-def run(lock: Lock, upstream: Upstream, file: PartialFile, *, workers: int = 4) -> int:
+def run(
+    lock: Lock, upstream: Upstream, file: PartialFile, *, workers: int = 4, events: list[Event] | None = None
+) -> int:
     """Fetch the layer; return how many bytes the events told of."""
-    events: list[Event] = []
+    events = [] if events is None else events
     fetch(
         lock,
         [(DIGEST, SIZE)],
@@ -156,9 +158,11 @@ def test_content_that_is_wrong_three_times_never_counts(lock: Lock, file: Partia
 def test_what_a_broken_run_left_is_not_asked_for_again(lock: Lock, file: PartialFile, workers: int) -> None:
     with pytest.raises(NetworkError):
         run(lock, Upstream(breaks_at=9000), file, workers=workers)
-    upstream = Upstream()
-    assert run(lock, upstream, file) == SIZE
+    upstream, events = Upstream(), list[Event]()
+    assert run(lock, upstream, file, events=events) == SIZE
     assert is_whole(file)
+    kept = sum(event.count for event in events if isinstance(event, BytesMoved) and event.kept)
+    assert kept == SIZE - sum(stop - start for start, stop in upstream.asked) > 0
     asked = sum(stop - start for start, stop in upstream.asked)
     assert asked <= SIZE - 9000 + 500 * workers + 70 * workers
 
