@@ -12,7 +12,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["bundler.cli.main", "bundler.cli.build", "bundler.cli.push", "tests.forked"])
+_context.set_forkserver_preload(
+    [
+        "bundler.cli.main",
+        "bundler.cli.build",
+        "bundler.cli.push",
+        "bundler.stages.verify",
+        "bundler.wiring.clients",
+        "bundler.workflows.push",
+        "tests.forked",
+    ]
+)
 
 
 def start(arguments: list[str], *, folder: Path, environment: Mapping[str, str], said: Path) -> BaseProcess:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,6 +43,7 @@ class Reply:
         body: whole or in pieces; pieces may wait between them.
         length: Content-Length to state; "right" for the true one, None for none (then the connection closes).
         cut: close the connection after the body, whatever was stated.
+        reset: break it instead: what the client has not read yet may be lost.
     """
 
     status: int = 200
@@ -49,6 +51,7 @@ class Reply:
     body: bytes | Iterable[bytes] = b""
     length: int | str | None = "right"
     cut: bool = False
+    reset: bool = False
 
 
 Script = Callable[[Asked], Reply | Iterator[bytes] | bytes | None]
@@ -156,6 +159,8 @@ def _send(connection: socket.socket, reply: Reply, *, is_head: bool) -> bool:
     if not is_head:
         for piece in pieces:
             connection.sendall(piece)
+    if reply.reset:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return not closes
 
 
