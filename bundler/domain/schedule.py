@@ -51,14 +51,14 @@ class Schedule(Generic[Work]):
         small_under_way: small jobs that have begun and not ended.
     """
 
-    def __init__(self, jobs: Sequence[Job[Work]], *, rank: Callable[[Work], Any]) -> None:
+    def __init__(self, jobs: Sequence[Job[Work]], *, rank: Callable[[Work], tuple[Any, ...]]) -> None:
         self.jobs = len(jobs)
         self.small_under_way = 0
         self._large_under_way = 0
         self._rank = rank
         self._count = 0
-        self._large: list[tuple[Any, int, Job[Work]]] = []
-        self._small: list[tuple[Any, int, Job[Work]]] = []
+        self._large: list[tuple[Any, ...]] = []
+        self._small: list[tuple[Any, ...]] = []
         for job in jobs:
             if not job.needs:
                 self._ready(job)
@@ -67,10 +67,10 @@ class Schedule(Generic[Work]):
         """Return the jobs that begin now; each is to be told to `end` once."""
         begun = []
         while self._large and self._large_under_way < widths.large and self._under_way < widths.total:
-            begun.append(heapq.heappop(self._large)[2])
+            begun.append(heapq.heappop(self._large)[-1])
             self._large_under_way += 1
         while self._small and self.small_under_way < widths.small and self._under_way < widths.total:
-            begun.append(heapq.heappop(self._small)[2])
+            begun.append(heapq.heappop(self._small)[-1])
             self.small_under_way += 1
         return begun
 
@@ -92,4 +92,4 @@ class Schedule(Generic[Work]):
 
     def _ready(self, job: Job[Work]) -> None:
         self._count += 1
-        heapq.heappush(self._large if job.is_large else self._small, (self._rank(job.work), self._count, job))
+        heapq.heappush(self._large if job.is_large else self._small, (*self._rank(job.work), self._count, job))
