@@ -208,7 +208,7 @@ class MemberWriter:
         member, view = self._member, memoryview(chunk)
         if offset + len(view) > member.size:
             raise DigestError(str(member.digest), f"has more than the {member.size} bytes that the lock says")
-        if len(view) == member.size <= SMALL_BYTES and self._recorded < 0:
+        if self._recorded < 0 and len(view) == member.size <= min(SMALL_BYTES, RECORD_BYTES):
             self._whole = bytes(view)
             self._there.add(0, member.size)
             return
