@@ -9,8 +9,8 @@ help:
 	@echo "make test    every test; real docker-registry, skopeo, packer, dockerd, helm, kubectl, kube-apiserver, moto"
 	@echo "make check   format, lint, types, layers"
 	@echo "make templates  packer validate of every template in packer/"
-	@echo "make bench   how fast we are beside others, in turn (five minutes; a quiet machine); tests/bench/results.json"
-	@echo "make bench-peers   builds the peers that bench otherwise prints as missing (needs cargo; up to 20 minutes)"
+	@echo "make bench   how fast we are beside others, in turn (two hours; a quiet machine); BENCH='--only build-local'"
+	@echo "make bench-peers   installs what bench compares us with (Go, apt, cargo; up to 20 minutes)"
 	@echo "make kube    build the Kubernetes control plane that tests and demo use; prints KUBEBUILDER_ASSETS"
 
 setup: .venv/ready
@@ -35,10 +35,11 @@ test: setup system
 	KUBEBUILDER_ASSETS="$$KUBEBUILDER_ASSETS" NODEADM="$$NODEADM" $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q $(PYTEST)
 
 bench: setup
-	@$(BIN)/python -m tests.bench $(BENCH)
+	@$(BIN)/python -m tests.bench --docs docs/performance.md $(BENCH)
 
-# Without --locked: the versions that coldsnap 0.6.1 pins do not compile with Rust 1.80 and later.
-bench-peers:
+# coldsnap without --locked: the versions that 0.6.1 pins do not compile with Rust 1.80 and later.
+bench-peers: setup
+	@$(BIN)/python -m tests.bench.install
 	@nice cargo install coldsnap --version 0.6.1 --root $(HOME)/.cache/eks-bundler/bench
 
 check: setup

@@ -19,11 +19,11 @@ from bundler.cache import Cache
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume, parse_block_index
 from bundler.domain.packs import PackTable, parse_pack_table
 from tests.bench.archive import lay_out
-from tests.bench.measure import Command, Peer, Place, Scenario, run, stub
+from tests.bench.measure import Command, Peer, Place, Scenario, Where, run, stub
 from tests.bench.sides import INDEX, PACKS, RAW, TABLE
 from tests.bench.stub import SNAPSHOT
 
-LIMIT_RATIO = 0.8
+LEAST_RATIO = 0.8
 """Of a bare loop of boto3 that neither compresses nor remembers where it is."""
 COLDSNAP = Path("~/.cache/eks-bundler/bench/bin/coldsnap").expanduser()
 
@@ -96,7 +96,7 @@ def side_command(side: str) -> Command:
     return command
 
 
-def scenarios() -> Sequence[Scenario]:
+def scenarios(where: Where) -> Sequence[Scenario]:
     """Both directions, each against the bare loop and coldsnap."""
     coldsnap = str(COLDSNAP) if COLDSNAP.is_file() else shutil.which("coldsnap")
     return (
@@ -104,12 +104,14 @@ def scenarios() -> Sequence[Scenario]:
             name="ami-export",
             ours=side_command("ours-export"),
             verify=packs_are_right,
+            where=where,
             peers=(_boto3("export"), _coldsnap(coldsnap, "export")),
         ),
         Scenario(
             name="ami-restore",
             ours=side_command("ours-restore"),
             verify=snapshot_is_right,
+            where=where,
             peers=(_boto3("restore"), _coldsnap(coldsnap, "restore")),
         ),
     )
@@ -123,7 +125,8 @@ def _boto3(direction: str) -> Peer:
         version=str(boto3.__version__),
         command=side_command(f"boto3-{direction}"),
         verify=raw_is_right if direction == "export" else snapshot_is_right,
-        limit_ratio=LIMIT_RATIO,
+        must=LEAST_RATIO,
+        is_limit=True,
     )
 
 

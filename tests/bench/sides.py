@@ -144,11 +144,21 @@ def _boto3(url: str) -> object:
     return boto3.client("ebs", region_name="eu-central-1", endpoint_url=url, config=config)
 
 
+def boto3_download(url: str, path: Path) -> Mapping[str, object]:
+    """s3://BUCKET/KEY into a file, with what boto3 does by itself."""
+    import boto3
+
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    boto3.client("s3").download_file(bucket, key, str(path))
+    return {}
+
+
 SIDES: Mapping[str, Callable[[str, Path], Mapping[str, object]]] = {
     "ours-export": ours_export,
     "ours-restore": ours_restore,
     "boto3-export": boto3_export,
     "boto3-restore": boto3_restore,
+    "boto3-download": boto3_download,
 }
 
 
