@@ -18,20 +18,23 @@ class Job(Generic[Work]):
         work: what is to be done.
         is_large: which lane it takes.
         needs: how many jobs have to end before it may begin.
-        then: jobs that need this one; None for none, as a hundred thousand jobs have.
+        then: what needs this one: nothing, one job, as of most of a hundred thousand, or several.
     """
 
     work: Work
     is_large: bool = False
     needs: int = 0
-    then: list[Job[Work]] | None = None
+    then: Job[Work] | list[Job[Work]] | None = None
 
     def after(self, other: Job[Work]) -> None:
         """Begin only when `other` has ended."""
         self.needs += 1
         if other.then is None:
-            other.then = []
-        other.then.append(self)
+            other.then = self
+        elif isinstance(other.then, list):
+            other.then.append(self)
+        else:
+            other.then = [other.then, self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +83,8 @@ class Schedule(Generic[Work]):
             self._large_under_way -= 1
         else:
             self.small_under_way -= 1
-        following, job.then = job.then or (), None
-        for other in following:
+        following, job.then = job.then, None
+        for other in following if isinstance(following, list) else () if following is None else (following,):
             other.needs -= 1
             if not other.needs:
                 self._ready(other)
