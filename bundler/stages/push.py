@@ -115,7 +115,7 @@ def pushes_of(
         for image in lock.images
     ]
     charts = [
-        _push(chart.reference, chart_target(chart.reference), (chart.manifest,), tail=chart.manifest)
+        _push(chart.reference, chart_target(chart.reference), (chart.manifest,), tail=chart.manifest.blob)
         for chart in lock.charts
     ]
     owners: dict[Reference, Digest] = {}
@@ -127,7 +127,7 @@ def pushes_of(
 
 def _push(source: str, target: Reference, manifests: Sequence[LockedManifest], *, tail: Blob) -> Push:
     blobs = {blob.digest: blob for manifest in manifests for blob in manifest.blobs}
-    ordered = {manifest.digest: Blob.of(manifest.descriptor) for manifest in manifests}
+    ordered = {manifest.digest: manifest.blob for manifest in manifests}
     ordered.pop(tail.digest, None)
     return Push(
         source=source,

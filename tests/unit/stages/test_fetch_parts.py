@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,14 @@ def lock(tmp_path: Path) -> Lock:
     )
     (made,) = resolve([wanted], cache=Cache(tmp_path / "lock"))
     manifest = made.manifests[0]
-    layer = manifest.blobs[-1].model_copy(update={"digest": DIGEST, "size": SIZE})
+    layer = replace(manifest.blobs[-1], digest=DIGEST, size=SIZE)
     manifest = manifest.model_copy(update={"blobs": (*manifest.blobs[:-1], layer)})
     return Lock.model_construct(
         images=(made.model_copy(update={"manifests": (manifest,)}),), charts=(), tools=(), files=()
     )
 
 
-MEMBER = Member(path=f"blobs/sha256/{DIGEST.hex}", role="layer", size=SIZE, digest=DIGEST, offset=BLOCK_BYTES)
+MEMBER = Member(role="layer", size=SIZE, digest=DIGEST, offset=BLOCK_BYTES)
 
 
 @pytest.fixture
