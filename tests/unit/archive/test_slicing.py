@@ -166,8 +166,8 @@ def test_a_second_slicing_changes_nothing_of_the_first(tmp_path: Path) -> None:
 def test_a_plan_that_does_not_fit_the_parts_removes_none(tmp_path: Path) -> None:
     cut = sliced(SAMPLE, tmp_path)
     archive = tmp_path / "sample-7.tar"
-    table_path(archive).rename(tmp_path / "sample-7.parts.json.partial")
     cut.path(1).write_bytes(b"other")
+    table_path(archive).rename(tmp_path / "sample-7.parts.json.partial")
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(ConflictError, match="is not the part"):
         finish_slicing(archive, failpoint=no_failpoint)
