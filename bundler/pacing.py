@@ -104,7 +104,8 @@ class Limiter:
         best_s = fastest_s if self._best_s is None else self._best_s
         if fastest_s > max(best_s * self._limits.slack, self._limits.near_s):
             self._is_growing_fast, self._before = False, None
-            self.allowed = max(self._limits.least, self.allowed - 1)
+            # down to where it began: latencies of unlike requests differ, too, and only a refusal says "too much"
+            self.allowed = max(min(self._limits.start, self.allowed), self.allowed - 1)
         elif is_full and fastest_s > self._limits.near_s:
             self._grow(rate)
         self._judgements += 1

@@ -106,7 +106,9 @@ class _Queue(Generic[Item]):
             self._busy -= 1
             for item in further:
                 heapq.heappush(self._heap, self._entry(item))
-            self._change.notify_all()
+                self._change.notify()
+            if not self._busy and not self._heap:
+                self._change.notify_all()  # this was the end
 
     def _entry(self, item: Item) -> tuple[Any, int, Item]:
         self._count += 1
@@ -192,9 +194,11 @@ class _Lane(Generic[Item, Result]):
         # Unlike Queue, SimpleQueue may be put to from within the garbage collector.
         self.results: SimpleQueue[tuple[Result] | BaseException | None] = SimpleQueue()
         self.used: SimpleQueue[bool] = SimpleQueue()
+        self._flag = _flag()  # what calls off the thread that reads calls off this one
         threading.Thread(target=self._run, args=(work, items, ended), name="lane", daemon=True).start()
 
     def _run(self, work: Callable[[Item], Result], items: Sequence[Item], ended: Callable[[], None]) -> None:
+        _here.flag = self._flag
         try:
             for item in items:
                 self.results.put((work(item),))
@@ -346,6 +350,42 @@ class Once:
         self._lock.release()
 
 
+class Slot:
+    """A thread's place among those that are let in; `leave` gives it back, once."""
+
+    __slots__ = ("_event", "_owner", "_slots", "is_in")
+
+    def __init__(self, slots: Slots, owner: int) -> None:
+        self.is_in = False
+        self._slots = slots
+        self._owner = owner
+        self._event = threading.Event()
+
+    @property
+    def owner(self) -> int:
+        """The thread that came in."""
+        return self._owner
+
+    def let_in(self) -> None:
+        """Wake who waits for it."""
+        self.is_in = True
+        self._event.set()
+
+    def wait(self) -> None:
+        """Wait to be let in.
+
+        Raises:
+            StoppedError: the work was called off meanwhile.
+        """
+        with Interruptible(self._event.set):
+            self._event.wait()
+            check_stopped()
+
+    def leave(self) -> None:
+        """Make room again."""
+        self._slots.leave(self)
+
+
 class Slots:
     """Lets as many threads in as are allowed at the moment, in the order in which they came.
 
@@ -355,49 +395,55 @@ class Slots:
     def __init__(self, allowed: Callable[[], int]) -> None:
         self._allowed = allowed
         self._inside: dict[int, int] = {}
-        self._line: deque[int] = deque()
-        self._change = threading.Condition()
+        self._line: deque[Slot] = deque()
+        self._lock = threading.Lock()
 
     @property
     def taken(self) -> int:
         """Threads that are in."""
         return len(self._inside)
 
-    def enter(self) -> None:
+    def enter(self) -> Slot:
         """Wait until there is room.
 
         Raises:
             StoppedError: the work was called off meanwhile.
         """
-        me = threading.get_ident()
-        with Interruptible(self._wake), self._change:
-            if me not in self._inside:
-                self._wait(me)
-            self._inside[me] = self._inside.get(me, 0) + 1
-
-    def leave(self) -> None:
-        """Make room again, once for each time that this thread came in."""
-        me = threading.get_ident()
-        with self._change:
-            self._inside[me] -= 1
-            if not self._inside[me]:
-                del self._inside[me]
-            if self._line:
-                self._change.notify_all()
-
-    def _wait(self, me: int) -> None:
-        self._line.append(me)
+        slot = Slot(self, threading.get_ident())
+        with self._lock:
+            if slot.owner in self._inside:
+                self._let_in(slot)
+            else:
+                self._line.append(slot)
+                self._admit()
         try:
-            while self._line[0] != me or len(self._inside) >= self._allowed():
-                self._change.wait()
-                check_stopped()
-        finally:
-            self._line.remove(me)
-            self._change.notify_all()
+            if not slot.is_in:
+                slot.wait()
+        except BaseException:
+            self.leave(slot)
+            raise
+        return slot
 
-    def _wake(self) -> None:
-        with self._change:
-            self._change.notify_all()
+    def leave(self, slot: Slot) -> None:
+        """Take a slot back; nothing where that was done."""
+        with self._lock:
+            if slot in self._line:
+                self._line.remove(slot)
+            elif slot.is_in:
+                slot.is_in = False
+                self._inside[slot.owner] -= 1
+                if not self._inside[slot.owner]:
+                    del self._inside[slot.owner]
+            self._admit()
+
+    def _admit(self) -> None:
+        """Let in who waits longest, as far as there is room, and wake nobody else."""
+        while self._line and len(self._inside) < self._allowed():
+            self._let_in(self._line.popleft())
+
+    def _let_in(self, slot: Slot) -> None:
+        self._inside[slot.owner] = self._inside.get(slot.owner, 0) + 1
+        slot.let_in()
 
 
 class Beat:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from bundler.domain.url import Origin
 from bundler.pacing import Limiter, Limits
-from bundler.transfer import Once, Slots
+from bundler.transfer import Once, Slot, Slots
 
-START = 4
+START = 8
 MOST = 64
 SHARED = Limits(start=START, most=8)
 OWN = Limits(start=START, most=MOST)
@@ -44,17 +44,16 @@ class HostPace:
         """Requests at a time now."""
         return self._limiter.allowed
 
-    def enter(self) -> None:
+    def enter(self) -> Slot:
         """Wait until there is room for one more request; one that belongs to another of this thread has room.
+
+        Whoever holds a slot (an Answer does, until it is closed) must not wait for anything that others hold while
+        they wait for one: no token is renewed, and no other thread is waited for, before the Answer is closed.
 
         Raises:
             StoppedError: the work was called off.
         """
-        self._slots.enter()
-
-    def leave(self) -> None:
-        """Say that the answer has been read, or that there is none."""
-        self._slots.leave()
+        return self._slots.enter()
 
     def answered(self, latency_s: float) -> None:
         """Learn from a good answer."""

@@ -20,7 +20,7 @@ from typing import Self
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from bundler.adapters.hosts import MOST, HostPace, Hosts, limits_of
+from bundler.adapters.hosts import MOST, Hosts, limits_of
 from bundler.adapters.http_errors import translated
 from bundler.adapters.network import (
     CONNECT_TIMEOUT_S,
@@ -41,7 +41,7 @@ from bundler.domain.url import Origin, Url
 from bundler.errors import FormatError, LimitError, NetworkError, TransientError
 from bundler.pacing import Limits
 from bundler.retry import MAX_RETRY_AFTER_S
-from bundler.transfer import Once, check_stopped, pause
+from bundler.transfer import Once, Slot, check_stopped, pause
 
 CHUNK_BYTES = 1 << 20
 MAX_HOPS = 5
@@ -101,12 +101,12 @@ class Request:
 
 _FIRST_BYTES = 128 << 10
 _QUICK_S = 0.1
-_buffers: deque[memoryview] = deque()
+_buffers: deque[memoryview] = deque(maxlen=16)
 
 
 @contextmanager
 def _buffer() -> Iterator[memoryview]:
-    """Hold 1 MiB that others used before, and others will: there are as many as were ever held at one time."""
+    """Hold 1 MiB that others used before, and others will; few are kept."""
     try:
         buffer = _buffers.pop()
     except IndexError:
@@ -121,14 +121,14 @@ class Answer:
     """An answer whose body has not been read yet. Closing it before its end closes the connection."""
 
     def __init__(
-        self, response: urllib3.BaseHTTPResponse, *, url: Url, request: Request, where: str, pace: HostPace
+        self, response: urllib3.BaseHTTPResponse, *, url: Url, request: Request, where: str, slot: Slot
     ) -> None:
         self.status = response.status
         self.url = url
         self._response = response
         self._request = request
         self._where = where
-        self._pace: HostPace | None = pace
+        self._slot = slot
         self._excerpt: bytes | None = None
 
     def header(self, name: str) -> str | None:
@@ -219,15 +219,13 @@ class Answer:
 
     def close(self) -> None:
         """Let go of the connection: back to the pool when the body was read to its end, closed otherwise."""
-        pace, self._pace = self._pace, None
         try:
             self._read_little()
             if not self._response.closed:
                 self._response.close()
             self._response.release_conn()
         finally:
-            if pace is not None:
-                pace.leave()
+            self._slot.leave()
 
     def _read_little(self) -> None:
         """Read what is left where it is nothing, as after HEAD, or next to it: else the connection would be lost."""
@@ -326,7 +324,7 @@ class Transport:
         where = str(url.origin) if proxy is None else f"{url.origin} (through the proxy {proxy.url.origin})"
         within_s = request.answer_within_s or self.settings.first_byte_timeout_s
         manager, pace = self._manager(innermost, proxy), self._hosts.of(url.origin)
-        pace.enter()
+        slot = pace.enter()
         since = self.settings.clock()
         try:
             with translated(request.subject, where, is_direct=proxy is None):
@@ -342,13 +340,13 @@ class Transport:
                     timeout=urllib3.Timeout(connect=self.settings.connect_timeout_s, read=within_s),
                 )
         except BaseException:
-            pace.leave()
+            slot.leave()
             raise
         if response.status in TOO_MUCH:
             pace.refused()
         elif not request.body and response.status not in AGAIN:
             pace.answered(self.settings.clock() - since)
-        return Answer(response, url=url, request=request, where=where, pace=pace)
+        return Answer(response, url=url, request=request, where=where, slot=slot)
 
     def _proxy(self, origin: Origin, innermost: Zone) -> Proxy | None:
         """Return the proxy to use. A proxy resolves names itself: what can be seen to lead inwards is refused here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,6 +23,9 @@ CONNECT_TIMEOUT_S = 10.0
 FIRST_BYTE_TIMEOUT_S = 60.0
 STALL_WINDOW_S = 60.0
 LEAST_BYTES_PER_S = 1024
+BLOCK_BYTES = 64 << 10
+"""Who asks for as much reads a body, and waits for all of it, from a peer that sent as much at once before."""
+_SOON_S = 0.05
 MOST_UNREAD_BYTES = 2 << 20
 """What one connection may hold of bytes that nobody has read: they are lost when this process is killed (tcp(7))."""
 _WINDOW_CLAMP = getattr(socket, "TCP_WINDOW_CLAMP", None)
@@ -145,12 +149,13 @@ def _connect(address: Address, timeout_s: float, clock: Clock) -> WatchedSocket:
     sock = WatchedSocket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
     sock.meter = Meter(clock)
     try:
-        sock.settimeout(timeout_s)
+        socket.socket.settimeout(sock, timeout_s)  # to connect, Python's own is the one that works
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if _WINDOW_CLAMP is not None:
             sock.setsockopt(socket.IPPROTO_TCP, _WINDOW_CLAMP, MOST_UNREAD_BYTES)
         with Interruptible(sock.wake):
             sock.connect(address)
+        sock.settimeout(timeout_s)
     except BaseException:
         sock.close()
         raise
@@ -210,16 +215,20 @@ class _Watched(socket.socket):
             socket.socket.shutdown(self, socket.SHUT_RDWR)  # not TLS's own, which would let plain bytes through
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int | None = None, flags: int = 0) -> int:
-        length = nbytes or memoryview(buffer).nbytes
+        view = memoryview(buffer).cast("B")
+        view = view[:nbytes] if nbytes else view
         meter = self.meter
         if meter is None:
-            return super().recv_into(buffer, length, flags)
+            return super().recv_into(view, len(view), flags)
         since = meter.now()
         with Interruptible(self.wake):
-            count = super().recv_into(buffer, length, flags)
+            count = self._receive(view, flags)
         check_stopped()
         meter.received(count, since)
         return count
+
+    def _receive(self, buffer: memoryview, flags: int) -> int:
+        return super().recv_into(buffer, len(buffer), flags)
 
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         meter = self.meter
@@ -227,10 +236,13 @@ class _Watched(socket.socket):
             return super().send(data, flags)
         since = meter.now()
         with Interruptible(self.wake):
-            count = super().send(data, flags)
+            count = self._transmit(data, flags)
         check_stopped()
         meter.sent(count, since)
         return count
+
+    def _transmit(self, data: ReadableBuffer, flags: int) -> int:
+        return super().send(data, flags)
 
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         rest = memoryview(data).cast("B")
@@ -239,11 +251,54 @@ class _Watched(socket.socket):
 
 
 class WatchedSocket(_Watched):
-    """A plain TCP socket under watch."""
+    """A plain TCP socket under watch.
+
+    The kernel keeps its time limit (socket(7), SO_RCVTIMEO): one call then moves a whole block, where a socket with
+    a limit of Python's own moves what happens to be there, and asks for the interpreter in between.
+    """
+
+    _limit_s: float | None = None
+    _is_quick = False
+
+    def settimeout(self, value: float | None) -> None:
+        """Set the limit for each call."""
+        self._limit_s = value
+        limit = b"" if value is None else struct.pack("@ll", int(value), int(value % 1 * 1_000_000) or not value)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self.setsockopt(socket.SOL_SOCKET, option, limit.ljust(struct.calcsize("@ll"), b"\0"))
+        super().settimeout(None)
+
+    def gettimeout(self) -> float | None:
+        """Return the limit."""
+        return self._limit_s
+
+    def _receive(self, buffer: memoryview, flags: int) -> int:
+        whole = socket.MSG_WAITALL if self._is_quick and len(buffer) >= BLOCK_BYTES else 0
+        try:
+            count = super()._receive(buffer, flags | whole)
+        except BlockingIOError as error:
+            raise TimeoutError("timed out") from error
+        self._is_quick = count >= BLOCK_BYTES
+        return count
+
+    def _transmit(self, data: ReadableBuffer, flags: int) -> int:
+        try:
+            return super()._transmit(data, flags)
+        except BlockingIOError as error:
+            raise TimeoutError("timed out") from error
 
 
 class WatchedTlsSocket(_Watched, ssl.SSLSocket):
-    """A TLS socket under watch."""
+    """A TLS socket under watch; a call gives one record, 16 KiB, so that a block takes many of them."""
+
+    def _receive(self, buffer: memoryview, flags: int) -> int:
+        count, began = super()._receive(buffer, flags), time.monotonic()
+        while len(buffer) >= BLOCK_BYTES and 0 < count < len(buffer) and time.monotonic() - began < _SOON_S:
+            more = super()._receive(buffer[count:], flags)
+            count += more
+            if not more:
+                break
+        return count
 
 
 def tls_context(ca_files: tuple[str, ...] = ()) -> ssl.SSLContext:

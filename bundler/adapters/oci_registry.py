@@ -288,24 +288,29 @@ class RegistryClient:
             body_bytes=len(raw),
         )
         with self._session(reference).call(call) as answer:
-            if answer.status != 201:
-                self._settle(reference, digest, answer, call)
-                return
+            refused = None if answer.status == 201 else self._refused_manifest(reference, answer, call)
+            is_taken = answer.status in (400, 409) and bool(IMMUTABLE.search(answer.text))
+        if refused is not None:
+            self._settle(reference, digest, refused, is_taken=is_taken)
+            return
         stored = _stated_digest(answer, reference) or self.manifest_digest(reference.pinned(digest))
         if stored != digest:
             raise DigestError(str(reference), f"{answer.url.origin} stored {stored} where {digest} was sent")
 
-    def _settle(self, reference: Reference, digest: Digest, answer: Answer, call: Call) -> None:
-        """Return when a refused manifest is there already; raise what the refusal means otherwise."""
-        codes = fault_codes(answer)
-        if answer.status in (400, 409) and reference.tag is not None and IMMUTABLE.search(answer.text):
+    def _settle(self, reference: Reference, digest: Digest, refused: BundleError, *, is_taken: bool) -> None:
+        """Return when a refused manifest is there already; raise what the refusal means otherwise.
+
+        To be called when its answer is closed: another request waits for a place at the same host.
+        """
+        if is_taken and reference.tag is not None:
             held = self.manifest_digest(replace(reference, digest=None))
             if held == digest:
                 return
             raise ImmutableTagError(reference.tagged, f"the tag is immutable and names {held}, not {digest}")
-        raise self._refused_manifest(reference, codes, answer, call)
+        raise refused
 
-    def _refused_manifest(self, reference: Reference, codes: frozenset[str], answer: Answer, call: Call) -> BundleError:
+    def _refused_manifest(self, reference: Reference, answer: Answer, call: Call) -> BundleError:
+        codes = fault_codes(answer)
         if answer.status == 404 and "NAME_UNKNOWN" in codes:
             return MissingRepositoryError(reference.name, "the repository does not exist")
         if codes & MISSING_CONTENT or "LayersNotFound" in answer.text:

@@ -79,8 +79,7 @@ class Session:
         """
         used = self._auth.header(call.scope)
         for renewals in range(RENEWALS + 1):
-            answer = self._explained(self._send(call, used), call, used)
-            challenge = self._challenge(answer, used, call)
+            answer, challenge = self._asked(call, used)
             if challenge is None:
                 return answer
             answer.close()  # nobody waits for new credentials while others wait for this connection
@@ -95,6 +94,20 @@ class Session:
         raise AccessError(
             call.subject, f"{self.endpoint.origin} refuses our credentials: {said(answer)}", hint=LOGIN_HINT
         )
+
+    def _asked(self, call: Call, used: Secret | None) -> tuple[Answer, Challenge | None]:
+        """Return the answer, and what it asks for."""
+        answer = self._send(call, used)
+        try:
+            explained = self._explained(answer, call, used)
+        except BaseException:
+            answer.close()
+            raise
+        try:
+            return explained, self._challenge(explained, used, call)
+        except BaseException:
+            explained.close()
+            raise
 
     def location(self, answer: Answer, call: Call) -> Url:
         """Return where an upload goes on.

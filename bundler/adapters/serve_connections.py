@@ -10,11 +10,13 @@ import socket
 import ssl
 import struct
 import time
+import traceback
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 from bundler.domain.http_message import (
@@ -26,7 +28,7 @@ from bundler.domain.http_message import (
     error_body,
     parse_request,
 )
-from bundler.errors import BundleError, FormatError, LimitError, LocalResourceError, UsageError
+from bundler.errors import BundleError, FormatError, LimitError, LocalResourceError, StoppedError, UsageError
 from bundler.transfer import Interruptible, check_stopped, parallel_map, pause
 
 IDLE_S = 15.0
@@ -146,6 +148,12 @@ def _attend(connection: socket.socket, peer: str, service: Service) -> None:
                 pass
     except OSError:
         check_stopped()  # else the client went away, was too slow, or spoke no TLS
+    except StoppedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a defect that one client meets must not end the others
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        cause = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: a defect"
+        service.log(Exchange(peer=peer, asked="-", status=500, sent_bytes=0, failure=cause))
 
 
 def _wrapped(connection: socket.socket, tls: ssl.SSLContext | None) -> socket.socket:
@@ -196,11 +204,11 @@ class _Talk:
             FormatError: it is something else from its first byte.
             LimitError: it is too long.
         """
-        ends_s, allowed_s = None, self._limits.idle_s
+        ends_s, allowed_s, has_begun = None, self._limits.idle_s, bool(self._unread)
         while (end := self._unread.find(b"\r\n\r\n")) < 0:
             if len(self._unread) > MAX_HEAD_BYTES:
                 break
-            if self._unread:
+            if has_begun:
                 now_s = self._service.clock()
                 ends_s = now_s + self._limits.head_s if ends_s is None else ends_s
                 allowed_s = ends_s - now_s
@@ -211,9 +219,11 @@ class _Talk:
             if not received:
                 return None
             self._unread += received
-            if self._unread.startswith(b"\r\n"):  # an empty line before a request is none (RFC 9112 §2.2)
+            has_begun = True
+            while self._unread.startswith(b"\r\n"):  # an empty line before a request is none (RFC 9112 §2.2)
                 del self._unread[:2]
-            if self._unread and not self._unread[:1].isalpha():  # a client that tries TLS first waits for us to say so
+            first = bytes(self._unread[:1])
+            if first.strip(b"\r") and not first.isalpha():  # a client that tries TLS first waits for us to say so
                 raise FormatError(self._peer, "speaks no HTTP; this port has no TLS unless it was given --tls")
         if not 0 <= end <= MAX_HEAD_BYTES:
             raise LimitError(self._peer, f"sent a head of over {MAX_HEAD_BYTES} bytes")
@@ -255,8 +265,13 @@ class _Talk:
 
     def _write(self, content: memoryview) -> None:
         for start in range(0, len(content), self._limits.send_bytes):
-            self._connection.settimeout(self._limits.send_s)
-            self._connection.sendall(content[start : start + self._limits.send_bytes])
+            rest, ends_s = content[start : start + self._limits.send_bytes], self._service.clock() + self._limits.send_s
+            while rest:  # TLS would begin its time limit anew with each record
+                allowed_s = ends_s - self._service.clock()
+                if allowed_s <= 0:
+                    raise TimeoutError
+                self._connection.settimeout(allowed_s)
+                rest = rest[self._connection.send(rest) :]
 
     def _refuse(self, error: BundleError) -> None:
         """Say what is wrong with a request that cannot be read; nobody knows where the next one would begin."""

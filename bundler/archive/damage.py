@@ -10,7 +10,7 @@ from bundler.archive.members import Member, runs_of
 from bundler.archive.reader import Archive, verify_run
 from bundler.archive.root import ROOT_PATH
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, TransferPlanned
+from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
 from bundler.errors import RefusedError
 from bundler.ports import ByteSource
 from bundler.transfer import Pace, parallel_map
@@ -27,10 +27,12 @@ def damaged_members(source: ByteSource, members: Sequence[Member], *, pace: Pace
     pace.emit(TransferPlanned(phase="verify", total_bytes=sum(member.size for member in members), items=len(members)))
 
     def wrong(run: Sequence[Member]) -> list[Member]:
+        right = _is_right(source, run)
+        found = [] if right else [member for member in run if not _is_right(source, [member])]
         pace.emit(BytesMoved(phase="verify", item=run[0].path, count=sum(member.size for member in run)))
-        if _is_right(source, run):
-            return []
-        return [member for member in run if not _is_right(source, [member])]
+        for member in run:
+            pace.emit(ItemDone(phase="verify", item=member.path, how="verified"))
+        return found
 
     return tuple(chain.from_iterable(parallel_map(wrong, _neighbours(members), workers=pace.workers)))
 

@@ -17,7 +17,7 @@ CONTAINERD_NAME = "io.containerd.image.name"
 def index_json(lock: Lock) -> bytes:
     """Return `index.json`: images and charts only, each under its full reference."""
     entries = [_entry(image.target, str(image.reference)) for image in lock.images]
-    entries += [_entry(chart.manifest, chart.reference) for chart in lock.charts]
+    entries += [_entry(chart.manifest.blob, chart.reference) for chart in lock.charts]
     manifests = [entry for _, entry in sorted(entries, key=lambda item: item[0])]
     return canonical_json({"manifests": manifests, "mediaType": OCI_INDEX, "schemaVersion": 2})
 

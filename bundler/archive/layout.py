@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -48,7 +49,6 @@ METADATA = {
     INDEX_PATH: "index",
 }
 """Path -> role of the members between members.jsonl and the blobs, in order."""
-BLOB_FOLDER = "blobs/sha256/"
 _GROUPS = {"manifest": 0, "config": 1}
 
 
@@ -75,7 +75,7 @@ class Layout:
     @property
     def blobs(self) -> tuple[Member, ...]:
         """The members that are content-addressed blobs."""
-        return tuple(member for member in self.members if member.path.startswith(BLOB_FOLDER))
+        return tuple(member for member in self.members if member.is_blob)
 
     @property
     def absent(self) -> tuple[Required, ...]:
@@ -111,7 +111,7 @@ def plan_layout(lock: Lock, *, generated: Mapping[str, bytes], against: Against 
         *(entry for entry in blobs if entry.digest not in absent),
     ]
     required = (*base_requirements(lock), *blob_requirements(blobs, absent))
-    contents[MEMBERS_PATH] = b"".join((*map(member_line, later), *map(required_line, required)))
+    contents[MEMBERS_PATH] = _joined(chain(map(member_line, later), map(required_line, required)))
     if len(contents[MEMBERS_PATH]) > MAX_MEMBERS_BYTES:
         raise LimitError(f"{lock.name}-{lock.sequence}", f"has {len(later)} members, more than one archive may list")
     root = Root(
@@ -141,8 +141,8 @@ def head_entries(root: Root) -> tuple[Entry, Entry]:
     """Return members 1 and 2, which the root itself names."""
     trust, members = root.trust, root.members
     return (
-        Entry(path=trust.path, role="trust", size=trust.size, digest=trust.digest),
-        Entry(path=members.path, role="members", size=members.size, digest=members.digest),
+        Entry(name=trust.path, role="trust", size=trust.size, digest=trust.digest),
+        Entry(name=members.path, role="members", size=members.size, digest=members.digest),
     )
 
 
@@ -184,21 +184,18 @@ def blob_entries(lock: Lock, *, source: str) -> list[Entry]:
         FormatError: the lock gives two sizes for one digest.
     """
     sizes, roles = blob_sizes(lock, source=source), _roles(lock)
-    ordered = sorted(sizes, key=lambda digest: (_GROUPS.get(roles[digest], 2), digest))
-    return [
-        Entry(path=BLOB_FOLDER + digest.hex, role=roles[digest], size=sizes[digest], digest=digest)
-        for digest in ordered
-    ]
+    ordered = sorted(sizes, key=lambda digest: (_GROUPS.get(roles[digest], 2), digest.text))
+    return [Entry(role=roles[digest], size=sizes[digest], digest=digest) for digest in ordered]
 
 
 def _roles(lock: Lock) -> dict[Digest, str]:
     """The role of each blob; content with two uses has the first of them in this order."""
     manifests = [manifest for image in lock.images for manifest in image.manifests]
     charts = [chart.manifest for chart in lock.charts]
-    uses: list[tuple[str, list[Blob]]] = [
-        ("manifest", list(lock.manifests())),
+    uses: list[tuple[str, Iterable[Blob]]] = [
+        ("manifest", lock.manifests()),
         ("config", [blob for manifest in (*manifests, *charts) for blob in manifest.blobs[:1]]),
-        ("layer", [blob for manifest in manifests for blob in manifest.blobs[1:]]),
+        ("layer", (blob for manifest in manifests for blob in manifest.blobs[1:])),
         ("chart", [blob for manifest in charts for blob in manifest.blobs[1:]]),
         ("tool", [tool.content for tool in lock.tools]),
         ("file", [file.content for file in lock.files]),
@@ -214,8 +211,15 @@ def _roles(lock: Lock) -> dict[Digest, str]:
     return roles
 
 
+def _joined(lines: Iterable[bytes]) -> bytes:
+    """Return the lines, which never are in memory beside what they make."""
+    joined = io.BytesIO()
+    joined.writelines(lines)
+    return joined.getvalue()
+
+
 def _entry(path: str, role: str, content: bytes) -> Entry:
-    return Entry(path=path, role=role, size=len(content), digest=Digest.of(content))
+    return Entry(name=path, role=role, size=len(content), digest=Digest.of(content))
 
 
 def _table(path: str, content: bytes) -> Table:

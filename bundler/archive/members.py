@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.oci import MAX_BLOB_BYTES
 from bundler.errors import FormatError, LimitError
 
+BLOB_FOLDER = "blobs/sha256/"
 MAX_MEMBERS_BYTES = 64 << 20
 RUN_BYTES = 64 << 20
 RUN_MEMBERS = 2000
@@ -29,12 +31,26 @@ _ABSENT_LINE = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What a member is, before anybody knows where it stands. `size` is in bytes."""
+    """What a member is, before anybody knows where it stands. `size` is in bytes.
 
-    path: str
+    Attributes:
+        name: its path where that is not what follows from its digest; there may be a hundred thousand that are.
+    """
+
     role: str
     size: int
     digest: Digest
+    name: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Its path in the archive."""
+        return BLOB_FOLDER + self.digest.hex if self.name is None else self.name
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether its path is that of its digest."""
+        return self.name is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +86,11 @@ class Member(Entry):
 
 def member_line(entry: Entry) -> bytes:
     """Return the line of one member."""
-    return (
-        canonical_json({"path": entry.path, "role": entry.role, "sha256": entry.digest.hex, "size": entry.size}) + b"\n"
+    return b'{"path":"%s","role":"%s","sha256":"%s","size":%d}\n' % (
+        entry.path.encode("ascii"),
+        entry.role.encode("ascii"),
+        entry.digest.hex.encode("ascii"),
+        entry.size,
     )
 
 
@@ -91,11 +110,12 @@ def parse_members(raw: bytes, *, source: str) -> Iterator[Entry]:
         LimitError: a member of over 1 TiB.
     """
     for match in _lines(_LINE, raw, 0, _first_absent(raw), source=source):
+        path, hexed = match["path"].decode("ascii"), match["sha256"].decode("ascii")
         yield Entry(
-            path=match["path"].decode("ascii"),
-            role=match["role"].decode("ascii"),
+            name=None if path == BLOB_FOLDER + hexed else path,
+            role=sys.intern(match["role"].decode("ascii")),
             size=int(match["size"]),
-            digest=Digest("sha256:" + match["sha256"].decode("ascii")),
+            digest=Digest("sha256:" + hexed),
         )
 
 
@@ -146,7 +166,7 @@ def place_members(entries: Iterable[Entry], *, start: int) -> tuple[Member, ...]
     placed: list[Member] = []
     for entry in entries:
         member = Member(
-            path=entry.path, role=entry.role, size=entry.size, digest=entry.digest, offset=start + BLOCK_BYTES
+            name=entry.name, role=entry.role, size=entry.size, digest=entry.digest, offset=start + BLOCK_BYTES
         )
         start = member.end
         placed.append(member)

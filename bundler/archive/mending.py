@@ -168,6 +168,8 @@ def write_mended(
     unfinished = path.with_name(path.name + UNFINISHED)
     with _disk(path), unfinished.open("ab", buffering=0) as file:
         _lock(file.fileno(), path)
+        if not _is_named(file.fileno(), unfinished):
+            raise LockedError(str(path), "another repair of it has just ended", hint="Run the same command again.")
         sha256, kept = (hashlib.sha256(), 0) if digest is None else _kept(unfinished, size)
         os.ftruncate(file.fileno(), kept)
         failpoint("begun")
@@ -248,6 +250,14 @@ def _lock(handle: int, path: Path) -> None:
     except BlockingIOError as error:
         hint = "Wait until it has ended, then run the same command again."
         raise LockedError(str(path), "another repair of it is running", hint=hint) from error
+
+
+def _is_named(handle: int, path: Path) -> bool:
+    """Whether a file still has its name: one that was finished and renamed while we waited is not ours to write."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _kept(unfinished: Path, size: int) -> tuple[hashlib._Hash, int]:

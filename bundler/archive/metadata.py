@@ -108,7 +108,7 @@ def _chart_component(chart: LockedChart) -> Component:
         version=chart.version,
     )
     facts = [("origin", chart.origin), ("chart-digest", str(chart.content.digest))]
-    return _described(component, chart.manifest, facts)
+    return _described(component, chart.manifest.blob, facts)
 
 
 def _tool_component(tool: LockedTool) -> Component:

@@ -103,8 +103,8 @@ class PartsSource:
     def survey(self, *, pace: Pace = Pace(), first: bool = False) -> tuple[Flaw, ...]:
         """Return what is wrong with any part, or with the `first`, by its digest: every byte of it is read."""
         suspects = self.found[:1] if first else self.found
-        whole = sum(one.part.size for one in suspects if not one.cause)
-        pace.emit(TransferPlanned(phase="parts", total_bytes=whole, items=len(suspects)))
+        sizes = [one.part.size for one in suspects if not one.cause]
+        pace.emit(TransferPlanned(phase="parts", total_bytes=sum(sizes), items=len(sizes)))
         flaws = parallel_map(lambda one: self._flaw(one, pace), suspects, workers=pace.workers)
         return tuple(flaw for flaw in flaws if flaw is not None)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from bundler.archive.header import BLOCK_BYTES, END_BYTES, member_header, padding
 from bundler.archive.layout import (
-    BLOB_FOLDER,
     LOCK_PATH,
     METADATA,
     base_requirements,
@@ -159,6 +159,8 @@ class Archive:
 
         parallel_map(verify, runs_of(self.members), workers=workers)
         _check_end(self.source, self.members[-1].end)
+        around = self.source.size - (self.members[-1].end - self.members[0].header_offset)  # root and end
+        emit(BytesMoved(phase="verify", item=self.members[-1].path, count=around))
 
     def _named(self, path: str) -> Member:
         member = next((member for member in self.members if member.path == path), None)
@@ -249,7 +251,8 @@ def open_archive(source: ByteSource, trust: TrustRoot) -> Archive:
     root = parse_root(payload, source=name)
     _check_slot(source, len(slot), slot_bytes(payload))
     carried, members, requires = _read_members(source, root, start=BLOCK_BYTES + len(slot))
-    lock = parse_lock(_read_lock(source, members), source=f"{name}: {LOCK_PATH}")
+    held = {member.digest: member for member in members if member.is_blob}
+    lock = parse_lock(_read_lock(source, members), source=f"{name}: {LOCK_PATH}", digest=partial(_shared, held))
     blobs = blob_entries(lock, source=f"{name}: {LOCK_PATH}")
     _check_requires(source, root, lock, blobs, requires)
     absent = {one.digest for one in requires if one.role != AMI_BASE}  # an AMI may begin with what it is itself
@@ -263,8 +266,15 @@ def open_archive(source: ByteSource, trust: TrustRoot) -> Archive:
         trust_digest=trust_digest(carried),
         envelope_digest=Digest.of(slot),
         slot_bytes=len(slot),
-        blobs={member.digest: member for member in members if member.path.startswith(BLOB_FOLDER)},
+        blobs=held,
     )
+
+
+def _shared(held: Mapping[Digest, Member], text: str) -> Digest:
+    """Return the digest of a member where the text spells that: lock and members name the same, and hold it once."""
+    digest = Digest.parse(text)
+    member = held.get(digest)
+    return digest if member is None else member.digest
 
 
 def read_slot(source: ByteSource) -> bytes:
@@ -326,11 +336,12 @@ def _read_member(source: ByteSource, member: Member) -> bytes:
     if member.size > MAX_LOCK_BYTES:
         raise LimitError(source.name, f"{member.path} has {member.size} bytes: too many to be read whole")
     raw = source.read_at(member.header_offset, member.end - member.header_offset)
-    content = raw[BLOCK_BYTES : BLOCK_BYTES + member.size]
+    view = memoryview(raw)
+    content = view[BLOCK_BYTES : BLOCK_BYTES + member.size]
     _check_header(source, member, raw[:BLOCK_BYTES])
     _check_digest(source, member, hashlib.sha256(content).hexdigest())
     _check_padding(source, member, raw[BLOCK_BYTES + member.size :])
-    return content
+    return bytes(content)
 
 
 def _check_slot(source: ByteSource, found: int, wanted: int) -> None:
@@ -381,7 +392,7 @@ def _check_paths(source: ByteSource, entries: Sequence[Entry]) -> None:
     if [(entry.path, entry.role) for entry in entries[: len(METADATA)]] != list(METADATA.items()):
         raise FormatError(source.name, "does not list its metadata members in their order")
     for entry in entries[len(METADATA) :]:
-        if entry.path != BLOB_FOLDER + entry.digest.hex:
+        if not entry.is_blob:
             raise FormatError(source.name, f"lists {entry.path}, which is not the path of its digest")
 
 

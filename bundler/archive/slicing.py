@@ -28,7 +28,7 @@ from bundler.domain.parts import (
     table_bytes,
     table_name,
 )
-from bundler.errors import DigestError, LocalResourceError, LockedError
+from bundler.errors import ConflictError, DigestError, LocalResourceError, LockedError
 from bundler.transfer import check_stopped
 
 CHUNK_BYTES = 1 << 20
@@ -51,9 +51,9 @@ def slice_archive(
         DigestError: the disk gave other bytes when they were read again.
     """
     slicing = _Slicing(archive, failpoint=failpoint, emit=emit)
-    with _disk(archive):
-        slicing.plan(root, part_bytes)
-        slicing.finish()
+    with _disk(archive), _locked(archive) as handle:
+        slicing.plan(handle, root, part_bytes)
+        slicing.finish(handle)
     return table_path(archive)
 
 
@@ -69,10 +69,38 @@ def finish_slicing(archive: Path, *, failpoint: Callable[[str], None], emit: Emi
         if not slicing.planned.exists():
             return None
         if archive.exists():  # it was planned, and nothing was cut
-            slicing.planned.unlink()
+            with _locked(archive):
+                slicing.planned.unlink(missing_ok=True)
             return None
-        slicing.finish()
+        if not slicing.rest.exists():
+            slicing.complete()
+            return table_path(archive)
+        with _locked(slicing.rest) as handle:
+            slicing.finish(handle)
     return table_path(archive)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Hold a file for this process alone; the lock goes with it, whatever its name becomes.
+
+    Raises:
+        LockedError: another process cuts it, or did so meanwhile.
+    """
+    with path.open("r+b", buffering=0) as file:
+        busy = LockedError(
+            str(path),
+            "another process cuts this archive",
+            hint="Wait until it has ended, then run the same command again.",
+        )
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            has_name = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise busy from error
+        if not has_name:
+            raise busy
+        yield file.fileno()
 
 
 @contextmanager
@@ -104,10 +132,9 @@ class _Slicing:
     def rest(self) -> Path:
         return self.archive.with_name(self.archive.name + ".slicing")
 
-    def plan(self, root: Digest, part_bytes: int) -> None:
+    def plan(self, handle: int, root: Digest, part_bytes: int) -> None:
         """Read the archive through, keep its table, and take its name away."""
-        with self.archive.open("rb", buffering=0) as file:
-            table = self._measured(file.fileno(), root, part_bytes)
+        table = self._measured(handle, root, part_bytes)
         table_path(self.archive).unlink(missing_ok=True)  # an earlier archive's parts are about to be replaced
         publish(self.planned, table_bytes(table))
         self.failpoint("planned")
@@ -115,23 +142,37 @@ class _Slicing:
         sync_folder(self.archive.parent)
         self.failpoint("taken")
 
-    def finish(self) -> None:
+    def finish(self, handle: int) -> None:
         """Cut what is left to cut, then give the table its name."""
-        table = parse_table(self.planned.read_bytes(), source=str(self.planned))
-        first, *others = table.placed
-        if self.rest.exists():
-            with self.rest.open("r+b", buffering=0) as file:
-                self._lock(file.fileno())
-                for part in reversed(others):
-                    self._cut(file.fileno(), part)
-                os.fsync(file.fileno())
-                self.rest.replace(self.archive.with_name(first.name))
-            sync_folder(self.archive.parent)
-            self.failpoint("first")
+        first, *others = self._table().placed
+        for part in reversed(others):
+            self._cut(handle, part)
+        os.fsync(handle)
+        self.rest.replace(self.archive.with_name(first.name))
+        sync_folder(self.archive.parent)
+        self.emit(ItemDone(phase="split", item=first.name))
+        self.failpoint("first")
+        self.complete()
+
+    def complete(self) -> None:
+        """Give the table of parts that are all there its name.
+
+        Raises:
+            ConflictError: they are not; nothing is removed.
+        """
+        table = self._table()
+        for part in table.placed:
+            path = self.archive.with_name(part.name)
+            if not path.is_file() or path.stat().st_size != part.size:
+                hint = f"Look for it; or remove {self.planned} and the parts, and build again."
+                raise ConflictError(str(path), f"is not the part that {self.planned.name} lists", hint=hint)
         self._remove_others(table)
         self.planned.replace(table_path(self.archive))
         sync_folder(self.archive.parent)
         self.failpoint("complete")
+
+    def _table(self) -> PartsTable:
+        return parse_table(self.planned.read_bytes(), source=str(self.planned))
 
     def _measured(self, handle: int, root: Digest, part_bytes: int) -> PartsTable:
         size = os.fstat(handle).st_size
@@ -147,13 +188,6 @@ class _Slicing:
             entries.append(PartEntry(size=length, sha256=digest.hexdigest()))
         archive = WholeArchive(name=self.archive.name, size=size, sha256=whole.hexdigest())
         return PartsTable(archive=archive, root=root, parts=tuple(entries))
-
-    def _lock(self, handle: int) -> None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            hint = "Wait until it has ended, then run the same command again."
-            raise LockedError(str(self.rest), "another process cuts this archive", hint=hint) from error
 
     def _cut(self, handle: int, part: Part) -> None:
         """Give the last part its file, then cut the rest by it; what was cut off before is left alone."""

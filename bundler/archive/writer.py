@@ -19,7 +19,7 @@ from bundler.archive.members import Member, runs_of
 from bundler.archive.partial import PartialFile
 from bundler.archive.root import ROOT_PATH, ROOT_TYPE, TRUST_PATH, root_payload
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, TransferPlanned
+from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
 from bundler.errors import BundleError, DigestError, LimitError
 from bundler.transfer import Once, Pace, check_stopped, parallel_map
 from bundler.trust import Signer, parse_trust_chain
@@ -27,6 +27,8 @@ from bundler.trust import Signer, parse_trust_chain
 CHUNK_BYTES = 1 << 20
 RECORD_BYTES = 2 << 20
 """What a killed build loses of each member at most, beside what was in flight."""
+SMALL_BYTES = 64 << 10
+"""Up to here a member that comes in one piece waits for its check, and is written with header and padding at once."""
 Failpoint = Callable[[str], None]
 
 
@@ -80,7 +82,9 @@ class ArchiveWriter:
 
         def check(run: Sequence[Member]) -> list[Digest]:
             right = [member.digest for member in run if self._is_right(member)]
-            pace.emit(BytesMoved(phase="resume", item=str(self._file.path), count=sum(member.size for member in run)))
+            pace.emit(BytesMoved(phase="resume", item=run[0].path, count=sum(member.size for member in run)))
+            for member in run:
+                pace.emit(ItemDone(phase="resume", item=member.path, how="verified"))
             return right
 
         for digests in parallel_map(check, runs_of(candidates), workers=pace.workers):
@@ -91,6 +95,10 @@ class ArchiveWriter:
         """Return a small blob that is in its place."""
         member = self._members[digest]
         return self._file.read(member.offset, member.size)
+
+    def place_of(self, digest: Digest) -> MemberWriter:
+        """Return what takes a blob to its place."""
+        return self.write_at(self._members[digest])
 
     def write_at(self, member: Member) -> MemberWriter:
         """Return what takes the content of `member` to its place; several members may be written at one time."""
@@ -168,18 +176,21 @@ class MemberWriter:
         self._failpoint = failpoint
         self._lock = Once()
         self._there = Extents()
+        self._claimed = Extents()
         self._recorded = -1
         self._sha256 = hashlib.sha256()
         self._hashed = 0
         self._is_hashing = False
         self._next = 0
+        self._whole: bytes | None = None
 
     def gaps(self) -> list[Span]:
         """Return what is missing, ascending, after taking over what a killed build left of this member."""
         if self._recorded < 0 and self._member.size > RECORD_BYTES:
             record = self._file.read(self._member.header_offset, BLOCK_BYTES)
-            self._there = parse_extents(record, self._member.digest, self._member.size)
-            self._recorded = self._there.count
+            found = parse_extents(record, self._member.digest, self._member.size)
+            if found.count:
+                self._there, self._claimed, self._recorded = found, Extents(found), found.count
         return self._there.missing(0, self._member.size)
 
     def write(self, chunk: memoryview | bytes) -> None:
@@ -192,7 +203,7 @@ class MemberWriter:
         self._next += len(chunk)
 
     def put(self, offset: int, chunk: memoryview | bytes) -> None:
-        """Take the bytes from `offset` on; those that are there already stay, for they may be hashed.
+        """Take the bytes from `offset` on; those that are there, or on their way, stay: they may be hashed.
 
         Raises:
             DigestError: more bytes than the member has; nothing is written outside its place.
@@ -201,9 +212,16 @@ class MemberWriter:
         member, view = self._member, memoryview(chunk)
         if offset + len(view) > member.size:
             raise DigestError(str(member.digest), f"has more than the {member.size} bytes that the lock says")
+        if self._recorded < 0 and len(view) == member.size <= min(SMALL_BYTES, RECORD_BYTES):
+            self._whole = bytes(view)
+            self._there.add(0, member.size)
+            return
         if self._recorded < 0:
             self._record()  # an earlier run's header must not stand before content that is being replaced
-        for start, stop in self._there.missing(offset, offset + len(view)):
+        with self._lock:
+            spans = self._claimed.missing(offset, offset + len(view))
+            self._claimed.add(offset, offset + len(view))
+        for start, stop in spans:
             self._put(start, view[start - offset : stop - offset])
         if self._there.count >= self._recorded + RECORD_BYTES:
             self._record()
@@ -221,15 +239,26 @@ class MemberWriter:
             with self._lock:
                 self._hashed, self._is_hashing = stop, False
 
+    def _commit_whole(self, content: bytes) -> None:
+        """Check a small member that came in one piece, and put it in its place in one."""
+        member, found = self._member, hashlib.sha256(content).hexdigest()
+        if found != member.digest.hex:
+            raise DigestError(str(member.digest), f"is not what arrived: that is sha256:{found}")
+        self._failpoint("content")
+        block = b"".join((member_header(member.path, member.size), content, bytes(padding(member.size))))
+        self._file.write(block, member.header_offset)
+        self._committed(member)
+
     def rest(self) -> None:
         """Note what is there: whoever put it goes elsewhere, and a killed build shall find it."""
-        if self._there.count > self._recorded:
+        if self._whole is None and self._there.count > self._recorded:
             self._record()
 
     def restart(self) -> None:
         """Forget what was written; the content begins again."""
         with self._lock:
-            self._there = Extents()
+            self._whole = None
+            self._there, self._claimed = Extents(), Extents()
             self._sha256 = hashlib.sha256()
             self._hashed = self._next = 0
         self._record()
@@ -242,6 +271,9 @@ class MemberWriter:
             LocalResourceError: the disk fails.
         """
         member = self._member
+        if self._whole is not None:
+            self._commit_whole(self._whole)
+            return
         self._follow()
         if self._hashed != member.size:
             raise DigestError(str(member.digest), f"has {self._hashed} bytes; the lock says {member.size}")

@@ -27,7 +27,7 @@ from bundler.domain.events import counted
 from bundler.errors import PlanHasChangesError, UsageError
 
 if TYPE_CHECKING:
-    from bundler.cli.render import Progress
+    from bundler.cli.progress import Progress
     from bundler.domain.plan import Plan
     from bundler.domain.report import Report
     from bundler.workflows.install import InstallOutcome

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bundler.cli.render import Progress
+from bundler.cli.progress import Progress
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DEFINITION = "bundle.yaml"
@@ -99,7 +99,7 @@ def jobs_option(command: Command) -> Command:
         default=8,
         show_default=True,
         metavar="N",
-        help="Transfers at a time.",
+        help="Transfers at a time, as far as each host bears them.",
     )(command)
 
 
@@ -110,10 +110,14 @@ def definition_argument(command: Command) -> Command:
 
 @contextmanager
 def showing(style: str) -> Iterator[Progress]:
-    """Yield the event handler of a command, and end its living line whatever happens."""
+    """Yield the event handler of a command, and end its living line whatever happens.
+
+    While nothing moves there are no events: a beat goes on telling so.
+    """
     progress = Progress(style)
     try:
-        yield progress
+        with progress.beating():
+            yield progress
     finally:
         progress.close()
 

@@ -11,6 +11,11 @@ from bundler.errors import FormatError
 _FORM = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
+def is_digest(text: str) -> bool:
+    """Whether `text` spells a digest."""
+    return _FORM.match(text) is not None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
     """A SHA-256 content digest in its one legal spelling, `sha256:` and 64 lower-case hex digits."""
@@ -24,7 +29,7 @@ class Digest:
         Raises:
             FormatError: any other algorithm, case, length or trailing character.
         """
-        if not _FORM.match(text):
+        if not is_digest(text):
             raise FormatError(repr(text[:100]), "is not a sha256 digest")
         return cls(text)
 
@@ -42,6 +47,9 @@ class Digest:
     def short(self) -> str:
         """The first twelve hex digits: enough for a person, never for a machine."""
         return self.text[7:19]
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
     def __str__(self) -> str:
         return self.text

@@ -39,20 +39,27 @@ class TransferPlanned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BytesMoved(Event):
-    """`count` more bytes went through (negative when a try is thrown away and starts again).
+    """`count` more bytes are at their destination (negative when a try is thrown away and starts again).
+
+    None, where the item has only begun.
 
     Attributes:
         item: which one; where room is short, only its first word is shown.
+        kept: they were there before, or are somewhere near: kept by an earlier run, present or mounted. None moved.
     """
 
     phase: str
     item: str
     count: int
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemDone(Event):
-    """A blob is at its destination, `how`: moved, present, mounted."""
+    """A blob is at its destination, `how`: moved, present, mounted, verified.
+
+    An image that got its name (`tagged`) is none of the planned items.
+    """
 
     phase: str
     item: str

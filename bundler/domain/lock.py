@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from bundler.domain.ami import BakedAmi, LockedAmi, Target
 from bundler.domain.blob import Blob
-from bundler.domain.digest import Digest
-from bundler.domain.oci import parse_strict_json
+from bundler.domain.digest import Digest, is_digest
+from bundler.domain.oci import MAX_BLOB_BYTES, parse_strict_json
 from bundler.domain.reference import Reference
 from bundler.domain.schema import (
+    MAX_LINE,
     Built,
     ImageReference,
     KubernetesVersion,
@@ -30,6 +34,7 @@ from bundler.errors import FormatError, LimitError
 MAX_LOCK_BYTES = 256 << 20
 _LATER = frozenset({"amis", "bake", "targets"})
 """Keys that the first locks did not have: left out where they are empty, so that those keep their bytes."""
+_BLOB_KEYS = frozenset({"mediaType", "digest", "size"})
 _BROKEN_HINT = "Take it from version control again; or remove it and make a new one: bundle lock"
 
 
@@ -40,12 +45,20 @@ class Evidence(Built):
     where: Line
 
 
-class LockedManifest(Blob):
+class LockedManifest(Built):
     """The manifest of one platform with its blobs; `platform` is None for an attestation."""
 
+    media_type: Line
+    digest: Sha256
+    size: int = Field(ge=0, le=MAX_BLOB_BYTES, strict=True)
     platform: PlatformName | None = None
     attests: Sha256 | None = None
     blobs: tuple[Blob, ...]
+
+    @property
+    def blob(self) -> Blob:
+        """The manifest itself."""
+        return Blob(media_type=self.media_type, digest=self.digest, size=self.size)
 
 
 class LockedImage(Built):
@@ -168,9 +181,9 @@ class Lock(Built):
             yield image.target
             if image.upstream is not None:
                 yield image.upstream
-            yield from image.manifests
+            yield from (manifest.blob for manifest in image.manifests)
         for chart in self.charts:
-            yield chart.manifest
+            yield chart.manifest.blob
 
     def contents(self) -> Iterator[Blob]:
         """Every other blob in the archive, some twice."""
@@ -201,13 +214,75 @@ def _means(reference: Reference, image: LockedImage) -> bool:
 
 def lock_bytes(lock: Lock) -> bytes:
     """Return the one spelling of `lock`: sorted keys, two blanks of indent, no absent keys, a final newline."""
-    document = lock.model_dump(mode="json", by_alias=True, exclude_none=True)
+    spelled = io.BytesIO()
+    for piece in _pieces(lock):
+        spelled.write(piece.encode())
+    return spelled.getvalue()
+
+
+def _pieces(lock: Lock) -> Iterator[str]:
+    """Yield `lock_bytes` image by image: a hundred thousand blobs are not to be there in three forms at one time."""
+    document = lock.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"images"})
     document = {key: value for key, value in document.items() if value or key not in _LATER}
-    return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    document["images"] = []
+    before = "{"
+    for key in sorted(document):
+        yield f'{before}\n  "{key}": '
+        yield from _images(lock.images) if key == "images" else (_indented(document[key], 2),)
+        before = ","
+    yield "\n}\n"
 
 
-def parse_lock(raw: bytes, *, source: str) -> Lock:
+def _images(images: Sequence[LockedImage]) -> Iterator[str]:
+    before = "["
+    for image in images:
+        manifests = _listed([_manifest(manifest, 8) for manifest in image.manifests], 6)
+        yield f"{before}\n    {_object(image, 4, 'manifests', manifests)}"
+        before = ","
+    yield "\n  ]" if images else "[]"
+
+
+def _manifest(manifest: LockedManifest, depth: int) -> str:
+    margin = "\n" + " " * (depth + 4)
+    blobs = [
+        f'{{{margin}  "digest": "{blob.digest.text}",{margin}  "mediaType": {_text(blob.media_type)},'
+        f'{margin}  "size": {blob.size}{margin}}}'
+        for blob in manifest.blobs
+    ]
+    return _object(manifest, depth, "blobs", _listed(blobs, depth + 2))
+
+
+def _object(model: Built, depth: int, key: str, spelled: str) -> str:
+    """Return how a model is written, given how the value of one of its keys is."""
+    document = model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={key})
+    values = {name: _indented(value, depth + 2) for name, value in document.items()} | {key: spelled}
+    margin = "\n" + " " * depth
+    return "{" + ",".join(f'{margin}  "{name}": {values[name]}' for name in sorted(values)) + margin + "}"
+
+
+def _listed(spelled: Sequence[str], depth: int) -> str:
+    margin = "\n" + " " * depth
+    return "[" + ",".join(f"{margin}  {one}" for one in spelled) + margin + "]" if spelled else "[]"
+
+
+def _indented(value: object, depth: int) -> str:
+    """Return `value` as it is written that deep in a document: no text in JSON holds a line end."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    return text.replace("\n", "\n" + " " * depth)
+
+
+@lru_cache(maxsize=64)
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def parse_lock(raw: bytes, *, source: str, digest: Callable[[str], Digest] = Digest.parse) -> Lock:
     """Return the lock in `raw`.
+
+    Args:
+        raw: from a file or an archive.
+        source: what errors name.
+        digest: gives the digest that a text spells; it may be one that is in memory already.
 
     Raises:
         FormatError: not a lock, or a release or bake whose chart or AMI it does not hold.
@@ -216,7 +291,7 @@ def parse_lock(raw: bytes, *, source: str) -> Lock:
     if len(raw) > MAX_LOCK_BYTES:
         raise LimitError(source, f"is larger than {MAX_LOCK_BYTES} bytes")
     try:
-        lock = Lock.model_validate(parse_strict_json(raw, subject=source, fractions=True))
+        lock = _parsed(raw, source, digest)
     except FormatError as error:
         raise FormatError(source, error.cause, hint=_BROKEN_HINT) from error
     except ValidationError as error:
@@ -235,6 +310,55 @@ def parse_lock(raw: bytes, *, source: str) -> Lock:
     return lock
 
 
+def _parsed(raw: bytes, source: str, digest: Callable[[str], Digest]) -> Lock:
+    shaped = parse_strict_json(raw, subject=source, fractions=True, shape=_Shape(digest))
+    try:
+        return Lock.model_validate(shaped)
+    except ValidationError:  # said of the document as it is
+        return Lock.model_validate(parse_strict_json(raw, subject=source, fractions=True))
+
+
+class _Shape:
+    """Makes blobs of objects while they are parsed, so that no tree of all of them is ever there.
+
+    What is not exactly a blob stays an object, for the models to check; and so does all that is in `values`.
+    """
+
+    def __init__(self, digest: Callable[[str], Digest]) -> None:
+        self._digest = digest
+        self._types: dict[str, str] = {}
+        self._blobs: dict[Digest, Blob] = {}
+
+    def __call__(self, found: dict[str, object]) -> object:
+        if found.keys() == _BLOB_KEYS:
+            return self._blob(found) or found
+        if "values" in found:
+            found["values"] = _plain(found["values"])
+        return found
+
+    def _blob(self, found: dict[str, object]) -> Blob | None:
+        """Return the blob that an object names, one for all that name it alike."""
+        kind, text, size = found["mediaType"], found["digest"], found["size"]
+        if not isinstance(kind, str) or not isinstance(text, str) or type(size) is not int:
+            return None
+        if not 0 < len(kind) <= MAX_LINE or "\n" in kind or not 0 <= size <= MAX_BLOB_BYTES or not is_digest(text):
+            return None
+        digest = self._digest(text)
+        blob = self._blobs.get(digest)
+        if blob is None or (blob.media_type, blob.size) != (kind, size):
+            blob = Blob(media_type=self._types.setdefault(kind, kind), digest=digest, size=size)
+            self._blobs[digest] = blob
+        return blob
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Blob):
+        return {"mediaType": value.media_type, "digest": value.digest.text, "size": value.size}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
 def blob_sizes(lock: Lock, *, source: str) -> dict[Digest, int]:
     """Return the size in bytes of every blob of the pool.
 
@@ -242,7 +366,7 @@ def blob_sizes(lock: Lock, *, source: str) -> dict[Digest, int]:
         FormatError: the lock gives two sizes for one digest.
     """
     sizes: dict[Digest, int] = {}
-    for blob in (*lock.manifests(), *lock.contents()):
+    for blob in chain(lock.manifests(), lock.contents()):
         if sizes.setdefault(blob.digest, blob.size) != blob.size:
             raise FormatError(source, f"gives two sizes for {blob.digest}", hint="Make it again: bundle lock")
     return sizes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -248,13 +248,16 @@ def _parse_object(raw: bytes, subject: str, *, fractions: bool = False) -> dict[
     return value
 
 
-def parse_strict_json(raw: bytes, *, subject: str, fractions: bool = False) -> object:
+def parse_strict_json(
+    raw: bytes, *, subject: str, fractions: bool = False, shape: Callable[[dict[str, object]], object] | None = None
+) -> object:
     """Return the JSON value in `raw`; duplicate keys, NaN, huge numbers, surrogates and deep nesting are refused.
 
     Args:
         raw: from outside.
         subject: what errors name.
         fractions: whether a number may have a fraction, as values of charts do.
+        shape: gives what stands for each object, the inner ones first; None leaves them as they are.
 
     Raises:
         FormatError: not such a value.
@@ -262,7 +265,7 @@ def parse_strict_json(raw: bytes, *, subject: str, fractions: bool = False) -> o
     try:
         value: object = json.loads(
             raw.decode("utf-8"),
-            object_pairs_hook=_unique,
+            object_pairs_hook=_unique if shape is None else lambda pairs: shape(_unique(pairs)),
             parse_constant=_no_constant,
             parse_float=_finite if fractions else _no_constant,
         )

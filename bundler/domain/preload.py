@@ -33,7 +33,7 @@ class Preload:
     @property
     def blobs(self) -> tuple[Blob, ...]:
         """Everything that is carried of it."""
-        everything = (self.target, self.manifest, *self.manifest.blobs)
+        everything = (self.target, self.manifest.blob, *self.manifest.blobs)
         return tuple({blob.digest: blob for blob in everything}.values())
 
 

@@ -75,7 +75,7 @@ def repositories_of(lock: Lock, *, carried: Set[Digest]) -> Repositories:
     for chart in lock.charts:
         target = _OWN.chart(chart.reference)
         repository = found.setdefault(target.repository, PulledRepository())
-        _add(repository, target.tag, (chart.manifest,), carried)
+        _add(repository, target.tag, (chart.manifest.blob,), carried)
         _add_blobs(repository, chart.manifest.blobs, carried)
     return found
 
@@ -84,7 +84,7 @@ def _manifests(image: LockedImage) -> Iterator[Blob]:
     yield image.target
     if image.upstream is not None:
         yield image.upstream
-    yield from image.manifests
+    yield from (manifest.blob for manifest in image.manifests)
 
 
 def _add(repository: PulledRepository, tag: str | None, manifests: Sequence[Blob], carried: Set[Digest]) -> None:

@@ -18,20 +18,23 @@ class Job(Generic[Work]):
         work: what is to be done.
         is_large: which lane it takes.
         needs: how many jobs have to end before it may begin.
-        then: jobs that need this one; None for none, as a hundred thousand jobs have.
+        then: what needs this one: nothing, one job, as of most of a hundred thousand, or several.
     """
 
     work: Work
     is_large: bool = False
     needs: int = 0
-    then: list[Job[Work]] | None = None
+    then: Job[Work] | list[Job[Work]] | None = None
 
     def after(self, other: Job[Work]) -> None:
         """Begin only when `other` has ended."""
         self.needs += 1
         if other.then is None:
-            other.then = []
-        other.then.append(self)
+            other.then = self
+        elif isinstance(other.then, list):
+            other.then.append(self)
+        else:
+            other.then = [other.then, self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +54,14 @@ class Schedule(Generic[Work]):
         small_under_way: small jobs that have begun and not ended.
     """
 
-    def __init__(self, jobs: Sequence[Job[Work]], *, rank: Callable[[Work], Any]) -> None:
+    def __init__(self, jobs: Sequence[Job[Work]], *, rank: Callable[[Work], tuple[Any, ...]]) -> None:
         self.jobs = len(jobs)
         self.small_under_way = 0
         self._large_under_way = 0
         self._rank = rank
         self._count = 0
-        self._large: list[tuple[Any, int, Job[Work]]] = []
-        self._small: list[tuple[Any, int, Job[Work]]] = []
+        self._large: list[tuple[Any, ...]] = []
+        self._small: list[tuple[Any, ...]] = []
         for job in jobs:
             if not job.needs:
                 self._ready(job)
@@ -67,10 +70,10 @@ class Schedule(Generic[Work]):
         """Return the jobs that begin now; each is to be told to `end` once."""
         begun = []
         while self._large and self._large_under_way < widths.large and self._under_way < widths.total:
-            begun.append(heapq.heappop(self._large)[2])
+            begun.append(heapq.heappop(self._large)[-1])
             self._large_under_way += 1
         while self._small and self.small_under_way < widths.small and self._under_way < widths.total:
-            begun.append(heapq.heappop(self._small)[2])
+            begun.append(heapq.heappop(self._small)[-1])
             self.small_under_way += 1
         return begun
 
@@ -80,8 +83,8 @@ class Schedule(Generic[Work]):
             self._large_under_way -= 1
         else:
             self.small_under_way -= 1
-        following, job.then = job.then or (), None
-        for other in following:
+        following, job.then = job.then, None
+        for other in following if isinstance(following, list) else () if following is None else (following,):
             other.needs -= 1
             if not other.needs:
                 self._ready(other)
@@ -92,4 +95,4 @@ class Schedule(Generic[Work]):
 
     def _ready(self, job: Job[Work]) -> None:
         self._count += 1
-        heapq.heappush(self._large if job.is_large else self._small, (self._rank(job.work), self._count, job))
+        heapq.heappush(self._large if job.is_large else self._small, (*self._rank(job.work), self._count, job))

@@ -92,7 +92,8 @@ SemanticVersion = Annotated[
     str,
     StringConstraints(pattern=r"^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$", max_length=128),
 ]
-Line = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\n]+$")]
+MAX_LINE = 500
+Line = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LINE, pattern=r"^[^\n]+$")]
 Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}$")]
 Partition = Annotated[str, StringConstraints(pattern=r"^aws(-[a-z]+)*$")]
 Account = Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]

@@ -10,7 +10,7 @@ from bundler.archive.packs import NewPack, PackedFrame, PackWriter, compress
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume
 from bundler.domain.delta import ZERO_SHA256
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, TransferPlanned
+from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
 from bundler.domain.export import ExportProgress
 from bundler.domain.packs import FRAME_BLOCKS, PackTable
 from bundler.domain.snapshot import DeviceSnapshot, ListedBlock, SnapshotBlocks
@@ -155,6 +155,8 @@ class _Export:
             table = self._packed()
         finally:
             self._writer.close()
+        for source in self._sources:
+            self._emit(ItemDone(phase=PHASE, item=source.device))
         index = BlockIndex(volumes=tuple(self._volume(number) for number in range(len(self._sources))))
         return Exported(index=index, table=table)
 

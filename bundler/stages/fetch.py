@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from functools import cache
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from bundler.cache import Cache
 from bundler.domain.blob import Blob
@@ -96,8 +97,8 @@ class _Wanted:
     size: int
 
     @property
-    def rank(self) -> tuple[int, int, Digest]:
-        return (0, 0, self.digest) if self.size > RANGED_BYTES else (1, -self.size, self.digest)
+    def rank(self) -> tuple[int, int, str]:
+        return 0, 0, self.digest.text
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,11 +140,25 @@ class _Part:
     stop: int
 
     @property
-    def rank(self) -> tuple[int, int, Digest]:
-        return 0, self.start, self.ranged.blob.digest
+    def rank(self) -> tuple[int, int, str]:
+        return 0, self.start, self.ranged.blob.digest.text
 
 
-_Task = _Wanted | _Part
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """The blobs that are not large, the next one last; a worker takes one, and comes back for another.
+
+    They wait here and not among the tasks: there may be a hundred thousand.
+    """
+
+    left: list[_Wanted]
+
+    @property
+    def rank(self) -> tuple[int, int, str]:
+        return 1, 0, ""
+
+
+_Task = _Wanted | _Part | _Others
 
 
 def fetch(
@@ -170,11 +185,16 @@ def fetch(
         DigestError: upstream's content is not what the lock names.
         LockChangedError: the cache lost a blob that nothing can bring again.
     """
-    wanted: list[_Task] = [_Wanted(digest, size) for digest, size in missing]
-    total = sum(task.size for task in wanted if isinstance(task, _Wanted))
-    pace.emit(TransferPlanned(phase="fetch", total_bytes=total, items=len(wanted)))
+    wanted = [_Wanted(digest, size) for digest, size in missing]
+    pace.emit(TransferPlanned(phase="fetch", total_bytes=sum(task.size for task in wanted), items=len(wanted)))
+    large = [task for task in wanted if task.size > RANGED_BYTES]
+    others = [task for task in wanted if task.size <= RANGED_BYTES]
+    others.sort(key=lambda task: (-task.size, task.digest.text))
+    others.reverse()
     fetcher = _Fetcher(origins=_origins(lock), names=_names(lock), place=place, supply=supply, emit=pace.emit)
-    drain(fetcher.work, wanted, rank=lambda task: task.rank, workers=pace.workers)
+    tasks: list[_Task] = [*large, *(_Others(others) for _ in range(min(pace.workers, len(others))))]
+    del wanted
+    drain(fetcher.work, tasks, rank=lambda task: task.rank, workers=pace.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,14 +205,30 @@ class _Fetcher:
     supply: Supply
     emit: Emit
 
+    def _name(self, digest: Digest) -> str:
+        """The image, chart, tool or file that a blob belongs to, in a word."""
+        origin = self.origins.get(digest)
+        if origin is None:
+            return self.names.get(digest, "")
+        return origin.reference.tagged.rsplit("/", 1)[-1]
+
     def work(self, task: _Task) -> Sequence[_Task]:
-        return self._part(task) if isinstance(task, _Part) else self._begin(task)
+        if isinstance(task, _Part):
+            return self._part(task)
+        if isinstance(task, _Wanted):
+            return self._begin(task)
+        try:
+            wanted = task.left.pop()
+        except IndexError:
+            return ()
+        return [*self._begin(wanted), task]
 
     def _begin(self, wanted: _Wanted) -> Sequence[_Task]:
         """Bring a blob, or its first part; return its other parts."""
         digest, place = wanted.digest, self.place(wanted.digest)
-        label = f"{digest.short} {self.names.get(digest, '')}".rstrip()
+        label = f"{digest.short} {self._name(digest)}".rstrip()
         counted = _Counted(place, label=label, emit=self.emit)
+        self.emit(BytesMoved(phase="fetch", item=label, count=0))
         if self.supply.cache.has(digest) and self._from_cache(digest, counted):
             return ()
         origin = self.origins.get(digest)
@@ -206,9 +242,9 @@ class _Fetcher:
             return ()
         blob = Descriptor(media_type="application/octet-stream", digest=digest, size=wanted.size)
         source = self.supply.source_of(origin.image)
-        if isinstance(source, RangeSource) and isinstance(place, RangePlace):
+        if _gives_ranges(source) and _takes_ranges(place):
             ranged = _Ranged(blob=blob, origin=origin, source=source, place=place, counted=counted)
-            counted.count(blob.size - sum(stop - start for start, stop in place.gaps()))
+            counted.count(blob.size - sum(stop - start for start, stop in place.gaps()), kept=True)
             return self._parts(ranged)
         with _naming_exported(origin.image):
             source.read_blob(origin.reference, blob, counted.write, restart=counted.restart)
@@ -267,6 +303,20 @@ class _Fetcher:
         return derive_index(upstream, keep=[manifest.digest for manifest in image.manifests])
 
 
+@cache
+def _offers(kind: type, protocol: type) -> bool:
+    """Whether objects of a type have what a protocol asks for: asked once a type, for it costs as much as a request."""
+    return issubclass(kind, protocol)
+
+
+def _gives_ranges(source: ImageSource) -> TypeGuard[RangeSource]:
+    return _offers(type(source), RangeSource)
+
+
+def _takes_ranges(place: Place) -> TypeGuard[RangePlace]:
+    return _offers(type(place), RangePlace)
+
+
 def _cut(gaps: Iterable[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     """Return the spans to ask for: all of a small gap at once, a large blob's first part small, to learn of it soon."""
     if size <= RANGED_BYTES:
@@ -294,10 +344,10 @@ def check_manifests(lock: Lock, *, read: Callable[[Digest], bytes]) -> None:
     for image in lock.images:
         subject = str(image.reference)
         for manifest in image.manifests:
-            _check(_says(manifest, _parsed(manifest, read, subject)), subject)
+            _check(_says(manifest, _parsed(manifest.blob, read, subject)), subject)
         _check(_is_whole(image, _parsed(image.target, read, subject)), subject)
     for chart in lock.charts:
-        _check(_says(chart.manifest, _parsed(chart.manifest, read, chart.reference)), chart.reference)
+        _check(_says(chart.manifest, _parsed(chart.manifest.blob, read, chart.reference)), chart.reference)
 
 
 def _parsed(blob: Blob, read: Callable[[Digest], bytes], subject: str) -> Manifest | Index | None:
@@ -346,24 +396,22 @@ def _naming_exported(image: LockedImage) -> Iterator[None]:
 def _origins(lock: Lock) -> dict[Digest, _Origin]:
     found: dict[Digest, _Origin] = {}
     for image in lock.images:
-        named: list[tuple[Blob, bool]] = [(image.target, True)]
-        named += [(image.upstream, True)] if image.upstream is not None else []
+        whole, part = (_Origin(image=image, reference=image.reference, is_manifest=each) for each in (True, False))
+        found.setdefault(image.target.digest, whole)
+        if image.upstream is not None:
+            found.setdefault(image.upstream.digest, whole)
         for manifest in image.manifests:
-            named += [(manifest, True), *((blob, False) for blob in manifest.blobs)]
-        for blob, is_manifest in named:
-            origin = _Origin(image=image, reference=image.reference, is_manifest=is_manifest)
-            found.setdefault(blob.digest, origin)
+            found.setdefault(manifest.digest, whole)
+            for blob in manifest.blobs:
+                found.setdefault(blob.digest, part)
     return found
 
 
 def _names(lock: Lock) -> dict[Digest, str]:
-    """What people call a blob by: the image, chart, tool or file that it belongs to, in a word."""
+    """What people call a blob of no image by: the chart, tool or file that it belongs to, in a word."""
     found: dict[Digest, str] = {}
-    for image in lock.images:
-        for blob in (image.target, *image.manifests, *(blob for part in image.manifests for blob in part.blobs)):
-            found.setdefault(blob.digest, image.reference.tagged.rsplit("/", 1)[-1])
     for chart in lock.charts:
-        for blob in (chart.manifest, *chart.manifest.blobs):
+        for blob in (chart.manifest.blob, *chart.manifest.blobs):
             found.setdefault(blob.digest, chart.reference.removeprefix("charts/"))
     for tool in lock.tools:
         found.setdefault(tool.content.digest, tool.name)
@@ -387,11 +435,11 @@ class _Counted:
         self._place.write(chunk)
         self.count(len(chunk))
 
-    def count(self, count: int) -> None:
+    def count(self, count: int, *, kept: bool = False) -> None:
         with self._lock:
             self._count += count
         if count:
-            self._emit(BytesMoved(phase="fetch", item=self._label, count=count))
+            self._emit(BytesMoved(phase="fetch", item=self._label, count=count, kept=kept))
 
     def restart(self) -> None:
         self._place.restart()

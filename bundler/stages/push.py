@@ -115,7 +115,7 @@ def pushes_of(
         for image in lock.images
     ]
     charts = [
-        _push(chart.reference, chart_target(chart.reference), (chart.manifest,), tail=chart.manifest)
+        _push(chart.reference, chart_target(chart.reference), (chart.manifest,), tail=chart.manifest.blob)
         for chart in lock.charts
     ]
     owners: dict[Reference, Digest] = {}
@@ -127,7 +127,7 @@ def pushes_of(
 
 def _push(source: str, target: Reference, manifests: Sequence[LockedManifest], *, tail: Blob) -> Push:
     blobs = {blob.digest: blob for manifest in manifests for blob in manifest.blobs}
-    ordered = {manifest.digest: Blob.of(manifest.descriptor) for manifest in manifests}
+    ordered = {manifest.digest: manifest.blob for manifest in manifests}
     ordered.pop(tail.digest, None)
     return Push(
         source=source,
@@ -334,6 +334,8 @@ class _Pusher:
             if self.archive.holds(upload.blob.digest):
                 self.archive.check(upload.blob.digest)  # names the member, where it is the archive that is damaged
             raise
+        if not mounted:
+            counter.at(upload.blob.size)
         return self._done(upload, "mounted" if mounted else "moved"), asked + (1 if mounted else 2)
 
     def _is_to_be_asked(self, upload: Upload) -> bool:
@@ -350,7 +352,7 @@ class _Pusher:
 
     def _done(self, upload: Upload, how: str) -> str:
         if how != "moved":
-            self.pace.emit(BytesMoved(phase="push", item=upload.label, count=upload.blob.size))
+            self.pace.emit(BytesMoved(phase="push", item=upload.label, count=upload.blob.size, kept=True))
         self.pace.emit(ItemDone(phase="push", item=upload.label, how=how))
         return how
 
@@ -381,9 +383,9 @@ class _Counter:
         self._reached = 0
 
     def at(self, offset: int) -> None:
+        """What follows is from `offset` on; whoever takes the pieces need not come back after the last one."""
         self.add(offset - self._reached)
 
     def add(self, count: int) -> None:
         self._reached += count
-        if count:
-            self._pace.emit(BytesMoved(phase="push", item=self._label, count=count))
+        self._pace.emit(BytesMoved(phase="push", item=self._label, count=count))

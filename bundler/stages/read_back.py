@@ -8,7 +8,7 @@ from typing import Literal, Protocol, get_args
 
 from bundler.domain.blocks import BLOCK_BYTES, Volume
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved
+from bundler.domain.events import BytesMoved, ItemDone
 from bundler.domain.snapshot import ListedBlock, SnapshotBlocks
 from bundler.transfer import Pace, ordered_map
 
@@ -88,10 +88,11 @@ def read_back(volume: Volume, snapshot: str, *, reader: SnapshotReader, pace: Pa
     moved = Blocks()
 
     def look(one: _Place) -> tuple[int, Kind]:
+        if one.wanted is not None:  # only these are planned
+            pace.emit(BytesMoved(phase=PHASE, item=volume.device, count=BLOCK_BYTES, kept=one.block is None))
         if one.block is None:
             return one.number, "missing"
         _, sha256 = reader.read(snapshot, one.block, progress=lambda: moved.count)
-        pace.emit(BytesMoved(phase=PHASE, item=volume.device, count=BLOCK_BYTES))
         return one.number, _kind(one.wanted, sha256)
 
     found = {kind: Blocks() for kind in get_args(Kind)}
@@ -99,6 +100,7 @@ def read_back(volume: Volume, snapshot: str, *, reader: SnapshotReader, pace: Pa
         for number, kind in looked:
             moved.count += 1
             found[kind].add(number)
+    pace.emit(ItemDone(phase=PHASE, item=volume.device, how="verified"))
     return ReadBack(
         snapshot=snapshot,
         gib=listed.gib,

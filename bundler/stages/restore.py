@@ -18,7 +18,7 @@ from bundler.domain.bake import client_token
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume
 from bundler.domain.delta import ZERO_SHA256, changes
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, TransferPlanned
+from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
 from bundler.domain.packs import FRAME_BLOCKS, Frame, PackTable
 from bundler.domain.parents import DEVICE_TAG, INDEX_TAG, Parents, serves, snapshot_tags
 from bundler.domain.snapshot import FoundSnapshot, ListedBlock, NewSnapshot, SnapshotBlocks
@@ -264,6 +264,8 @@ class _Restore:
                 if one.frames is not None and self._pack_of(one.frames) != pack:
                     pack = self._pack_of(one.frames)
                     progress.put(snapshots, one.frames)
+        for device in snapshots:
+            pace.emit(ItemDone(phase=PHASE, item=device))
 
     def _pack_of(self, frames: int) -> int:
         """The pack that the next frame stands in, after so many; what no pack carries is counted in such packs, too."""

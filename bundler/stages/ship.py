@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, cast
 
 from bundler.domain.digest import Digest
-from bundler.domain.events import BytesMoved, Emit, ItemDone, Noted, TransferPlanned, silent
+from bundler.domain.events import BytesMoved, Emit, ItemDone, Noted, TransferPlanned, counted, silent
 from bundler.domain.shipment import (
     Part,
     S3Address,
@@ -313,7 +313,8 @@ def leftovers(address: S3Address, *, store: ObjectStore, clean: bool, emit: Emit
     for upload_id in unfinished if clean else ():
         store.abort(address, upload_id)
     if unfinished and not clean:
-        text = f"{address}: {len(unfinished)} unfinished uploads are left and cost money; --clean throws them away"
+        left = counted(len(unfinished), "unfinished upload")
+        text = f"{address}: {left} left, which cost money; --clean throws them away"
         emit(Noted(text=text, warning=True))
 
 
@@ -337,9 +338,10 @@ class _Sender:
         label = f"{self.local.path.name} part {part.number}"
         held = self.held.get(part.number)
         if held is not None and holds(held, part, md5_of=partial(_md5, self.local)):
-            self.emit(BytesMoved(phase="ship", item=label, count=part.size))
+            self.emit(BytesMoved(phase="ship", item=label, count=part.size, kept=True))
             self.emit(ItemDone(phase="ship", item=label, how="present"))
             return _Sent(part=part, stored=held)
+        self.emit(BytesMoved(phase="ship", item=label, count=0))
         told = _Told(lambda count: self.emit(BytesMoved(phase="ship", item=label, count=count)))
 
         def content() -> BinaryIO:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bundler import __version__
 from bundler.archive.layout import Layout, plan_layout
+from bundler.archive.members import Member
 from bundler.archive.metadata import closure_report, provenance, sbom
 from bundler.archive.slicing import finish_slicing, slice_archive, table_path
 from bundler.archive.writer import ArchiveWriter, Failpoint, no_failpoint
@@ -106,17 +107,17 @@ def build(request: BuildRequest, *, outside: Connected) -> BuildOutcome:
         return _outcome(_cut(request, there, root, emit), layout)
     emit(PhaseStarted(phase="fetch", detail=archive.name))
     with keeping(FETCHED), ArchiveWriter(archive, layout, failpoint=request.failpoint) as writer:
-        members = {member.digest: member for member in writer.missing(pace=outside.pace)}
-        _mend_packs(request, lock, outside, missing=members.keys())
+        missing = writer.missing(pace=outside.pace)
+        _mend_packs(request, lock, outside, missing=missing)
         fetch(
             lock,
-            [(member.digest, member.size) for member in members.values()],
-            place=lambda digest: writer.write_at(members[digest]),
+            ((member.digest, member.size) for member in missing),
+            place=writer.place_of,
             supply=_supply(request, outside),
             pace=outside.pace,
         )
-        kept = len(layout.blobs) - len(members)
-        emit(PhaseDone(phase="fetch", detail=f"{counted(len(members), 'blob')} fetched, {kept} were there"))
+        kept = len(layout.blobs) - len(missing)
+        emit(PhaseDone(phase="fetch", detail=f"{counted(len(missing), 'blob')} fetched, {kept} were there"))
         check_manifests(lock, read=writer.read)
         writer.seal(request.signer)
     emit(PhaseDone(phase="seal", detail=f"{archive.name} is complete and signed"))
@@ -234,10 +235,11 @@ def _bakes(request: BuildRequest, lock: Lock, outside: Connected) -> BakeRun:
     )
 
 
-def _mend_packs(request: BuildRequest, lock: Lock, outside: Connected, *, missing: Set[Digest]) -> None:
+def _mend_packs(request: BuildRequest, lock: Lock, outside: Connected, *, missing: Sequence[Member]) -> None:
     """Read the AMIs again whose packs are neither in the archive nor in the cache."""
+    lacking = {member.digest for member in missing} if lock.bake else frozenset[Digest]()
     for baked in lock.bake:
-        if any(blob.digest in missing and not outside.cache.has(blob.digest) for blob in baked.blobs):
+        if any(blob.digest in lacking and not outside.cache.has(blob.digest) for blob in baked.blobs):
             _bakes(request, lock, outside).mend(baked)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from bundler.archive.damage import damaged_members, slot_is_right
 from bundler.archive.header import BLOCK_BYTES, END_BYTES
 from bundler.archive.identity import self_consistent
-from bundler.archive.layout import BLOB_FOLDER
 from bundler.archive.members import Member
 from bundler.archive.mending import RebuiltSource, Span, pieces, spans_of, write_again, write_in_place
 from bundler.archive.parts import PartsSource
@@ -340,7 +339,7 @@ class _Stock:
         ]
         if not lacking:
             return
-        ours = next((member for member in lacking if not member.path.startswith(BLOB_FOLDER)), None)
+        ours = next((member for member in lacking if not member.is_blob), None)
         if self.request.upstream is None or ours is not None:
             hint = "Name another copy: --from COPY"
             raise DigestError((ours or lacking[0]).path, "is damaged, and no copy has it right", hint=hint)

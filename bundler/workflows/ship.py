@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bundler.atomic import publish
 from bundler.domain.digest import Digest
-from bundler.domain.events import PhaseDone, PhaseStarted
+from bundler.domain.events import PhaseDone, PhaseStarted, counted
 from bundler.domain.parts import ARCHIVE_SUFFIX, TABLE_SUFFIX
 from bundler.domain.shipment import S3Address, Shipment, slip_bytes
 from bundler.errors import keeping
@@ -93,5 +93,6 @@ def _send(
         plan = observe(local, address, store=store, pace=pace)
         done = ship(plan, local, address, store=store, pace=pace)
     leftovers(address, store=store, clean=request.clean, emit=pace.emit)
-    pace.emit(PhaseDone(phase="ship", detail="was there already" if plan.is_done else f"sent {done.sent} parts"))
+    sent = "was there already" if plan.is_done else f"sent {counted(done.sent, 'part')}"
+    pace.emit(PhaseDone(phase="ship", detail=sent))
     return done.shipment

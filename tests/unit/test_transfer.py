@@ -178,8 +178,8 @@ def test_slots_let_in_as_many_as_are_allowed_now_and_nobody_is_overtaken() -> No
     def work(number: int) -> None:
         nonlocal inside, most, allowed
         for _ in range(20):
-            slots.enter()
-            slots.enter()  # a request below another one has room
+            outer = slots.enter()
+            inner = slots.enter()  # a request below another one has room
             with lock:
                 inside, most = inside + 1, max(most, inside + 1)
                 order.append(number)
@@ -188,8 +188,9 @@ def test_slots_let_in_as_many_as_are_allowed_now_and_nobody_is_overtaken() -> No
             time.sleep(0.0005)
             with lock:
                 inside -= 1
-            slots.leave()
-            slots.leave()
+            inner.leave()
+            inner.leave()
+            outer.leave()
 
     parallel_map(work, range(6), workers=6)
     assert (most, slots.taken) == (3, 0)

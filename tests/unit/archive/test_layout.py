@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_content_with_two_uses_is_stored_once_under_the_first() -> None:
 
 def test_two_sizes_for_one_digest_are_refused_at_layout() -> None:
     tool = SAMPLE.lock.tools[0]
-    liar = tool.content.model_copy(update={"size": tool.content.size + 1})
+    liar = replace(tool.content, size=tool.content.size + 1)
     lock = SAMPLE.lock.model_copy(update={"tools": (tool, tool.model_copy(update={"content": liar}))})
     with pytest.raises(FormatError, match="two sizes"):
         plan_layout(lock, generated=LAYOUT.generated)
@@ -160,7 +161,7 @@ def test_runs_hold_every_member_once_and_stand_together() -> None:
     sizes = [1, 70 << 20, 3, 60 << 20, 5 << 20, 2, *([0] * 4500)]
     members, start = [], 0
     for number, size in enumerate(sizes):
-        member = Member(path=str(number), role="layer", size=size, digest=Digest.of(b""), offset=start + 512)
+        member = Member(name=str(number), role="layer", size=size, digest=Digest.of(b""), offset=start + 512)
         members.append(member)
         start = member.end
     runs = runs_of(members)

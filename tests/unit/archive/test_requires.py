@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -106,7 +107,7 @@ digests = st.binary(min_size=32, max_size=32).map(lambda raw: Digest("sha256:" +
 sizes = st.integers(0, 1 << 40)
 roles = st.from_regex(r"[a-z][a-z-]{0,30}", fullmatch=True)
 entries = st.builds(
-    Entry, path=st.from_regex(r"[a-z0-9][a-z0-9./-]{0,98}", fullmatch=True), role=roles, size=sizes, digest=digests
+    Entry, name=st.from_regex(r"[a-z0-9][a-z0-9./-]{0,98}", fullmatch=True), role=roles, size=sizes, digest=digests
 )
 repositories = st.none() | st.from_regex(r"[a-z0-9][a-z0-9._/-]{0,255}", fullmatch=True)
 absents = st.builds(Required, role=roles, size=sizes, digest=digests, repository=repositories)
@@ -156,7 +157,7 @@ def test_the_base_is_made_of_index_and_difference() -> None:
 @pytest.mark.parametrize("change", [{"digest": Digest.of(b"other")}, {"size": 7}])
 def test_a_difference_that_does_not_give_the_base_is_refused(change: dict[str, object]) -> None:
     assert AMI.base is not None
-    wrong = AMI.base.model_copy(update={"index": AMI.base.index.model_copy(update=change)})
+    wrong = AMI.base.model_copy(update={"index": replace(AMI.base.index, **change)})
     baked: BakedAmi = AMI.model_copy(update={"base": wrong})
     with pytest.raises(FormatError, match="does not give the block index"):
         read_base_index(opened(forge()), baked, NEW)

@@ -11,7 +11,7 @@ import pytest
 from bundler.archive.slicing import finish_slicing, slice_archive, table_path
 from bundler.archive.writer import no_failpoint
 from bundler.domain.parts import parse_table
-from bundler.errors import DigestError, LocalResourceError, LockedError
+from bundler.errors import ConflictError, DigestError, LocalResourceError, LockedError
 from tests.fakes.archives import sample
 from tests.fakes.sliced import PART_BYTES, sliced
 
@@ -140,3 +140,35 @@ def test_a_disk_that_forgets_between_two_reads_is_noticed(tmp_path: Path) -> Non
 
     with pytest.raises(DigestError, match="read otherwise than before"):
         slice_archive(archive, root=ROOT, part_bytes=PART_BYTES, failpoint=flip)
+
+
+def test_a_second_slicing_changes_nothing_of_the_first(tmp_path: Path) -> None:
+    """With another size it once put its plan in the place of the first one's, and good parts were removed by it."""
+    archive = SAMPLE.build(tmp_path)
+    whole, refused = archive.read_bytes(), list[str]()
+
+    def second(name: str) -> None:
+        if name in ("planned", "taken", "cut"):
+            for slicing in (
+                lambda: slice_archive(archive, root=ROOT, part_bytes=4 * PART_BYTES, failpoint=no_failpoint),
+                lambda: finish_slicing(archive, failpoint=no_failpoint),
+            ):
+                with pytest.raises((LockedError, LocalResourceError)):
+                    slicing()
+                refused.append(name)
+
+    table = slice_archive(archive, root=ROOT, part_bytes=PART_BYTES, failpoint=second)
+    assert len(refused) > 6
+    parts = parse_table(table.read_bytes(), source="x").parts
+    assert b"".join((tmp_path / f"sample-7.tar.{number:03}").read_bytes() for number in range(len(parts))) == whole
+
+
+def test_a_plan_that_does_not_fit_the_parts_removes_none(tmp_path: Path) -> None:
+    cut = sliced(SAMPLE, tmp_path)
+    archive = tmp_path / "sample-7.tar"
+    cut.path(1).write_bytes(b"other")
+    table_path(archive).rename(tmp_path / "sample-7.parts.json.partial")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ConflictError, match="is not the part"):
+        finish_slicing(archive, failpoint=no_failpoint)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

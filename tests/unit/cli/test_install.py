@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundler.cli.install import confirm
-from bundler.cli.render import Progress
+from bundler.cli.progress import Progress
 from bundler.domain.plan import Action, Plan
 from bundler.errors import UsageError
 from tests.journey import Workspace

@@ -17,18 +17,18 @@ def begun(schedule: Schedule[int], widths: Widths) -> list[int]:
 
 
 def test_the_least_rank_begins_first_and_no_more_than_the_lane_is_wide() -> None:
-    schedule = Schedule(jobs_of(1, 2, 3), rank=lambda work: -work)
+    schedule = Schedule(jobs_of(1, 2, 3), rank=lambda work: (-work,))
     assert begun(schedule, Widths(large=1, small=2, total=9)) == [3, 2]
     assert begun(schedule, Widths(large=1, small=2, total=9)) == []
 
 
 def test_large_jobs_do_not_hold_small_ones_back() -> None:
-    schedule = Schedule([*jobs_of(7, 8, is_large=True), *jobs_of(1)], rank=lambda work: work)
+    schedule = Schedule([*jobs_of(7, 8, is_large=True), *jobs_of(1)], rank=lambda work: (work,))
     assert begun(schedule, Widths(large=1, small=1, total=2)) == [7, 1]
 
 
 def test_a_total_of_one_means_one_at_a_time() -> None:
-    schedule = Schedule([*jobs_of(7, is_large=True), *jobs_of(1)], rank=lambda work: work)
+    schedule = Schedule([*jobs_of(7, is_large=True), *jobs_of(1)], rank=lambda work: (work,))
     assert begun(schedule, Widths(large=1, small=1, total=1)) == [7]
 
 
@@ -36,7 +36,7 @@ def test_a_job_begins_when_the_last_that_it_needs_has_ended() -> None:
     first, second, third = jobs_of(1, 2, 3)
     third.after(first)
     third.after(second)
-    schedule = Schedule([first, second, third], rank=lambda work: work)
+    schedule = Schedule([first, second, third], rank=lambda work: (work,))
     assert begun(schedule, WIDE) == [1, 2]
     schedule.end(first)
     assert begun(schedule, WIDE) == []
@@ -59,7 +59,7 @@ def test_every_job_is_done_once_after_what_it_needs_within_the_widths(  # type: 
     for low, high in {(low, high) for low, high in edges if low < high < count}:
         jobs[high].after(jobs[low])
         needs[high].add(low)
-    schedule = Schedule(jobs, rank=lambda work: work)
+    schedule = Schedule(jobs, rank=lambda work: (work,))
     under_way, done = schedule.begin(widths), []
     while under_way:
         assert len(under_way) <= widths.total

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,14 +82,14 @@ def lock(tmp_path: Path) -> Lock:
     )
     (made,) = resolve([wanted], cache=Cache(tmp_path / "lock"))
     manifest = made.manifests[0]
-    layer = manifest.blobs[-1].model_copy(update={"digest": DIGEST, "size": SIZE})
+    layer = replace(manifest.blobs[-1], digest=DIGEST, size=SIZE)
     manifest = manifest.model_copy(update={"blobs": (*manifest.blobs[:-1], layer)})
     return Lock.model_construct(
         images=(made.model_copy(update={"manifests": (manifest,)}),), charts=(), tools=(), files=()
     )
 
 
-MEMBER = Member(path=f"blobs/sha256/{DIGEST.hex}", role="layer", size=SIZE, digest=DIGEST, offset=BLOCK_BYTES)
+MEMBER = Member(role="layer", size=SIZE, digest=DIGEST, offset=BLOCK_BYTES)
 
 
 @pytest.fixture
@@ -102,9 +104,11 @@ def place(file: PartialFile) -> MemberWriter:
     return MemberWriter(file, MEMBER, committed=lambda member: None, failpoint=no_failpoint)
 
 
-def run(lock: Lock, upstream: Upstream, file: PartialFile, *, workers: int = 4) -> int:
+def run(
+    lock: Lock, upstream: Upstream, file: PartialFile, *, workers: int = 4, events: list[Event] | None = None
+) -> int:
     """Fetch the layer; return how many bytes the events told of."""
-    events: list[Event] = []
+    events = [] if events is None else events
     fetch(
         lock,
         [(DIGEST, SIZE)],
@@ -155,9 +159,11 @@ def test_content_that_is_wrong_three_times_never_counts(lock: Lock, file: Partia
 def test_what_a_broken_run_left_is_not_asked_for_again(lock: Lock, file: PartialFile, workers: int) -> None:
     with pytest.raises(NetworkError):
         run(lock, Upstream(breaks_at=9000), file, workers=workers)
-    upstream = Upstream()
-    assert run(lock, upstream, file) == SIZE
+    upstream, events = Upstream(), list[Event]()
+    assert run(lock, upstream, file, events=events) == SIZE
     assert is_whole(file)
+    kept = sum(event.count for event in events if isinstance(event, BytesMoved) and event.kept)
+    assert kept == SIZE - sum(stop - start for start, stop in upstream.asked) > 0
     asked = sum(stop - start for start, stop in upstream.asked)
     assert asked <= SIZE - 9000 + 500 * workers + 70 * workers
 
@@ -207,5 +213,34 @@ def test_what_is_there_is_not_overwritten_by_a_source_that_begins_again(file: Pa
     taking.put(0, CONTENT[:600])
     taking.put(600, b"?" * 400)
     taking.put(1000, b"?" * 8000 + CONTENT[9000:])
+    taking.commit()
+    assert is_whole(file)
+
+
+def test_two_who_bring_the_same_bytes_do_not_overwrite_each_other(file: PartialFile) -> None:
+    """One registry behind two faces: the second ignores ranges, and brings what a part is on its way with."""
+
+    class Slow(PartialFile):
+        def write(self, content: memoryview | bytes, offset: int) -> None:
+            if bytes(content[:3]) == b"BAD":
+                writing.set()
+                assert go_on.wait(30)
+            file.write(content, offset)
+
+        def read(self, offset: int, length: int) -> bytes:
+            return file.read(offset, length)
+
+    writing, go_on = threading.Event(), threading.Event()
+    taking = place(Slow(file.final))
+    bad = threading.Thread(target=taking.put, args=(0, b"BAD" + CONTENT[3:900]))
+    bad.start()
+    assert writing.wait(30)
+    taking.put(0, CONTENT)
+    go_on.set()
+    bad.join()
+    with pytest.raises(DigestError):
+        taking.commit()
+    taking.restart()
+    taking.put(0, CONTENT)
     taking.commit()
     assert is_whole(file)

@@ -219,9 +219,30 @@ def test_progress_names_images_and_counts_every_byte_once() -> None:
     push(plan(pushes, registry := MemoryRegistry()), archive=blobs, registry=registry, pace=Pace(emit=events.append))
     planned = next(event for event in events if isinstance(event, TransferPlanned))
     assert planned.total_bytes == sum(event.count for event in events if isinstance(event, BytesMoved))
+    assert len(SHARED) == sum(event.count for event in events if isinstance(event, BytesMoved) and event.kept)
     items = [event.item for event in events if isinstance(event, ItemDone)]
     assert f"{Digest.of(SHARED).short} upstream/0:1" in items
     assert sum(event.how != "tagged" for event in events if isinstance(event, ItemDone)) == planned.items
+
+
+def test_progress_counts_the_last_piece_that_nobody_comes_back_for() -> None:
+    class Leaving(MemoryRegistry):
+        """Takes what it was promised and does not ask whether there is more, as our adapter does."""
+
+        def upload_blob(
+            self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None
+        ) -> bool:
+            pieces = content(0)
+            taken = [bytes(next(pieces))]
+            while sum(map(len, taken)) < blob.size:
+                taken.append(bytes(next(pieces)))
+            return super().upload_blob(name, blob, lambda start: iter([memoryview(b"".join(taken))]))
+
+    pushes, blobs = only_of(image("a", layers=[SHARED, layer_bytes("b", 100)]))
+    events: list[Event] = []
+    push(plan(pushes, registry := Leaving()), archive=blobs, registry=registry, pace=Pace(emit=events.append))
+    planned = next(event for event in events if isinstance(event, TransferPlanned))
+    assert planned.total_bytes == sum(event.count for event in events if isinstance(event, BytesMoved))
 
 
 def test_the_crew_gets_wider_where_requests_take_long_and_not_where_they_are_quick() -> None:

@@ -45,6 +45,13 @@ def test_every_block_is_read_once_and_told() -> None:
     assert sum(event.count for event in events if isinstance(event, BytesMoved)) == 200 * BLOCK_BYTES
 
 
+def test_progress_ends_at_the_plan_whatever_the_snapshot_holds() -> None:
+    events: list[Event] = []
+    other = {number: raw for number, raw in WHOLE.items() if number > 100} | {1: block(1), 599: ZEROS}
+    read_back(VOLUME, "snap-1", reader=account_with(other), pace=Pace(emit=events.append))
+    assert sum(event.count for event in events if isinstance(event, BytesMoved)) == len(VOLUME) * BLOCK_BYTES
+
+
 def test_one_bit_in_one_block_is_found_and_named() -> None:
     wrong = bytearray(WHOLE[300])
     wrong[-1] ^= 1

@@ -215,6 +215,7 @@ def test_what_was_sent_and_what_was_kept_add_up_to_the_file(tmp_path: Path) -> N
     store.fail_at = 0
     send(path, store, events)
     assert moved(events) == path.stat().st_size
+    assert [event.count for event in events if isinstance(event, BytesMoved) and event.kept] == [MIB, MIB]
     assert [event.how for event in events if isinstance(event, ItemDone)] == ["present", "present", "moved"]
 
 

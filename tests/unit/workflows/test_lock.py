@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ def with_chart(lock: Lock, *, origin: Literal["oci", "https", "path"], content: 
 def with_moved_image(lock: Lock) -> Lock:
     first, *others = lock.images
     assert first.upstream is not None, "the one whose index is derived: what is carried of it stays the same"
-    upstream = first.upstream.model_copy(update={"digest": Digest.of(b"moved")})
+    upstream = replace(first.upstream, digest=Digest.of(b"moved"))
     return lock.model_copy(update={"images": (first.model_copy(update={"upstream": upstream}), *others)})
 
 
