@@ -44,7 +44,7 @@ SIZE = 200_000
 FIRST, PART = 4000, 16_000
 CONTENT = hashlib.shake_128(b"layer").digest(SIZE)
 DIGEST = Digest.of(CONTENT)
-MEMBER = Member(path=f"blobs/sha256/{DIGEST.hex}", role="layer", size=SIZE, digest=DIGEST, offset=BLOCK_BYTES)
+MEMBER = Member(role="layer", size=SIZE, digest=DIGEST, offset=BLOCK_BYTES)
 WORKERS = 4
 
 
