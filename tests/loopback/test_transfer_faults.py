@@ -66,7 +66,7 @@ def lock(tmp_path_factory: pytest.TempPathFactory) -> Lock:
     )
     (made,) = resolve([wanted], cache=Cache(tmp_path_factory.mktemp("lock")))
     manifest = made.manifests[0]
-    layer = manifest.blobs[-1].model_copy(update={"digest": DIGEST, "size": SIZE})
+    layer = replace(manifest.blobs[-1], digest=DIGEST, size=SIZE)
     manifest = manifest.model_copy(update={"blobs": (*manifest.blobs[:-1], layer)})
     return Lock.model_construct(
         images=(made.model_copy(update={"manifests": (manifest,)}),), charts=(), tools=(), files=()

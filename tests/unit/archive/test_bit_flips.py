@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def with_large_file(size: int) -> Sample:
     """The sample and a file of `size` bytes."""
     content = layer_bytes("large", size)
     made = sample()
-    blob = made.lock.files[0].content.model_copy(update={"digest": Digest.of(content), "size": size})
+    blob = replace(made.lock.files[0].content, digest=Digest.of(content), size=size)
     file = LockedFile(name="large", purpose="a large file", content=blob)
     lock = made.lock.model_copy(update={"files": tuple(sorted((*made.lock.files, file), key=lambda one: one.name))})
     return Sample(lock=lock, blobs={**made.blobs, blob.digest: content})
