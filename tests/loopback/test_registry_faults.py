@@ -391,21 +391,25 @@ def stored(registry: UploadingRegistry) -> bytes | None:
     return registry.blobs.get(("app", str(Digest.of(BLOB))))
 
 
+@pytest.mark.parametrize("chunk", range(1, 6))
 @pytest.mark.parametrize("cut", [1, 4096, 19_999])
-def test_f14_an_upload_cut_in_a_chunk_goes_on_at_the_registrys_offset(cut: int) -> None:
+def test_f14_an_upload_cut_in_any_chunk_goes_on_at_the_registrys_offset(cut: int, chunk: int) -> None:
     registry = UploadingRegistry()
     with serving(registry) as server:
 
         def before(asked: Asked) -> Reply | None:
-            is_first = asked.method == "PATCH" and len(server.asked("PATCH")) == 2
-            server.cut_request_after = cut if is_first else None
+            is_next = len(server.asked("POST" if chunk == 1 else "PATCH")) == max(1, chunk - 1)
+            is_cut = is_next and asked.method == ("POST" if chunk == 1 else "PATCH")
+            server.cut_request_after = cut if is_cut else None
             return None
 
         registry.before = before
         assert upload(server.authority, uploads=CHUNKED) is False
+        assert sum(asked.was_cut for asked in server.requests) == 1
         assert stored(registry) == BLOB
         assert registry.received <= len(BLOB) + CHUNKED.chunk_bytes
-        assert len(server.asked("POST")) == 1
+        is_like_nothing = (chunk, cut) == (1, 1)  # of an upload, the first byte alone is counted like none
+        assert len(server.asked("POST")) == 1 + is_like_nothing
 
 
 @pytest.mark.parametrize("cut", [1, 50_000, 99_999])
