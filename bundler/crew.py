@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from bundler.domain.schedule import Job, Schedule, Widths
+from bundler.errors import BundleError
 from bundler.pacing import Limiter, Limits
 from bundler.transfer import Once, drain
 
@@ -34,9 +35,15 @@ class Crew(Generic[Work]):
         self._one = Once()
 
     def run(self) -> None:
-        """Do every job; the first failure ends it, as it ends `transfer.drain`."""
+        """Do every job; the first failure ends it, as it ends `transfer.drain`.
+
+        Raises:
+            BundleError: jobs that wait for each other are left.
+        """
         threads = min(self._schedule.jobs, self._workers + self._limits.most)
         drain(self._work, self._begin(), rank=_in_turn, workers=max(1, threads))
+        if self._schedule.left:
+            raise BundleError("the schedule", f"ended with {self._schedule.left} of {self._schedule.jobs} jobs undone")
 
     def _work(self, job: Job[Work]) -> list[Job[Work]]:
         since = self._clock()

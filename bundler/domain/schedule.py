@@ -51,11 +51,12 @@ class Schedule(Generic[Work]):
 
     Attributes:
         jobs: how many there are.
+        left: how many of them have not ended.
         small_under_way: small jobs that have begun and not ended.
     """
 
     def __init__(self, jobs: Sequence[Job[Work]], *, rank: Callable[[Work], tuple[Any, ...]]) -> None:
-        self.jobs = len(jobs)
+        self.jobs = self.left = len(jobs)
         self.small_under_way = 0
         self._large_under_way = 0
         self._rank = rank
@@ -79,6 +80,7 @@ class Schedule(Generic[Work]):
 
     def end(self, job: Job[Work]) -> None:
         """Take a job that was done: what needed it only, may begin."""
+        self.left -= 1
         if job.is_large:
             self._large_under_way -= 1
         else:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -348,7 +348,7 @@ def other_packs_name_both_versions(cloud: Lab, space: Workspace, baked: BakedAmi
     """Another zstandard makes other packs of the same blocks; and where the AMI is gone, that is said."""
     path, archive = space.folder / "bundle.lock.json", space.folder / "small-1.tar"
     kept, lock = path.read_bytes(), lock_of(space)
-    table = baked.table.model_copy(update={"digest": Digest.of(b"other packs")})
+    table = replace(baked.table, digest=Digest.of(b"other packs"))
     other = baked.model_copy(update={"table": table, "packed_with": "0.1.0"})
     path.write_bytes(lock_bytes(lock.model_copy(update={"bake": (other,)})))
     archive.unlink()

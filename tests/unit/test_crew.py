@@ -1,0 +1,38 @@
+"""Threads that work a schedule off, to its end."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from bundler.crew import Crew
+from bundler.domain.schedule import Job, Schedule
+from bundler.errors import BundleError
+
+
+def crew(jobs: list[Job[int]], done: list[int], *, workers: int = 3) -> Crew[int]:
+    def do(work: int) -> int:
+        done.append(work)
+        return 1
+
+    return Crew(Schedule(jobs, rank=lambda work: (work,)), do=do, workers=workers, clock=time.monotonic)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_job_is_done_after_those_that_it_needs(workers: int) -> None:
+    jobs, done = [Job(work=number, is_large=number % 3 == 0) for number in range(40)], list[int]()
+    for job in jobs[:-1]:
+        jobs[-1].after(job)
+    crew(jobs, done, workers=workers).run()
+    assert sorted(done) == list(range(40))
+    assert done[-1] == 39
+
+
+def test_jobs_that_wait_for_each_other_are_no_success() -> None:
+    one, two, done = Job(work=1), Job(work=2), list[int]()
+    one.after(two)
+    two.after(one)
+    with pytest.raises(BundleError, match="ended with 2 of 3 jobs undone"):
+        crew([one, two, Job(work=3)], done).run()
+    assert done == [3]
