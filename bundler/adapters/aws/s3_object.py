@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 1 << 20
 """What is kept of an object's beginning, where an archive tells what it holds: most are opened by one request."""
-RANGE_BYTES = 8 << 20
+RANGE_BYTES = 4 << 20
 LANES = 4
-"""How many ranges of large blobs are read ahead at a time, over all threads: 32 MiB of buffers at most (ADR 59)."""
+"""How many ranges of large blobs are read ahead at a time, over all threads: 16 MiB of buffers at most (ADR 59)."""
 LARGE_BYTES = 4 * RANGE_BYTES
 STALL_WINDOW_S = 60.0
 LEAST_BYTES_PER_S = 1024
