@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @ca_file_option
 @output_option
 def diff(before: str, after: str, ca_file: Path | None, output: str) -> None:
-    """Show what another bundle adds to the images, charts, tools, files and AMIs of a first, and its bytes.
+    """Compare two bundles by images, charts, tools, files and AMIs, and say how many bytes the second needs.
 
     What B has and A has not is marked +, what only A has -, and what has another digest ~. A and B are archives (files,
-    or s3://bucket/key), locks, or receipts of sites. A receipt holds images, charts and AMIs, with
-    their names at the site: tools and files are not compared with one. The last lines say how many bytes B needs that A
+    or s3://bucket/key), locks, or receipts of sites. A receipt holds images, charts and AMIs, with their names at the
+    site: tools and files are not compared with one. The last lines say how many bytes B needs that A
     lacks, and how many of its content bundle build --against A carries (blocks of AMIs are not foreseen). Each of the
     two vouches for itself; nothing is used because of what stands here.
     """

@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("bundler.cli.inspect:inspect", "Show what an archive holds, without unpacking it."),
     "verify": ("bundler.cli.verify:verify", "Check signature and every byte of an archive."),
     "repair": ("bundler.cli.repair:repair", "Mend a damaged archive, or its parts, from another copy."),
-    "diff": ("bundler.cli.diff:diff", "Compare two bundles, and say how many bytes the second needs."),
+    "diff": ("bundler.cli.diff:diff", "Compare two bundles by content; say how many bytes the second needs."),
     "trust": ("bundler.cli.trust:trust", "Make keys, and accept whose bundles a site believes."),
     "ship": ("bundler.cli.ship:ship", "Upload an archive to S3, resumable; write the transfer slip."),
     "push": ("bundler.cli.push:push", "Push an archive's images and charts to any OCI registry."),

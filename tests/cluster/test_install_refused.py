@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import signal
@@ -115,12 +116,27 @@ def test_damaged_blob_is_refused_before_its_upload_closes(site: Site, tmp_path: 
         out.write(b"\0" * 4096)
     done = replace(site, archive=str(damaged)).install(expect=3)
     assert "Digest" in done.stderr
+    found = re.search(r"blobs/sha256/([0-9a-f]{64})", "".join(done.stderr.split()))
+    assert found
     ecr = site.closed.aws("ecr")
     names = [one["repositoryName"] for one in ecr.describe_repositories(maxResults=1000)["repositories"]]
-    for name in names:
-        if name.startswith(f"{site.prefix}/"):
-            assert ecr.list_images(repositoryName=name)["imageIds"] == [], "tags come last"
-            ecr.delete_repository(repositoryName=name, force=True)
+    ours = [name for name in names if name.startswith(f"{site.prefix}/")]
+    held = {name: ecr.list_images(repositoryName=name)["imageIds"] for name in ours}
+    for name in ours:
+        ecr.delete_repository(repositoryName=name, force=True)
+    users = repositories_with(f"sha256:{found[1]}", site)
+    assert users
+    assert [held.get(name, []) for name in users] == [[] for _ in users], "the tag of an image comes last"
+
+
+def repositories_with(digest: str, site: Site) -> list[str]:
+    """Where the images go that hold a blob."""
+    lock = json.loads((site.place.folder / "bundle.lock.json").read_text())
+    return [
+        f"{site.prefix}/{image['reference'].rpartition(':')[0]}"
+        for image in lock["images"]
+        if any(blob["digest"] == digest for manifest in image["manifests"] for blob in manifest["blobs"])
+    ]
 
 
 # --- what is not there, or not ours
