@@ -247,7 +247,7 @@ def test_progress_counts_the_last_piece_that_nobody_comes_back_for() -> None:
 
 def test_the_crew_gets_wider_where_requests_take_long_and_not_where_they_are_quick() -> None:
     layers = [layer_bytes(f"many {number}", 900) for number in range(400)]
-    for latency_s, least, most in ((0.03, 33, 64), (0.0001, 1, 4)):
+    for latency_s, least, most in ((0.03, 17, 64), (0.0001, 1, 4)):
         pushes, blobs = only_of(image("many", layers=layers))
         registry = Slow()
         now = threading.local()  # each thread has a clock of its own, that only a request moves
@@ -273,7 +273,7 @@ class Slow(MemoryRegistry):
         with self._one:
             self.now += 1
             self.most = max(self.most, self.now)
-        time.sleep(0.002)
+        time.sleep(0.005)
         self.step()
         self.step()
         with self._one:
