@@ -23,6 +23,7 @@ from bundler.errors import AbsentContentError, BundleError, LocalResourceError
 from bundler.ports import ImageRegistry, Reopen, Sink
 from bundler.stages.push import Push
 from bundler.transfer import Pace, parallel_map
+from bundler.workflows.registry_layer import RegistryLayer
 
 CHUNK_BYTES = 1 << 20
 
@@ -117,47 +118,31 @@ class _NotMountedError(BundleError):
     """The registry asks for the bytes of a blob that only it has."""
 
 
-class _PlacedRegistry:
+class _PlacedRegistry(RegistryLayer):
     """A registry whose own blobs stand in for what a delta lacks."""
 
     def __init__(self, registry: ImageRegistry, placed: Mapping[Digest, Reference], source: BlobReads) -> None:
-        self._registry = registry
+        super().__init__(registry)
         self._placed = placed
         self._source = source
-
-    def manifest_digest(self, reference: Reference) -> Digest | None:
-        """Return the digest that the registry has under a reference, None for none."""
-        return self._registry.manifest_digest(reference)
-
-    def has_blob(self, name: Reference, digest: Digest) -> bool:
-        """Whether a repository has a blob."""
-        return self._registry.has_blob(name, digest)
-
-    def is_new(self, name: Reference) -> bool:
-        """Whether a repository is known to have no tag."""
-        return self._registry.is_new(name)
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give a repository a blob; True where its bytes were in the registry already."""
         place = self._placed.get(blob.digest)
         if place is None:
-            return self._registry.upload_blob(name, blob, content, mount_from=mount_from)
+            return super().upload_blob(name, blob, content, mount_from=mount_from)
         try:
-            return self._registry.upload_blob(name, blob, _refuse, mount_from=place.repository)
+            return super().upload_blob(name, blob, _refuse, mount_from=place.repository)
         except _NotMountedError:
             self._copy(name, blob, place)
         return True
-
-    def put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
-        """Put a manifest; return the digest that the registry says."""
-        return self._registry.put_manifest(reference, raw, media_type)
 
     def _copy(self, name: Reference, blob: Descriptor, place: Reference) -> None:
         """Read a blob whole before its upload begins: no request to a host waits for another one to the same host."""
         try:
             with tempfile.TemporaryFile() as file:
                 self._source.read_blob(place, blob, partial(_keep, file), restart=partial(_empty, file))
-                self._registry.upload_blob(name, blob, lambda start: _pieces(file, start))
+                super().upload_blob(name, blob, lambda start: _pieces(file, start))
         except OSError as error:
             cause = f"cannot hold {blob.digest}, {blob.size} bytes, on its way: {error.strerror}"
             raise LocalResourceError(tempfile.gettempdir(), cause) from error
