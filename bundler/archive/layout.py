@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
+from bundler.archive.generated import Generated, Made, measured
 from bundler.archive.header import BLOCK_BYTES, END_BYTES
 from bundler.archive.image_layout import INDEX_PATH, OCI_LAYOUT, OCI_LAYOUT_PATH, index_json
 from bundler.archive.members import (
@@ -33,7 +34,7 @@ from bundler.archive.root import (
 from bundler.domain.blob import Blob
 from bundler.domain.delta import Against, Held, left_out
 from bundler.domain.digest import Digest
-from bundler.domain.lock import Lock, blob_sizes, lock_bytes
+from bundler.domain.lock import Lock, blob_sizes, lock_pieces
 from bundler.errors import FormatError, LimitError
 
 LOCK_PATH = "lock.json"
@@ -68,7 +69,7 @@ class Layout:
     root: Root
     slot_bytes: int
     members: tuple[Member, ...]
-    generated: Mapping[str, bytes]
+    generated: Generated
     total_bytes: int
     requires: tuple[Required, ...] = ()
 
@@ -95,24 +96,18 @@ def plan_layout(lock: Lock, *, generated: Mapping[str, bytes], against: Against 
         FormatError: the lock gives two sizes for one digest, or `against` another one than the lock.
         LimitError: more members than an archive may list.
     """
-    contents = {
-        TRUST_PATH: generated[TRUST_PATH],
-        LOCK_PATH: lock_bytes(lock),
-        CLOSURE_PATH: generated[CLOSURE_PATH],
-        SBOM_PATH: generated[SBOM_PATH],
-        PROVENANCE_PATH: generated[PROVENANCE_PATH],
-        OCI_LAYOUT_PATH: OCI_LAYOUT,
-        INDEX_PATH: index_json(lock),
-    }
+    whole = {**generated, OCI_LAYOUT_PATH: OCI_LAYOUT, INDEX_PATH: index_json(lock)}
+    makers: dict[str, Made] = {path: partial(_whole, content) for path, content in whole.items()}
+    makers[LOCK_PATH] = partial(lock_pieces, lock)
     blobs = blob_entries(lock, source=LOCK_PATH)
     absent = {} if against is None else left_out(lock, against.content, source=against.label)
     later = [
-        *(_entry(path, role, contents[path]) for path, role in METADATA.items()),
+        *(_entry(path, role, makers[path]) for path, role in METADATA.items()),
         *(entry for entry in blobs if entry.digest not in absent),
     ]
     required = (*base_requirements(lock), *blob_requirements(blobs, absent))
-    contents[MEMBERS_PATH] = _joined(chain(map(member_line, later), map(required_line, required)))
-    if len(contents[MEMBERS_PATH]) > MAX_MEMBERS_BYTES:
+    table = _table(MEMBERS_PATH, partial(_lines, later, required))
+    if table.size > MAX_MEMBERS_BYTES:
         raise LimitError(f"{lock.name}-{lock.sequence}", f"has {len(later)} members, more than one archive may list")
     root = Root(
         features=features(required),
@@ -120,18 +115,19 @@ def plan_layout(lock: Lock, *, generated: Mapping[str, bytes], against: Against 
         sequence=lock.sequence,
         created=lock.created,
         previous=lock.previous,
-        trust=_table(TRUST_PATH, contents[TRUST_PATH]),
-        members=_table(MEMBERS_PATH, contents[MEMBERS_PATH]),
+        trust=_table(TRUST_PATH, makers[TRUST_PATH]),
+        members=table,
         totals=Totals(members=len(later), content_bytes=sum(entry.size for entry in later)),
         against=MadeAgainst(name=against.label, digest=against.digest) if against is not None and absent else None,
     )
     slot = slot_bytes(root_payload(root))
     members = place_members(chain(head_entries(root), later), start=BLOCK_BYTES + slot)
+    makers[MEMBERS_PATH] = partial(_lines, members[2:], required)
     return Layout(
         root=root,
         slot_bytes=slot,
         members=members,
-        generated=contents,
+        generated=Generated(makers),
         total_bytes=members[-1].end + END_BYTES,
         requires=required,
     )
@@ -211,16 +207,20 @@ def _roles(lock: Lock) -> dict[Digest, str]:
     return roles
 
 
-def _joined(lines: Iterable[bytes]) -> bytes:
-    """Return the lines, which never are in memory beside what they make."""
-    joined = io.BytesIO()
-    joined.writelines(lines)
-    return joined.getvalue()
+def _whole(content: bytes) -> Iterable[bytes]:
+    return (content,)
 
 
-def _entry(path: str, role: str, content: bytes) -> Entry:
-    return Entry(name=path, role=role, size=len(content), digest=Digest.of(content))
+def _lines(members: Sequence[Entry], required: Sequence[Required]) -> Iterable[bytes]:
+    """Return the lines of members.jsonl."""
+    return chain(map(member_line, members), map(required_line, required))
 
 
-def _table(path: str, content: bytes) -> Table:
-    return Table(path=path, size=len(content), sha256=Digest.of(content).hex)
+def _entry(path: str, role: str, made: Made) -> Entry:
+    size, digest = measured(made)
+    return Entry(name=path, role=role, size=size, digest=digest)
+
+
+def _table(path: str, made: Made) -> Table:
+    size, digest = measured(made)
+    return Table(path=path, size=size, sha256=digest.hex)

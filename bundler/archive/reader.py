@@ -324,24 +324,28 @@ def _read_members(
     return carried, members, requires
 
 
-def _read_lock(source: ByteSource, members: Sequence[Member]) -> bytes:
+def _read_lock(source: ByteSource, members: Sequence[Member]) -> memoryview:
     lock = next(member for member in members if member.path == LOCK_PATH)
     if lock.size > MAX_LOCK_BYTES:
         raise LimitError(source.name, f"has a lock of {lock.size} bytes; at most {MAX_LOCK_BYTES} are allowed")
-    return _read_member(source, lock)
+    return _view_member(source, lock)
 
 
 def _read_member(source: ByteSource, member: Member) -> bytes:
+    """Return the content of a small member."""
+    return bytes(_view_member(source, member))
+
+
+def _view_member(source: ByteSource, member: Member) -> memoryview:
     """Return the content of a small member in one read, with everything around it checked."""
     if member.size > MAX_LOCK_BYTES:
         raise LimitError(source.name, f"{member.path} has {member.size} bytes: too many to be read whole")
     raw = source.read_at(member.header_offset, member.end - member.header_offset)
-    view = memoryview(raw)
-    content = view[BLOCK_BYTES : BLOCK_BYTES + member.size]
+    content = memoryview(raw)[BLOCK_BYTES : BLOCK_BYTES + member.size]
     _check_header(source, member, raw[:BLOCK_BYTES])
     _check_digest(source, member, hashlib.sha256(content).hexdigest())
     _check_padding(source, member, raw[BLOCK_BYTES + member.size :])
-    return bytes(content)
+    return content
 
 
 def _check_slot(source: ByteSource, found: int, wanted: int) -> None:

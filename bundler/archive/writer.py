@@ -114,10 +114,10 @@ class ArchiveWriter:
         self._refuse_gaps()
         envelope = self._signed_root(signer)
         for member in self.layout.members:
-            content = self.layout.generated.get(member.path)
-            if content is not None:
+            if not member.is_blob:
                 writer = self.write_at(member)
-                writer.write(content)
+                for chunk in self.layout.generated.chunks(member.path):
+                    writer.write(chunk)
                 writer.commit()
         self._file.write(bytes(END_BYTES), self.layout.total_bytes - END_BYTES)
         self._failpoint("generated")

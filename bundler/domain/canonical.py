@@ -27,3 +27,9 @@ def parse_canonical_json(raw: bytes, *, subject: str) -> object:
     if spelled != raw:
         raise FormatError(subject, "is not written in the one spelling the format has")
     return value
+
+
+def indented(value: object, depth: int) -> str:
+    """Return `value` as it is written that deep in a document for people: no text in JSON holds a line end."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    return text.replace("\n", "\n" + " " * depth)

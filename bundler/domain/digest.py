@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bundler.errors import FormatError
@@ -37,6 +38,14 @@ class Digest:
     def of(cls, content: bytes) -> Digest:
         """Return the digest of `content`."""
         return cls("sha256:" + hashlib.sha256(content).hexdigest())
+
+    @classmethod
+    def of_pieces(cls, pieces: Iterable[bytes]) -> Digest:
+        """Return the digest of content that is never there as a whole."""
+        sha256 = hashlib.sha256()
+        for piece in pieces:
+            sha256.update(piece)
+        return cls("sha256:" + sha256.hexdigest())
 
     @property
     def hex(self) -> str:

@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError
 
 from bundler.domain.ami import BakedAmi, LockedAmi, Target
 from bundler.domain.blob import Blob
+from bundler.domain.canonical import indented
 from bundler.domain.digest import Digest, is_digest
-from bundler.domain.oci import MAX_BLOB_BYTES, parse_strict_json
+from bundler.domain.oci import MAX_BLOB_BYTES, parse_strict_json, strict_text
 from bundler.domain.reference import Reference
 from bundler.domain.schema import (
     MAX_LINE,
@@ -215,20 +216,28 @@ def _means(reference: Reference, image: LockedImage) -> bool:
 def lock_bytes(lock: Lock) -> bytes:
     """Return the one spelling of `lock`: sorted keys, two blanks of indent, no absent keys, a final newline."""
     spelled = io.BytesIO()
-    for piece in _pieces(lock):
-        spelled.write(piece.encode())
+    spelled.writelines(lock_pieces(lock))
     return spelled.getvalue()
 
 
-def _pieces(lock: Lock) -> Iterator[str]:
+def lock_pieces(lock: Lock) -> Iterator[bytes]:
     """Yield `lock_bytes` image by image: a hundred thousand blobs are not to be there in three forms at one time."""
+    return map(str.encode, _pieces(lock))
+
+
+def lock_digest(lock: Lock) -> Digest:
+    """Return the digest of `lock_bytes`, which are never there as a whole."""
+    return Digest.of_pieces(lock_pieces(lock))
+
+
+def _pieces(lock: Lock) -> Iterator[str]:
     document = lock.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"images"})
     document = {key: value for key, value in document.items() if value or key not in _LATER}
     document["images"] = []
     before = "{"
     for key in sorted(document):
         yield f'{before}\n  "{key}": '
-        yield from _images(lock.images) if key == "images" else (_indented(document[key], 2),)
+        yield from _images(lock.images) if key == "images" else (indented(document[key], 2),)
         before = ","
     yield "\n}\n"
 
@@ -255,7 +264,7 @@ def _manifest(manifest: LockedManifest, depth: int) -> str:
 def _object(model: Built, depth: int, key: str, spelled: str) -> str:
     """Return how a model is written, given how the value of one of its keys is."""
     document = model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={key})
-    values = {name: _indented(value, depth + 2) for name, value in document.items()} | {key: spelled}
+    values = {name: indented(value, depth + 2) for name, value in document.items()} | {key: spelled}
     margin = "\n" + " " * depth
     return "{" + ",".join(f'{margin}  "{name}": {values[name]}' for name in sorted(values)) + margin + "}"
 
@@ -265,18 +274,12 @@ def _listed(spelled: Sequence[str], depth: int) -> str:
     return "[" + ",".join(f"{margin}  {one}" for one in spelled) + margin + "]" if spelled else "[]"
 
 
-def _indented(value: object, depth: int) -> str:
-    """Return `value` as it is written that deep in a document: no text in JSON holds a line end."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    return text.replace("\n", "\n" + " " * depth)
-
-
 @lru_cache(maxsize=64)
 def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def parse_lock(raw: bytes, *, source: str, digest: Callable[[str], Digest] = Digest.parse) -> Lock:
+def parse_lock(raw: bytes | memoryview, *, source: str, digest: Callable[[str], Digest] = Digest.parse) -> Lock:
     """Return the lock in `raw`.
 
     Args:
@@ -291,7 +294,9 @@ def parse_lock(raw: bytes, *, source: str, digest: Callable[[str], Digest] = Dig
     if len(raw) > MAX_LOCK_BYTES:
         raise LimitError(source, f"is larger than {MAX_LOCK_BYTES} bytes")
     try:
-        lock = _parsed(raw, source, digest)
+        text = strict_text(raw, subject=source)
+        del raw  # as long as the text: most of what a lock of many blobs needs while it is parsed
+        lock = _parsed(text, source, digest)
     except FormatError as error:
         raise FormatError(source, error.cause, hint=_BROKEN_HINT) from error
     except ValidationError as error:
@@ -310,12 +315,12 @@ def parse_lock(raw: bytes, *, source: str, digest: Callable[[str], Digest] = Dig
     return lock
 
 
-def _parsed(raw: bytes, source: str, digest: Callable[[str], Digest]) -> Lock:
-    shaped = parse_strict_json(raw, subject=source, fractions=True, shape=_Shape(digest))
+def _parsed(text: str, source: str, digest: Callable[[str], Digest]) -> Lock:
+    shaped = parse_strict_json(text, subject=source, fractions=True, shape=_Shape(digest))
     try:
         return Lock.model_validate(shaped)
     except ValidationError:  # said of the document as it is
-        return Lock.model_validate(parse_strict_json(raw, subject=source, fractions=True))
+        return Lock.model_validate(parse_strict_json(text, subject=source, fractions=True))
 
 
 class _Shape:

@@ -248,13 +248,29 @@ def _parse_object(raw: bytes, subject: str, *, fractions: bool = False) -> dict[
     return value
 
 
+def strict_text(raw: bytes | memoryview, *, subject: str) -> str:
+    """Return the text in `raw`, which is to be JSON.
+
+    Raises:
+        FormatError: it is not in UTF-8.
+    """
+    try:
+        return str(raw, "utf-8")
+    except ValueError as error:
+        raise FormatError(subject, f"is not strict JSON ({str(error)[:120]})") from error
+
+
 def parse_strict_json(
-    raw: bytes, *, subject: str, fractions: bool = False, shape: Callable[[dict[str, object]], object] | None = None
+    raw: bytes | str,
+    *,
+    subject: str,
+    fractions: bool = False,
+    shape: Callable[[dict[str, object]], object] | None = None,
 ) -> object:
     """Return the JSON value in `raw`; duplicate keys, NaN, huge numbers, surrogates and deep nesting are refused.
 
     Args:
-        raw: from outside.
+        raw: from outside, or the text in it.
         subject: what errors name.
         fractions: whether a number may have a fraction, as values of charts do.
         shape: gives what stands for each object, the inner ones first; None leaves them as they are.
@@ -264,7 +280,7 @@ def parse_strict_json(
     """
     try:
         value: object = json.loads(
-            raw.decode("utf-8"),
+            raw if isinstance(raw, str) else strict_text(raw, subject=subject),
             object_pairs_hook=_unique if shape is None else lambda pairs: shape(_unique(pairs)),
             parse_constant=_no_constant,
             parse_float=_finite if fractions else _no_constant,

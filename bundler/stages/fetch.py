@@ -189,8 +189,8 @@ def fetch(
     pace.emit(TransferPlanned(phase="fetch", total_bytes=sum(task.size for task in wanted), items=len(wanted)))
     large = [task for task in wanted if task.size > RANGED_BYTES]
     others = [task for task in wanted if task.size <= RANGED_BYTES]
-    others.sort(key=lambda task: (-task.size, task.digest.text))
-    others.reverse()
+    others.sort(key=lambda task: task.digest.text, reverse=True)
+    others.sort(key=lambda task: task.size)  # twice: keys of both would be there for all of them
     fetcher = _Fetcher(origins=_origins(lock), names=_names(lock), place=place, supply=supply, emit=pace.emit)
     tasks: list[_Task] = [*large, *(_Others(others) for _ in range(min(pace.workers, len(others))))]
     del wanted
