@@ -33,7 +33,7 @@ class Cache:
 
     def path(self, digest: Digest) -> Path:
         """Where the blob stands, or would."""
-        return self.folder / "blobs" / "sha256" / digest.hex
+        return self.folder.joinpath("blobs", "sha256", digest.hex)
 
     def has(self, digest: Digest) -> bool:
         """Whether an entry with that name exists; only reading tells whether it is right."""

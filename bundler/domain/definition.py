@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -323,9 +324,10 @@ class Definition(Strict):
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
         return Digest(f"sha256:{hashlib.sha256(text.encode()).hexdigest()}")
 
-    def local_source(self, image: Reference) -> LocalSource | None:
-        """Where an image that no registry has comes from, None for all others."""
-        return next((extra.from_ for extra in self.images if extra.image == image), None)
+    @property
+    def local_sources(self) -> Mapping[Reference, LocalSource]:
+        """Where each image comes from that no registry has."""
+        return {extra.image: extra.from_ for extra in self.images if extra.from_ is not None}
 
 
 CORE_RELEASES = {

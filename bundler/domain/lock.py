@@ -203,6 +203,18 @@ class Lock(Built):
         return next((ami for ami in self.bake if (ami.name, ami.architecture) == (name, architecture)), None)
 
 
+def image_finder(lock: Lock) -> Callable[[Reference], LockedImage | None]:
+    """Return what answers as `lock.image` does, without looking at every image for every reference."""
+    named: dict[str, list[LockedImage]] = {}
+    for image in lock.images:
+        named.setdefault(image.reference.name, []).append(image)
+
+    def find(reference: Reference) -> LockedImage | None:
+        return next((image for image in named.get(reference.name, ()) if _means(reference, image)), None)
+
+    return find
+
+
 def _means(reference: Reference, image: LockedImage) -> bool:
     own = image.reference
     if reference.digest is not None:

@@ -18,7 +18,7 @@ from bundler.domain.definition import Definition
 from bundler.domain.delta import Against
 from bundler.domain.digest import Digest
 from bundler.domain.events import DeltaPlanned, Emit, PhaseDone, PhaseStarted, counted
-from bundler.domain.lock import Lock, LockedFile, LockedImage, LockedTool
+from bundler.domain.lock import Lock, LockedFile, LockedImage, LockedTool, image_finder
 from bundler.domain.parts import TABLE_SUFFIX, parse_table, plan_cuts
 from bundler.errors import ClosureError, LockChangedError, UsageError, keeping
 from bundler.ports import ImageSource
@@ -253,7 +253,13 @@ def _fetch_into_cache(lock: Lock, blobs: Sequence[Blob], request: BuildRequest, 
 
 
 def _supply(request: BuildRequest, outside: Connected) -> Supply:
-    return Supply(cache=outside.cache, source_of=lambda image: _source_of(image, request, outside))
+    local = request.definition.local_sources
+
+    def source_of(image: LockedImage) -> ImageSource:
+        source = local.get(image.reference)
+        return outside.registry if source is None else outside.local(source)[0]
+
+    return Supply(cache=outside.cache, source_of=source_of)
 
 
 def require_current(definition: Definition, lock: Lock) -> None:
@@ -308,7 +314,8 @@ def gate(lock: Lock, found: Iterable[Discovered]) -> None:
     Raises:
         ClosureError: names each that is not, and where it stands.
     """
-    absent = [image for image in found if lock.image(image.reference) is None]
+    locked = image_finder(lock)
+    absent = [image for image in found if locked(image.reference) is None]
     if absent:
         listed = "\n".join(
             f"- {image.reference}\n  {image.evidence[0].by}, {image.evidence[0].where}" for image in absent
@@ -329,8 +336,3 @@ def lay_out(request: BuildRequest, lock: Lock) -> Layout:
         "provenance.json": provenance(lock, definition=lock.definition, tool_version=__version__),
     }
     return plan_layout(lock, generated=generated, against=request.against)
-
-
-def _source_of(image: LockedImage, request: BuildRequest, outside: Connected) -> ImageSource:
-    local = request.definition.local_source(image.reference)
-    return outside.registry if local is None else outside.local(local)[0]

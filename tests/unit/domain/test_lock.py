@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from bundler.domain.lock import Lock, LockedRelease, lock_bytes, parse_lock
+from bundler.domain.digest import Digest
+from bundler.domain.lock import Lock, LockedRelease, image_finder, lock_bytes, parse_lock
 from bundler.errors import FormatError
 from tests.fakes.archives import sample
 
@@ -60,3 +62,15 @@ def test_a_blob_where_something_else_belongs_is_refused_as_before() -> None:
     document["images"][0]["evidence"] = [LIKE_A_BLOB]
     with pytest.raises(FormatError, match=r"images\.0\.evidence\.0\.by: Field required"):
         parse_lock(json.dumps(document).encode(), source="lock")
+
+
+def test_a_finder_answers_as_the_lock_does() -> None:
+    find = image_finder(SAMPLE.lock)
+    image = SAMPLE.lock.images[0]
+    other = Digest.of(b"other")
+    asked = [one.reference for one in SAMPLE.lock.images]
+    asked += [replace(image.reference, tag="another"), replace(image.reference, repository="another")]
+    asked += [image.reference.pinned(image.target.digest), image.reference.pinned(other)]
+    asked += [image.reference.pinned(image.upstream_digest)]
+    assert [find(reference) for reference in asked] == [SAMPLE.lock.image(reference) for reference in asked]
+    assert [find(reference) is None for reference in asked[-4:]] == [True, False, True, False]
