@@ -1,4 +1,7 @@
-"""What the archive says about itself: closure report, SBOM, provenance. No host name, path or clock in any of them."""
+"""What the archive says about itself: closure report, SBOM, provenance. No host name, path or clock in any of them.
+
+The SBOM is written without the library of CycloneDX, whose objects take 20 KiB an image; tests compare the two.
+"""
 
 from __future__ import annotations
 
