@@ -240,6 +240,10 @@ class Transport:
                 self._trusting[ca_files] = Transport(settings)
             return self._trusting[ca_files]
 
+    def bears(self, origin: Origin) -> int:
+        """How many requests at a time a host bears now, as far as its answers have said."""
+        return self._hosts.of(origin).allowed
+
     def send(self, request: Request) -> Answer:
         """Return the answer, redirects of GET and HEAD followed.
 
