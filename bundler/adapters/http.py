@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
+from bundler.adapters.buffers import BUFFER_BYTES, Buffers
 from bundler.adapters.hosts import MOST, Hosts, limits_of
 from bundler.adapters.http_connections import Connection, Outgoing, Pool, Response, Route
 from bundler.adapters.http_errors import translated
@@ -37,10 +36,9 @@ from bundler.domain.credentials import Secret
 from bundler.domain.url import Origin, Url
 from bundler.errors import FormatError, LimitError, NetworkError, TransientError
 from bundler.pacing import Limits
-from bundler.retry import MAX_RETRY_AFTER_S
+from bundler.retry import MAX_RETRY_AFTER_S, asked_wait_s
 from bundler.transfer import Once, Slot, check_stopped, pause
 
-CHUNK_BYTES = 1 << 20
 MAX_HOPS = 5
 MAX_EXCERPT_BYTES = 64 << 10
 TOO_MUCH = frozenset({429, 503})
@@ -97,20 +95,7 @@ class Request:
 
 _FIRST_BYTES = 128 << 10
 _QUICK_S = 0.1
-_buffers: deque[memoryview] = deque(maxlen=16)
-
-
-@contextmanager
-def _buffer() -> Iterator[memoryview]:
-    """Hold 1 MiB that others used before, and others will; few are kept."""
-    try:
-        buffer = _buffers.pop()
-    except IndexError:
-        buffer = memoryview(bytearray(CHUNK_BYTES))
-    try:
-        yield buffer
-    finally:
-        _buffers.append(buffer)
+_buffers = Buffers()
 
 
 class Answer:
@@ -144,7 +129,7 @@ class Answer:
             FormatError: its chunks are none.
         """
         size = _FIRST_BYTES
-        with translated(self._request.subject, self._where), _buffer() as buffer:
+        with translated(self._request.subject, self._where), _buffers.lend() as buffer:
             while not self._response.is_done:
                 since = time.monotonic()
                 count = self._response.readinto(buffer[:size])
@@ -152,7 +137,7 @@ class Answer:
                     break
                 yield buffer[:count]
                 if time.monotonic() - since < _QUICK_S:
-                    size = min(2 * size, CHUNK_BYTES)
+                    size = min(2 * size, BUFFER_BYTES)
 
     def read(self, limit: int) -> bytes:
         """Return the whole body.
@@ -277,7 +262,7 @@ class Transport:
     def _later(self, answer: Answer, request: Request) -> TransientError:
         said = f": {answer.text}" if answer.text else ""
         error = TransientError(request.subject, f"{answer.url.origin} answered {answer.status}{said}")
-        error.retry_after_s = retry_after_s(answer)
+        error.retry_after_s = asked_wait_s(answer.header("Retry-After"), answer.header("Date"))
         error.answered = True
         if error.retry_after_s is not None:
             until = self.settings.clock() + error.retry_after_s
@@ -392,15 +377,3 @@ def _is_inner_name(host: str, zone: Callable[[str], Zone]) -> bool:
         return zone(host) > Zone.PUBLIC
     except ValueError:
         return host.replace(".", "").isdigit() or host.startswith("0x")
-
-
-def retry_after_s(answer: Answer) -> float | None:
-    """Return the seconds that Retry-After asks for, at most 300; None where there is none, or it asks for no wait."""
-    text = (answer.header("Retry-After") or "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return min(float(text), MAX_RETRY_AFTER_S) or None
-    try:
-        wait = parsedate_to_datetime(text) - parsedate_to_datetime(answer.header("Date") or "")
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return min(max(wait.total_seconds(), 0.0), MAX_RETRY_AFTER_S) or None
