@@ -15,15 +15,8 @@ from typing import Protocol, cast
 
 from bundler.adapters.network import Gate, Meter, WatchedSocket, WatchedTlsSocket
 from bundler.adapters.proxies import Proxy
-from bundler.domain.http_answer import (
-    MAX_FIELDS,
-    MAX_HEAD_BYTES,
-    AnswerError,
-    Head,
-    OversizedError,
-    parse_chunk_size,
-    parse_head,
-)
+from bundler.domain.http_answer import MAX_HEAD_BYTES, Head, parse_chunk_size, parse_head
+from bundler.domain.http_fields import MAX_FIELDS, HeadError, OversizedError
 from bundler.domain.url import Origin, Url
 from bundler.transfer import Interruptible, Once
 
@@ -59,7 +52,7 @@ class CutError(OSError):
     """The peer ended the connection in the middle of an answer."""
 
 
-class HeaderError(ValueError):
+class UnsendableError(ValueError):
     """What is to be sent holds a character that no header may hold."""
 
 
@@ -124,7 +117,7 @@ class Connection:
         A peer that does not listen any more may have said why: then nothing is raised, and the answer is read.
 
         Raises:
-            HeaderError: a header holds what none may.
+            UnsendableError: a header holds what none may.
             OSError: it cannot be sent.
         """
         proxied = self.route.proxy.headers if self.route.proxy is not None and self.route.is_forwarded else {}
@@ -150,7 +143,7 @@ class Connection:
         """Return the head of the answer to the request that was sent last.
 
         Raises:
-            AnswerError: it is none.
+            HeadError: it is none.
             OSError: it does not come.
         """
         self._limit(within_s)
@@ -158,7 +151,7 @@ class Connection:
             head = parse_head(self._head(), method=method)
             if not head.is_interim:
                 return head
-        raise AnswerError("no end of interim answers")
+        raise HeadError("no end of interim answers")
 
     def line(self) -> bytes:
         """Return the next line, with its end."""
@@ -227,7 +220,7 @@ class Connection:
         if not 200 <= status < 300:
             raise ProxyError(status)
         if self._held:
-            raise AnswerError("bytes after the proxy's answer that nobody asked for")
+            raise HeadError("bytes after the proxy's answer that nobody asked for")
 
     def _secure(self, context: ssl.SSLContext, host: str) -> None:
         name = host.rstrip(".")
@@ -251,11 +244,11 @@ def _head(line: str, headers: Mapping[str, str]) -> bytes:
     lines = [line, *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     text = "\r\n".join(lines)
     if not text.count("\r") == text.count("\n") == len(lines) - 1 or "\0" in text:
-        raise HeaderError("a header would have a line end in it")
+        raise UnsendableError("a header would have a line end in it")
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as error:
-        raise HeaderError("a header would have characters that are not Latin-1") from error
+        raise UnsendableError("a header would have characters that are not Latin-1") from error
 
 
 class Response:
@@ -286,7 +279,7 @@ class Response:
 
         Raises:
             CutError: the peer ended before the body did.
-            AnswerError: the chunks are none.
+            HeadError: the chunks are none.
             OSError: nothing comes any more.
         """
         if self._failure is not None:
@@ -307,7 +300,7 @@ class Response:
                 rest = memoryview(bytearray(self.left))
                 while self.readinto(rest):
                     pass
-        except (AnswerError, OSError):
+        except (HeadError, OSError):
             self.is_done = False
         if self.is_done and self._keeps_alive:
             self._pool.give(self._connection)
@@ -327,7 +320,7 @@ class Response:
             raise CutError(f"it ended {self._left} bytes early")
         self._left -= count
         if self._is_chunked and not self._left and self._connection.line() not in (b"\r\n", b"\n"):
-            raise AnswerError("a chunk that is longer than it says")
+            raise HeadError("a chunk that is longer than it says")
         self.is_done = not self._left and not self._is_chunked
         return count
 

@@ -7,9 +7,9 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bundler.adapters.http_connections import HeaderError, ProxyError
+from bundler.adapters.http_connections import ProxyError, UnsendableError
 from bundler.adapters.network import HopelessError, StalledError, UnreachableError
-from bundler.domain.http_answer import AnswerError, OversizedError
+from bundler.domain.http_fields import HeadError, OversizedError
 from bundler.errors import AccessError, BundleError, FormatError, NetworkError, TransientError
 from bundler.transfer import check_stopped
 
@@ -25,7 +25,7 @@ def translated(subject: str, where: str, *, is_direct: bool = True) -> Iterator[
     """
     try:
         yield
-    except (AnswerError, HeaderError, OSError) as error:
+    except (HeadError, UnsendableError, OSError) as error:
         check_stopped()
         raise _translate(error, subject, where, is_direct=is_direct) from error
 
@@ -40,15 +40,15 @@ def _translate(error: Exception, subject: str, where: str, *, is_direct: bool) -
         return unreached
     if isinstance(error, ssl.SSLCertVerificationError):
         return NetworkError(subject, f"{where}: the certificate is refused: {error.verify_message}", hint=CA_HINT)
-    if isinstance(error, AnswerError | HeaderError):
+    if isinstance(error, HeadError | UnsendableError):
         return FormatError(subject, _malformed(error, where, reason))
     if isinstance(error, ProxyError) and error.status == 407:
         return AccessError(subject, f"{where}: the proxy wants credentials", hint="Put them into HTTPS_PROXY.")
     return TransientError(subject, f"{where}: {_verb(error)}{reason}")
 
 
-def _malformed(error: AnswerError | HeaderError, where: str, reason: str) -> str:
-    if isinstance(error, HeaderError):
+def _malformed(error: HeadError | UnsendableError, where: str, reason: str) -> str:
+    if isinstance(error, UnsendableError):
         return f"nothing was sent to {where}: {reason}"
     if isinstance(error, OversizedError):
         return f"{where} sent headers that are longer than any honest ones"

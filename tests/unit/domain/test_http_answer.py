@@ -10,13 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bundler.domain.http_answer import (
-    MAX_FIELDS,
-    AnswerError,
-    OversizedError,
-    parse_chunk_size,
-    parse_head,
-)
+from bundler.domain.http_answer import parse_chunk_size, parse_head
+from bundler.domain.http_fields import MAX_FIELDS, HeadError, OversizedError
 
 TOKENS = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).map(lambda name: f"x{name}")
 VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=40)
@@ -88,7 +83,7 @@ def test_where_a_body_ends(
     ],
 )
 def test_what_is_no_answer_or_says_two_things_is_refused(raw: bytes) -> None:
-    with pytest.raises(AnswerError):
+    with pytest.raises(HeadError):
         parse_head(raw, method="GET")
 
 
@@ -101,7 +96,7 @@ def test_more_fields_than_any_honest_server_sends_are_refused() -> None:
 @given(st.binary(max_size=300), st.sampled_from(["GET", "HEAD", "PUT", "CONNECT"]))
 @example(b"HTTP/1.1 200 OK\r\nContent-Length: 1", "GET")
 def test_any_bytes_are_a_head_or_refused(raw: bytes, method: str) -> None:
-    with suppress(AnswerError):
+    with suppress(HeadError):
         found = parse_head(raw, method=method)
         assert 100 <= found.status < 600
         assert found.length is None or found.length >= 0
@@ -109,7 +104,7 @@ def test_any_bytes_are_a_head_or_refused(raw: bytes, method: str) -> None:
 
 @given(st.binary(max_size=80), st.binary(max_size=80))
 def test_any_bytes_among_fields_are_read_or_refused(before: bytes, after: bytes) -> None:
-    with suppress(AnswerError):
+    with suppress(HeadError):
         found = parse_head(b"HTTP/1.1 200 OK\r\n" + before + b"\r\nContent-Length: 3\r\n" + after, method="GET")
         assert found.length in (0, 3, None)
 
@@ -139,11 +134,11 @@ def test_sizes_of_chunks(line: bytes, size: int) -> None:
 
 @pytest.mark.parametrize("line", [b"\r\n", b"-1\r\n", b"0x1\r\n", b"1 2\r\n", b"g\r\n", b"1" * 16 + b"\r\n", b"1"])
 def test_what_is_no_size_of_a_chunk_is_refused(line: bytes) -> None:
-    with pytest.raises(AnswerError):
+    with pytest.raises(HeadError):
         parse_chunk_size(line)
 
 
 @given(st.binary(max_size=40))
 def test_any_line_is_a_size_or_refused(line: bytes) -> None:
-    with suppress(AnswerError):
+    with suppress(HeadError):
         assert 0 <= parse_chunk_size(line) < 16**15
