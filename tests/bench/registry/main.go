@@ -114,6 +114,10 @@ func serve(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/v2/" || r.URL.Path == "/v2" {
 		return
 	}
+	if name, listed := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/v2/"), "/tags/list"); listed {
+		tags(w, name)
+		return
+	}
 	found := route.FindStringSubmatch(r.URL.Path)
 	switch {
 	case found == nil:
@@ -328,6 +332,28 @@ func receive(body io.Reader, into *upload) bool {
 	count(&moved.BytesIn, got)
 	into.size += got
 	return true
+}
+
+// tags lists all of a repository's, whatever page was asked for; one without manifests does not exist.
+func tags(w http.ResponseWriter, repository string) {
+	list, known := []string{}, false
+	sink.Lock()
+	for name := range sink.manifests {
+		if reference, ours := strings.CutPrefix(name, repository+"@"); ours {
+			known = true
+			if !strings.HasPrefix(reference, "sha256:") {
+				list = append(list, reference)
+			}
+		}
+	}
+	sink.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	if !known {
+		w.WriteHeader(http.StatusNotFound)
+		io.WriteString(w, `{"errors":[{"code":"NAME_UNKNOWN"}]}`)
+		return
+	}
+	json.NewEncoder(w).Encode(map[string]any{"name": repository, "tags": list})
 }
 
 func manifests(w http.ResponseWriter, r *http.Request, repository, reference string) {
