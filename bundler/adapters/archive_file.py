@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from bundler.errors import FormatError, LocalResourceError, UsageError
+from bundler.errors import FormatError, LocalResourceError, UnreadableError, UsageError
 
 CHUNK_BYTES = 1 << 20
 _KINDS = {
@@ -74,7 +74,7 @@ class ArchiveFile:
 
         Raises:
             FormatError: the file ends before.
-            LocalResourceError: the disk fails.
+            UnreadableError: the disk fails.
         """
         if offset + length > self.size:  # before memory is taken for a length that a damaged file made up
             raise self._ends(offset + length)
@@ -91,7 +91,7 @@ class ArchiveFile:
 
         Raises:
             FormatError: the file ends before.
-            LocalResourceError: the disk fails.
+            UnreadableError: the disk fails.
         """
         memory = self._buffer(length)
         buffer, end = memoryview(memory), offset + length
@@ -132,8 +132,8 @@ class ArchiveFile:
                 raise self._ends(offset + len(view))
             view, offset = view[count:], offset + count
 
-    def _unreadable(self, offset: int, error: OSError) -> LocalResourceError:
-        return LocalResourceError(self.name, f"cannot be read at byte {offset}: {error.strerror}")
+    def _unreadable(self, offset: int, error: OSError) -> UnreadableError:
+        return UnreadableError(self.name, f"cannot be read at byte {offset}: {error.strerror}")
 
     def _ends(self, wanted: int) -> FormatError:
         return FormatError(

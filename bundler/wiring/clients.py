@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bundler.errors import FormatError, LocalResourceError, RefusedError, UsageError
+from bundler.errors import FormatError, LocalResourceError, RefusedError, UnreadableError, UsageError
 from bundler.wiring.surroundings import Surroundings, retry_policy, uploads_folder
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def complete_root(path: Path, surroundings: Surroundings) -> Digest | None:
             opened = self_consistent(source)
             opened.verify_all(emit=surroundings.emit, workers=surroundings.jobs)
             return opened.root.digest
-    except RefusedError:
+    except (RefusedError, UnreadableError):
         return None
 
 

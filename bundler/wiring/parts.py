@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.domain.parts import MAX_TABLE_BYTES, PartsTable, parse_table, refusal
-from bundler.errors import FormatError, LimitError, RefusedError, UsageError
+from bundler.errors import FormatError, LimitError, RefusedError, UnreadableError, UsageError
 from bundler.transfer import Pace, parallel_map
 
 if TYPE_CHECKING:
@@ -36,17 +36,20 @@ def parts_source(
     Raises:
         UsageError: there is no table.
         FormatError: parts are missing or cut, or one is there twice; names each.
-        DigestError: parts have other content than the table says.
+        DigestError: parts have other content than the table says, or cannot be read.
+        UnreadableError: a part cannot be read, where not `thorough`.
     """
     with parts_found(table_name, folders, open_one=open_one, pace=pace) as source:
         try:
             source.require_whole()
             source.require_root()
             yield source
-        except RefusedError as error:
+        except (RefusedError, UnreadableError) as error:
             flaws = source.explain(error, pace=pace) if thorough else ()
             if flaws:
                 raise refusal(source.name, flaws) from error
+            if isinstance(error, UnreadableError):
+                raise
             raise source.locate(error) from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bundler.adapters.archive_file import CHUNK_BYTES, ArchiveFile
-from bundler.errors import FormatError, LocalResourceError
+from bundler.errors import FormatError, LocalResourceError, UnreadableError
 from bundler.ports import ByteSource
 from bundler.transfer import parallel_map
 from tests.fakes.images import layer_bytes
@@ -90,7 +90,7 @@ def test_a_closed_file_is_closed(path: Path) -> None:
     file = ArchiveFile.open(path)
     file.close()
     file.close()
-    with pytest.raises(LocalResourceError, match="cannot be read at byte 3"):
+    with pytest.raises(UnreadableError, match="cannot be read at byte 3"):
         file.read_at(3, 1)
 
 

@@ -52,6 +52,7 @@ CODES = {
     "TransientError": 5,
     "MissingBlobError": 5,
     "LocalResourceError": 6,
+    "UnreadableError": 6,
     "MissingToolError": 6,
     "PackerError": 6,
     "ProgramError": 6,
