@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -44,10 +45,10 @@ class ArchiveFile:
         try:
             # O_NONBLOCK: a pipe without a writer is refused below, and is not waited for.
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UsageError(str(path), "does not exist", hint="Correct the path of the archive.") from error
         except OSError as error:
-            raise LocalResourceError(str(path), f"cannot be opened: {error.strerror}") from error
+            raise _not_opened(path, error) from error
         try:
             return cls(str(path), handle, _regular_size(str(path), handle))
         except BaseException:
@@ -141,6 +142,14 @@ class ArchiveFile:
             f"is cut: it has {self.size} bytes, at least {wanted} are needed",
             hint="The archive is damaged: copy it across again.",
         )
+
+
+def _not_opened(path: Path, error: OSError) -> LocalResourceError:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "Allow more open files, one for each part of each copy: ulimit -n 4096"
+    else:
+        hint = "Let it be read, then run the same command again."
+    return LocalResourceError(str(path), f"cannot be opened: {error.strerror}", hint=hint)
 
 
 def _regular_size(name: str, handle: int) -> int:

@@ -61,8 +61,8 @@ class ObjectStore(Protocol):
         """Return the ids of the unfinished uploads to the address, the newest first."""
         ...
 
-    def upload(self, address: S3Address, upload_id: str) -> Upload:
-        """Return what an unfinished upload holds."""
+    def upload(self, address: S3Address, upload_id: str) -> Upload | None:
+        """Return what an unfinished upload holds, None where it is not there any more."""
         ...
 
     def begin(self, address: S3Address) -> Upload:

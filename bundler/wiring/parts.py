@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -77,8 +78,18 @@ def parts_of(  # noqa: PLR0913 - what is looked for, where, and how
         found = (_opened(below(place, part_name), open_one, opened) for place in places)
         return [source for source in found if source is not None]
 
+    _allow_files(len(table.parts) * len(places))
     found = parallel_map(lambda part: judge(part, candidates(part.name)), table.placed, workers=pace.workers)
     return PartsSource(name, table, found)
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open `count` files more than it might, as far as the system lets it: shells allow 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    most = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def find_table(name: str, folders: Sequence[str], *, open_one: OpenOne) -> tuple[str, PartsTable]:

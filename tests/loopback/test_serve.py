@@ -427,6 +427,8 @@ def test_an_address_without_host_or_port_is_usage(value: str, tmp_path: Path) ->
     ("options", "said"),
     [
         (("--listen", "host.invalid:0"), "has no address"),
+        (("--listen", "a..b:0"), "has no address"),
+        (("--listen", f"{'a' * 64}.example:0"), "has no address"),
         (("--tls", "{key}", "{cert}"), "are no certificate and its key"),
         (("--tls", "{cert}", "absent"), "are no certificate and its key"),
         (("--htpasswd", "{cert}"), "line 1 is no user"),

@@ -1,4 +1,4 @@
-"""A medium with bytes that the disk does not give back: they are damage like any other, named, and mended from a copy."""
+"""A medium with bytes that the disk does not give back: damage like any other, named, and mended from a copy."""
 
 from __future__ import annotations
 
