@@ -143,7 +143,7 @@ def test_a_redirect_is_refused_and_not_followed_in_circles(server: FaultyS3, mod
     """A proxy that wants a login answers so, and S3 where the bucket is in another Region."""
     source = open_it(server) if is_open else None
     server.mode = mode
-    with pytest.raises(UsageError, match="s3://bucket/in/a-1.tar: "):
+    with pytest.raises(UsageError, match=r"s3://bucket/in/a-1\.tar: "):
         read(source or open_it(server))
     assert server.heads + len(server.ranges) <= 4
 
