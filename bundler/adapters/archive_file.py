@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from bundler.adapters.buffers import BUFFER_BYTES, Buffers
 from bundler.errors import FormatError, LocalResourceError, UnreadableError, UsageError
 
-CHUNK_BYTES = 1 << 20
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -31,7 +31,7 @@ class ArchiveFile:
         self.name = name
         self.size = size
         self._handle = handle
-        self._buffers: list[bytearray] = []
+        self._buffers = Buffers()
 
     @classmethod
     def open(cls, path: Path) -> ArchiveFile:
@@ -88,31 +88,23 @@ class ArchiveFile:
     def stream(self, offset: int, length: int) -> Iterator[memoryview]:
         """Yield exactly `length` bytes from `offset`, in chunks of at most 1 MiB in one buffer that is used again.
 
-        Full buffers are kept for the streams that follow: there are as many as there were streams at one time.
-
         Raises:
             FormatError: the file ends before.
             UnreadableError: the disk fails.
         """
-        memory = self._buffer(length)
-        buffer, end = memoryview(memory), offset + length
-        try:
-            while offset < end:
-                chunk = buffer[: min(len(buffer), end - offset)]
-                self._fill(chunk, offset)
-                yield chunk
-                offset += len(chunk)
-        finally:
-            if len(memory) == CHUNK_BYTES:
-                self._buffers.append(memory)
+        if length < BUFFER_BYTES:
+            yield from self._chunks(memoryview(bytearray(length)), offset, length)
+        else:
+            with self._buffers.lend() as buffer:
+                yield from self._chunks(buffer, offset, length)
 
-    def _buffer(self, length: int) -> bytearray:
-        if length < CHUNK_BYTES:
-            return bytearray(length)
-        try:
-            return self._buffers.pop()  # one step for the interpreter: no other thread gets the same
-        except IndexError:
-            return bytearray(CHUNK_BYTES)
+    def _chunks(self, buffer: memoryview, offset: int, length: int) -> Iterator[memoryview]:
+        end = offset + length
+        while offset < end:
+            chunk = buffer[: min(len(buffer), end - offset)]
+            self._fill(chunk, offset)
+            yield chunk
+            offset += len(chunk)
 
     def _read(self, offset: int, length: int) -> bytes:
         try:

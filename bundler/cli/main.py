@@ -155,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise
         code = _show(_local(error) or _defect(error))
         _drop_output(1)
+    gc.freeze()  # the process ends: nothing is gained by looking for garbage once more
     sys.exit(code)
 
 
