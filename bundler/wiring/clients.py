@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.domain.ecr_host import EcrHost
-from bundler.errors import FormatError, LocalResourceError, RefusedError, UsageError
+from bundler.errors import FormatError, LocalResourceError, RefusedError, UnreadableError, UsageError
 from bundler.transfer import Once
 from bundler.wiring.surroundings import Surroundings, retry_policy, uploads_folder
 
@@ -259,7 +259,7 @@ def complete_root(path: Path, surroundings: Surroundings) -> Digest | None:
             opened = self_consistent(source)
             opened.verify_all(emit=surroundings.emit, workers=surroundings.jobs)
             return opened.root.digest
-    except RefusedError:
+    except (RefusedError, UnreadableError):
         return None
 
 

@@ -46,6 +46,12 @@ def be_patient(client: Any, patience: Patience) -> None:
     verdict = register_retry_handler(client, TRIES)
     client.meta.events.unregister(event, unique_id=unique)
     client.meta.events.register(event, _Retries(client, verdict.needs_retry, patience))
+    client.meta.events.register("before-call.s3.HeadBucket", _ask_once)
+
+
+def _ask_once(context: dict[str, Any], **_: Any) -> None:
+    """Where a redirect leads, botocore asks by another request; one that is redirected too would ask for ever."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from bundler.adapters.archive_file import ArchiveFile
 from bundler.adapters.buffers import BUFFER_BYTES
-from bundler.errors import FormatError, LocalResourceError
+from bundler.errors import FormatError, LocalResourceError, UnreadableError
 from bundler.ports import ByteSource
 from bundler.transfer import parallel_map
 from tests.fakes.images import layer_bytes
@@ -93,7 +93,7 @@ def test_a_closed_file_is_closed(path: Path) -> None:
     file = ArchiveFile.open(path)
     file.close()
     file.close()
-    with pytest.raises(LocalResourceError, match="cannot be read at byte 3"):
+    with pytest.raises(UnreadableError, match="cannot be read at byte 3"):
         file.read_at(3, 1)
 
 
