@@ -8,7 +8,9 @@ from urllib.parse import urljoin, urlsplit
 
 from bundler.errors import FormatError
 
-_PLAIN = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]{1,8192}\Z")
+MOST_CHARACTERS = 8192
+_PLAIN = re.compile(rf"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]{{1,{MOST_CHARACTERS}}}\Z")
+_PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9\-_~:][A-Za-z0-9\-._~:]*)+(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=%]+)?\Z")
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})?(?:\.[A-Za-z0-9_-]{1,63})*\.?"
 _AUTHORITY = re.compile(rf"(?P<host>{_HOST}|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?\Z")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -69,6 +71,10 @@ class Url:
         Raises:
             FormatError: not a URL.
         """
+        if len(location) <= MOST_CHARACTERS and _PLAIN_PATH.match(
+            location
+        ):  # what registries send for each upload: the rest of this is slow
+            return Url(self.origin, location)
         if not _PLAIN.match(location):
             raise FormatError(_safe(location), "is not a URL")
         return Url.parse(urljoin(str(self), location))

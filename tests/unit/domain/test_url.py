@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import urljoin
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bundler.domain.url import Origin, Url
@@ -103,3 +105,23 @@ def test_any_text_is_a_url_or_a_typed_error(text: str) -> None:
         except FormatError:
             continue
         assert Url.parse(str(url)) == url
+
+
+PATHS = st.lists(st.text("ab.-_%:~", max_size=4), max_size=5).map(lambda parts: "/" + "/".join(parts))
+QUERIES = st.one_of(st.just(""), st.text("ab?/&=%.#:@+", max_size=12).map("?".__add__))
+
+
+@given(PATHS, QUERIES)
+@example("/v2/team/app/blobs/uploads/3f-1", "?_state=a%2Bb==")
+@example("//other.example/x", "")
+@example("/a/../b", "")
+@example("/a", "?")
+def test_a_path_is_joined_by_itself_as_the_standard_library_joins_it(path: str, query: str) -> None:
+    base = Url.parse("https://reg.example/a/b?c")
+    try:
+        expected = Url.parse(urljoin(str(base), path + query))
+    except FormatError:
+        with pytest.raises(FormatError):
+            base.join(path + query)
+        return
+    assert base.join(path + query) == expected
