@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -17,31 +16,40 @@ _context.set_forkserver_preload(
         "bundler.cli.main",
         "bundler.cli.build",
         "bundler.cli.push",
+        "bundler.cli.ship",
+        "boto3.s3.inject",
+        "bundler.adapters.archive_file",
+        "bundler.adapters.aws.s3_store",
+        "bundler.adapters.docker_credentials",
+        "bundler.adapters.kept_uploads",
+        "bundler.adapters.oci_registry",
+        "bundler.archive.identity",
         "bundler.stages.verify",
         "bundler.wiring.clients",
         "bundler.workflows.push",
+        "bundler.workflows.ship",
+        "encodings.idna",
         "tests.forked",
     ]
 )
 
 
-def start(arguments: list[str], *, folder: Path, environment: Mapping[str, str], said: Path) -> BaseProcess:
-    """Start `bundle arguments`; what it says goes to the file `said`."""
-    process = _context.Process(target=_run, args=(arguments, str(folder), dict(environment), str(said)), daemon=True)
+def start(
+    arguments: list[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    said: Path,
+    constants: Mapping[str, int] | None = None,
+) -> BaseProcess:
+    """Start `bundle arguments`; what it says goes to the file `said`; `constants` (`module:NAME`) get new values."""
+    given = (arguments, str(folder), dict(environment), str(said), dict(constants or {}))
+    process = _context.Process(target=_run, args=given, daemon=True)
     process.start()
     return process
 
 
-def kill(process: BaseProcess) -> bool:
-    """Kill -9; return whether it was still running."""
-    running = process.is_alive()
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
-    return running and process.exitcode == -signal.SIGKILL
-
-
-def _run(arguments: list[str], folder: str, environment: dict[str, str], said: str) -> None:
+def _run(arguments: list[str], folder: str, environment: dict[str, str], said: str, constants: dict[str, int]) -> None:
     from bundler.cli.main import main
 
     os.chdir(folder)
@@ -50,5 +58,8 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], said: s
     output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    for name, value in constants.items():
+        module, _, constant = name.partition(":")
+        setattr(import_module(module), constant, value)
     sys.argv = ["bundle", *arguments]
     main(arguments)
