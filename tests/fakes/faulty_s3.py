@@ -30,6 +30,7 @@ class FaultyS3:
         faulty: how many GETs are hit; the rest are right.
         ranges: the Range header of each GET.
         conditions: the If-Match header of each GET.
+        hung_up: set when a client left an answer that hangs.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -40,6 +41,7 @@ class FaultyS3:
         self.ranges: list[str] = []
         self.conditions: list[str] = []
         self.connections: set[object] = set()
+        self.hung_up = threading.Event()
         self.url = ""
 
 
@@ -130,7 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         if mode == "hang":
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
-            time.sleep(20)
+            self.connection.settimeout(20)
+            if not self.rfile.read(1):
+                self.state.hung_up.set()
             return
         if mode == "drip":
             for number in range(len(body)):

@@ -25,7 +25,6 @@ from bundler.transfer import (
     to_the_end,
 )
 
-
 LONG_S = 30
 
 

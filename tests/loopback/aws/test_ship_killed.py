@@ -19,7 +19,7 @@ from tests.serving import write_bundle
 pytestmark = pytest.mark.loopback
 MIB = 1 << 20
 WORKERS = 8
-PART = 512 << 10
+PART = MIB
 """In place of 16 MiB: many of them, and a small bundle."""
 KILLS, SEEDS, LINKS = 45, 3, 5
 
@@ -47,9 +47,9 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A bundle of 24 MiB."""
+    """A bundle of 32 MiB."""
     folder, blobs, made = tmp_path_factory.mktemp("killed"), dict[Digest, bytes](), sample()
-    layers = [random.Random(24).randbytes(24 * MIB)]
+    layers = [random.Random(32).randbytes(32 * MIB)]
     images = [*made.lock.images, locked_image("team.example/large:1", image("large", layers=layers), blobs)]
     lock = made.lock.model_copy(update={"images": tuple(sorted(images, key=lambda one: str(one.reference)))})
     return Place(folder, write_bundle(Sample(lock=lock, blobs={**made.blobs, **blobs}), folder))
