@@ -9,7 +9,8 @@ help:
 	@echo "make test    every test; real docker-registry, skopeo, packer, dockerd, helm, kubectl, kube-apiserver, moto"
 	@echo "make check   format, lint, types, layers"
 	@echo "make templates  packer validate of every template in packer/"
-	@echo "make bench   how fast we are beside others, in turn (two hours; a quiet machine); BENCH='--only build-local'"
+	@echo "make bench   how fast we are beside others, in turn (90 minutes; a quiet machine); goes on where it was"
+	@echo "             interrupted, with the rows that this bundler/ has not; BENCH='--only build-local' for a part"
 	@echo "make bench-peers   installs what bench compares us with (Go, apt, cargo; up to 20 minutes)"
 	@echo "make kube    build the Kubernetes control plane that tests and demo use; prints KUBEBUILDER_ASSETS"
 
@@ -37,10 +38,8 @@ test: setup system
 bench: setup
 	@$(BIN)/python -m tests.bench --docs docs/performance.md $(BENCH)
 
-# coldsnap without --locked: the versions that 0.6.1 pins do not compile with Rust 1.80 and later.
 bench-peers: setup
 	@$(BIN)/python -m tests.bench.install
-	@nice cargo install coldsnap --version 0.6.1 --root $(HOME)/.cache/eks-bundler/bench
 
 check: setup
 	@$(BIN)/ruff format --check .

@@ -204,6 +204,12 @@ class LocalResourceError(BundleError):
     hint = "Make room, or mend what is named, then run the same command again."
 
 
+class UnreadableError(LocalResourceError):
+    """A disk or medium does not give back bytes that a file has (exit 6)."""
+
+    hint = "Its medium is damaged: copy it across again; or mend it: bundle repair ARCHIVE --from COPY"
+
+
 class MissingToolError(LocalResourceError):
     """A program that this step runs is not installed (exit 6)."""
 

@@ -104,8 +104,14 @@ class ImageRegistry(Protocol):
         """Whether the registry says that the repository has no tag, or does not exist; False where it does not say."""
         ...
 
+    def bears(self, name: Reference) -> int:
+        """How many requests at a time the registry bears now, as far as is known."""
+        ...
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give the repository a blob; return True where a mount from `mount_from` (a repository) saved the bytes.
+
+        With `mount_from` it need not be asked before whether the blob is there: then, too, the bytes are saved.
 
         Raises:
             DigestError: `content` is not what the digest names; the upload was never completed.

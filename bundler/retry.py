@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from bundler.domain.events import Emit, Retrying, Waiting, silent
@@ -13,6 +15,26 @@ from bundler.errors import TransientError
 
 Result = TypeVar("Result")
 MAX_RETRY_AFTER_S = 300.0
+
+
+def asked_wait_s(retry_after: str | None, date: str | None = None) -> float | None:
+    """Return the seconds that Retry-After asks for, at most 300 (RFC 9110 §10.2.3).
+
+    Args:
+        retry_after: seconds, or a time; None where there is none.
+        date: the answer's own Date, which a time is compared with.
+
+    Returns:
+        None where nothing is asked for, or no wait.
+    """
+    text = (retry_after or "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return min(float(text), MAX_RETRY_AFTER_S) or None
+    try:
+        wait = parsedate_to_datetime(text) - parsedate_to_datetime(date or "")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(wait.total_seconds(), 0.0), MAX_RETRY_AFTER_S) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,10 @@ class Nowhere:
         del name
         return True
 
+    def bears(self, name: Reference) -> int:
+        del name
+        return 8
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         del name, mount_from
         found = hashlib.sha256()

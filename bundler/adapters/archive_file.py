@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from bundler.errors import FormatError, LocalResourceError, UsageError
+from bundler.adapters.buffers import BUFFER_BYTES, Buffers
+from bundler.errors import FormatError, LocalResourceError, UnreadableError, UsageError
 
-CHUNK_BYTES = 1 << 20
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -30,7 +31,7 @@ class ArchiveFile:
         self.name = name
         self.size = size
         self._handle = handle
-        self._buffers: list[bytearray] = []
+        self._buffers = Buffers()
 
     @classmethod
     def open(cls, path: Path) -> ArchiveFile:
@@ -44,10 +45,10 @@ class ArchiveFile:
         try:
             # O_NONBLOCK: a pipe without a writer is refused below, and is not waited for.
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UsageError(str(path), "does not exist", hint="Correct the path of the archive.") from error
         except OSError as error:
-            raise LocalResourceError(str(path), f"cannot be opened: {error.strerror}") from error
+            raise _not_opened(path, error) from error
         try:
             return cls(str(path), handle, _regular_size(str(path), handle))
         except BaseException:
@@ -74,7 +75,7 @@ class ArchiveFile:
 
         Raises:
             FormatError: the file ends before.
-            LocalResourceError: the disk fails.
+            UnreadableError: the disk fails.
         """
         if offset + length > self.size:  # before memory is taken for a length that a damaged file made up
             raise self._ends(offset + length)
@@ -87,31 +88,23 @@ class ArchiveFile:
     def stream(self, offset: int, length: int) -> Iterator[memoryview]:
         """Yield exactly `length` bytes from `offset`, in chunks of at most 1 MiB in one buffer that is used again.
 
-        Full buffers are kept for the streams that follow: there are as many as there were streams at one time.
-
         Raises:
             FormatError: the file ends before.
-            LocalResourceError: the disk fails.
+            UnreadableError: the disk fails.
         """
-        memory = self._buffer(length)
-        buffer, end = memoryview(memory), offset + length
-        try:
-            while offset < end:
-                chunk = buffer[: min(len(buffer), end - offset)]
-                self._fill(chunk, offset)
-                yield chunk
-                offset += len(chunk)
-        finally:
-            if len(memory) == CHUNK_BYTES:
-                self._buffers.append(memory)
+        if length < BUFFER_BYTES:
+            yield from self._chunks(memoryview(bytearray(length)), offset, length)
+        else:
+            with self._buffers.lend() as buffer:
+                yield from self._chunks(buffer, offset, length)
 
-    def _buffer(self, length: int) -> bytearray:
-        if length < CHUNK_BYTES:
-            return bytearray(length)
-        try:
-            return self._buffers.pop()  # one step for the interpreter: no other thread gets the same
-        except IndexError:
-            return bytearray(CHUNK_BYTES)
+    def _chunks(self, buffer: memoryview, offset: int, length: int) -> Iterator[memoryview]:
+        end = offset + length
+        while offset < end:
+            chunk = buffer[: min(len(buffer), end - offset)]
+            self._fill(chunk, offset)
+            yield chunk
+            offset += len(chunk)
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
@@ -132,8 +125,8 @@ class ArchiveFile:
                 raise self._ends(offset + len(view))
             view, offset = view[count:], offset + count
 
-    def _unreadable(self, offset: int, error: OSError) -> LocalResourceError:
-        return LocalResourceError(self.name, f"cannot be read at byte {offset}: {error.strerror}")
+    def _unreadable(self, offset: int, error: OSError) -> UnreadableError:
+        return UnreadableError(self.name, f"cannot be read at byte {offset}: {error.strerror}")
 
     def _ends(self, wanted: int) -> FormatError:
         return FormatError(
@@ -141,6 +134,14 @@ class ArchiveFile:
             f"is cut: it has {self.size} bytes, at least {wanted} are needed",
             hint="The archive is damaged: copy it across again.",
         )
+
+
+def _not_opened(path: Path, error: OSError) -> LocalResourceError:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "Allow more open files, one for each part of each copy: ulimit -n 4096"
+    else:
+        hint = "Let it be read, then run the same command again."
+    return LocalResourceError(str(path), f"cannot be opened: {error.strerror}", hint=hint)
 
 
 def _regular_size(name: str, handle: int) -> int:

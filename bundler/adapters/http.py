@@ -9,18 +9,15 @@ from __future__ import annotations
 import re
 import ssl
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
-import urllib3
-from urllib3.exceptions import HTTPError
-
+from bundler.adapters.buffers import BUFFER_BYTES, Buffers
 from bundler.adapters.hosts import MOST, Hosts, limits_of
+from bundler.adapters.http_connections import Connection, Outgoing, Pool, Response, Route
 from bundler.adapters.http_errors import translated
 from bundler.adapters.network import (
     CONNECT_TIMEOUT_S,
@@ -34,19 +31,16 @@ from bundler.adapters.network import (
     tls_context,
     zone_of,
 )
-from bundler.adapters.pools import body_of, make_pool_manager
 from bundler.adapters.proxies import Proxies, Proxy
 from bundler.domain.credentials import Secret
 from bundler.domain.url import Origin, Url
 from bundler.errors import FormatError, LimitError, NetworkError, TransientError
 from bundler.pacing import Limits
-from bundler.retry import MAX_RETRY_AFTER_S
+from bundler.retry import MAX_RETRY_AFTER_S, asked_wait_s
 from bundler.transfer import Once, Slot, check_stopped, pause
 
-CHUNK_BYTES = 1 << 20
 MAX_HOPS = 5
 MAX_EXCERPT_BYTES = 64 << 10
-MAX_UNREAD_BYTES = 4 << 10
 TOO_MUCH = frozenset({429, 503})
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -94,38 +88,24 @@ class Request:
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=dict)
     authorization: Secret | None = None
-    body: bytes | Iterable[memoryview] | None = None
+    body: Outgoing = None
     body_bytes: int | None = None
     answer_within_s: float | None = None
 
 
 _FIRST_BYTES = 128 << 10
 _QUICK_S = 0.1
-_buffers: deque[memoryview] = deque(maxlen=16)
-
-
-@contextmanager
-def _buffer() -> Iterator[memoryview]:
-    """Hold 1 MiB that others used before, and others will; few are kept."""
-    try:
-        buffer = _buffers.pop()
-    except IndexError:
-        buffer = memoryview(bytearray(CHUNK_BYTES))
-    try:
-        yield buffer
-    finally:
-        _buffers.append(buffer)
+_buffers = Buffers()
 
 
 class Answer:
     """An answer whose body has not been read yet. Closing it before its end closes the connection."""
 
-    def __init__(
-        self, response: urllib3.BaseHTTPResponse, *, url: Url, request: Request, where: str, slot: Slot
-    ) -> None:
+    def __init__(self, response: Response, *, url: Url, request: Request, where: str, slot: Slot) -> None:
         self.status = response.status
         self.url = url
         self._response = response
+        self._is_open = True
         self._request = request
         self._where = where
         self._slot = slot
@@ -133,8 +113,7 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         """Return a header; several of one name are joined by a comma."""
-        value = self._response.headers.get(name)
-        return value if value is None else str(value)
+        return self._response.headers.get(name.lower())
 
     @property
     def length(self) -> int | None:
@@ -142,32 +121,23 @@ class Answer:
         text = self.header("Content-Length") or ""
         return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the body as it comes, at most 1 MiB at a time, never decoded.
-
-        Raises:
-            TransientError: it was cut off, or the far side stalls.
-        """
-        with translated(self._request.subject, self._where):
-            while piece := self._response.read1(CHUNK_BYTES):
-                yield piece
-
     def blocks(self) -> Iterator[memoryview]:
         """Yield the body in a buffer that is used again: at first little, more as the far side is faster.
 
         Raises:
             TransientError: it was cut off, or the far side stalls.
+            FormatError: its chunks are none.
         """
-        body, size = body_of(self._response), _FIRST_BYTES
-        with translated(self._request.subject, self._where), _buffer() as buffer:
-            while not body.isclosed():
+        size = _FIRST_BYTES
+        with translated(self._request.subject, self._where), _buffers.lend() as buffer:
+            while not self._response.is_done:
                 since = time.monotonic()
-                count = body.readinto(buffer[:size])
+                count = self._response.readinto(buffer[:size])
                 if not count:
                     break
                 yield buffer[:count]
                 if time.monotonic() - since < _QUICK_S:
-                    size = min(2 * size, CHUNK_BYTES)
+                    size = min(2 * size, BUFFER_BYTES)
 
     def read(self, limit: int) -> bytes:
         """Return the whole body.
@@ -183,27 +153,23 @@ class Answer:
             )
         if self.length is not None and self.length > limit:
             raise LimitError(self._request.subject, f"the answer has {self.length} bytes; at most {limit} are read")
-        parts, count = [], 0
-        for piece in self.pieces():
-            count += len(piece)
-            if count > limit:
+        content = bytearray()
+        for block in self.blocks():
+            content += block
+            if len(content) > limit:
                 raise LimitError(self._request.subject, f"the answer is longer than {limit} bytes")
-            parts.append(piece)
-        return b"".join(parts)
+        return bytes(content)
 
     def excerpt(self) -> bytes:
         """Return up to 64 KiB of a body that explains an error; nothing where it cannot be had. May be asked twice."""
         if self._excerpt is None:
-            parts, count = [], 0
-            try:
-                for piece in self.pieces():
-                    parts.append(piece)
-                    count += len(piece)
-                    if count > MAX_EXCERPT_BYTES:
+            content = bytearray()
+            with suppress(NetworkError, FormatError):
+                for block in self.blocks():
+                    content += block
+                    if len(content) > MAX_EXCERPT_BYTES:
                         break
-            except NetworkError:
-                parts.append(b"")
-            self._excerpt = b"".join(parts)[:MAX_EXCERPT_BYTES]
+            self._excerpt = bytes(content[:MAX_EXCERPT_BYTES])
         return self._excerpt
 
     @property
@@ -219,20 +185,12 @@ class Answer:
 
     def close(self) -> None:
         """Let go of the connection: back to the pool when the body was read to its end, closed otherwise."""
+        is_open, self._is_open = self._is_open, False
         try:
-            self._read_little()
-            if not self._response.closed:
-                self._response.close()
-            self._response.release_conn()
+            if is_open:
+                self._response.leave()
         finally:
             self._slot.leave()
-
-    def _read_little(self) -> None:
-        """Read what is left where it is nothing, as after HEAD, or next to it: else the connection would be lost."""
-        left = self._response.length_remaining
-        if not self._response.closed and left is not None and left <= MAX_UNREAD_BYTES:
-            with suppress(HTTPError, OSError):
-                self._response.read()
 
     def __enter__(self) -> Self:
         return self
@@ -248,7 +206,8 @@ class Transport:
 
     def __init__(self, settings: TransportSettings) -> None:
         self.settings = settings
-        self._managers: dict[tuple[Zone, Proxy | None], urllib3.PoolManager] = {}
+        self._pool = Pool(most=MOST)
+        self._gates: dict[Zone, Gate] = {}
         self._making = Once()
         self._seen: dict[Address, Zone] = {}
         self._rest_until: dict[Origin, float] = {}
@@ -265,6 +224,10 @@ class Transport:
                 settings = replace(self.settings, ca_files=self.settings.ca_files + ca_files)
                 self._trusting[ca_files] = Transport(settings)
             return self._trusting[ca_files]
+
+    def bears(self, origin: Origin) -> int:
+        """How many requests at a time a host bears now, as far as its answers have said."""
+        return self._hosts.of(origin).allowed
 
     def send(self, request: Request) -> Answer:
         """Return the answer, redirects of GET and HEAD followed.
@@ -299,7 +262,7 @@ class Transport:
     def _later(self, answer: Answer, request: Request) -> TransientError:
         said = f": {answer.text}" if answer.text else ""
         error = TransientError(request.subject, f"{answer.url.origin} answered {answer.status}{said}")
-        error.retry_after_s = retry_after_s(answer)
+        error.retry_after_s = asked_wait_s(answer.header("Retry-After"), answer.header("Date"))
         error.answered = True
         if error.retry_after_s is not None:
             until = self.settings.clock() + error.retry_after_s
@@ -315,38 +278,53 @@ class Transport:
         rest_s = self._rest_until.get(url.origin, 0.0) - self.settings.clock()
         if rest_s > 0:
             self.settings.sleep(min(rest_s, MAX_RETRY_AFTER_S))
-        proxy = self._proxy(url.origin, innermost)
+        route = self._route(url.origin, innermost)
         headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT, **request.headers}
         if with_credentials and request.authorization is not None:
             headers["Authorization"] = request.authorization.reveal()
-        if request.body_bytes is not None:
-            headers["Content-Length"] = str(request.body_bytes)
-        where = str(url.origin) if proxy is None else f"{url.origin} (through the proxy {proxy.url.origin})"
-        within_s = request.answer_within_s or self.settings.first_byte_timeout_s
-        manager, pace = self._manager(innermost, proxy), self._hosts.of(url.origin)
+        if request.body is not None:
+            headers["Content-Length"] = str(
+                len(request.body) if isinstance(request.body, bytes) else request.body_bytes
+            )
+        pace = self._hosts.of(url.origin)
         slot = pace.enter()
         since = self.settings.clock()
         try:
-            with translated(request.subject, where, is_direct=proxy is None):
-                response = manager.urlopen(
-                    request.method,
-                    str(url),
-                    body=request.body,
-                    headers=headers,
-                    retries=False,
-                    redirect=False,
-                    preload_content=False,
-                    decode_content=False,
-                    timeout=urllib3.Timeout(connect=self.settings.connect_timeout_s, read=within_s),
-                )
+            answer = self._ask(request, url, headers, route=route, slot=slot)
         except BaseException:
             slot.leave()
             raise
-        if response.status in TOO_MUCH:
+        if answer.status in TOO_MUCH:
             pace.refused()
-        elif not request.body and response.status not in AGAIN:
+        elif not request.body and answer.status not in AGAIN:
             pace.answered(self.settings.clock() - since)
+        return answer
+
+    def _ask(self, request: Request, url: Url, headers: Mapping[str, str], *, route: Route, slot: Slot) -> Answer:
+        proxy = route.proxy
+        where = str(url.origin) if proxy is None else f"{url.origin} (through the proxy {proxy.url.origin})"
+        patience_s = self.settings.first_byte_timeout_s
+        with translated(request.subject, where, is_direct=proxy is None):
+            connection = self._pool.take(route) or Connection(route, context=self._tls(), patience_s=patience_s)
+            try:
+                connection.send(request.method, url, headers, request.body)
+                head = connection.receive(request.method, within_s=request.answer_within_s or patience_s)
+            except BaseException:
+                connection.close()
+                raise
+        response = Response(head, connection, self._pool)
         return Answer(response, url=url, request=request, where=where, slot=slot)
+
+    def _route(self, origin: Origin, innermost: Zone) -> Route:
+        """One route per zone, so that a connection made for a trusted place never serves a redirect."""
+        proxy = self._proxy(origin, innermost)
+        return Route(origin=origin, gate=self._gate(innermost if proxy is None else Zone.LINK_LOCAL), proxy=proxy)
+
+    def _tls(self) -> ssl.SSLContext:
+        with self._making:
+            if self._context is None:
+                self._context = tls_context(self.settings.ca_files)
+            return self._context
 
     def _proxy(self, origin: Origin, innermost: Zone) -> Proxy | None:
         """Return the proxy to use. A proxy resolves names itself: what can be seen to lead inwards is refused here."""
@@ -358,28 +336,19 @@ class Transport:
         return proxy
 
     def _gate(self, innermost: Zone) -> Gate:
-        settings = self.settings
-        return Gate(
-            innermost=innermost,
-            connect_to=settings.connect_to,
-            resolve=settings.resolve,
-            zone_of=settings.zone_of,
-            seen=self._seen,
-            connect_timeout_s=settings.connect_timeout_s,
-            patience_s=settings.first_byte_timeout_s,
-            clock=settings.clock,
-        )
-
-    def _manager(self, innermost: Zone, proxy: Proxy | None) -> urllib3.PoolManager:
-        """One set of pools per zone, so that a connection made for a trusted place never serves a redirect."""
-        gate = self._gate(innermost if proxy is None else Zone.LINK_LOCAL)
-        with self._making:
-            if self._context is None:
-                self._context = tls_context(self.settings.ca_files)
-            key = (gate.innermost, proxy)
-            if key not in self._managers:
-                self._managers[key] = make_pool_manager(gate, proxy=proxy, context=self._context, connections=MOST)
-            return self._managers[key]
+        if innermost not in self._gates:
+            settings = self.settings
+            self._gates[innermost] = Gate(
+                innermost=innermost,
+                connect_to=settings.connect_to,
+                resolve=settings.resolve,
+                zone_of=settings.zone_of,
+                seen=self._seen,
+                connect_timeout_s=settings.connect_timeout_s,
+                patience_s=settings.first_byte_timeout_s,
+                clock=settings.clock,
+            )
+        return self._gates[innermost]
 
 
 def _follow(request: Request, url: Url, answer: Answer) -> Url:
@@ -408,15 +377,3 @@ def _is_inner_name(host: str, zone: Callable[[str], Zone]) -> bool:
         return zone(host) > Zone.PUBLIC
     except ValueError:
         return host.replace(".", "").isdigit() or host.startswith("0x")
-
-
-def retry_after_s(answer: Answer) -> float | None:
-    """Return the seconds that Retry-After asks for, at most 300; None where there is none, or it asks for no wait."""
-    text = (answer.header("Retry-After") or "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return min(float(text), MAX_RETRY_AFTER_S) or None
-    try:
-        wait = parsedate_to_datetime(text) - parsedate_to_datetime(answer.header("Date") or "")
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return min(max(wait.total_seconds(), 0.0), MAX_RETRY_AFTER_S) or None

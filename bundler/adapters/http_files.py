@@ -92,7 +92,7 @@ class _Reading:
         except BaseException:
             answer.close()
             raise
-        self._answer, self._pieces = answer, answer.pieces()
+        self._answer, self._pieces = answer, map(bytes, answer.blocks())
 
     def _check(self, answer: Answer) -> None:
         if answer.status in (404, 410):

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from bundler.atomic import publish
 from bundler.domain.oci import parse_strict_json
-from bundler.errors import FormatError, LocalResourceError
+from bundler.errors import FormatError
 
 MAX_KEPT_BYTES = 64 << 10
 KEPT_S = 7 * 24 * 3600.0
@@ -45,15 +46,21 @@ class KeptUploads:
         return location if isinstance(location, str) else None
 
     def keep(self, upload: str, location: str) -> None:
-        """Remember where an upload is; where that cannot be written, a kill costs the blob that was under way."""
+        """Remember where an upload is; where that cannot be written, a kill costs the blob that was under way.
+
+        It outlives this process, and need not outlive the machine: nothing waits for the disk.
+        """
         content = json.dumps({"upload": upload, "location": location}).encode()
         if len(content) > MAX_KEPT_BYTES:
             self.forget(upload)
             return
-        with suppress(OSError, LocalResourceError):
+        with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._prune()
-            publish(self._path(upload), content, mode=0o600)
+            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".kept-")  # 0600 from the beginning
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(temporary).replace(self._path(upload))
 
     def forget(self, upload: str) -> None:
         """Drop what is known of an upload."""
@@ -64,7 +71,7 @@ class KeptUploads:
         return self._folder / f"{hashlib.sha256(upload.encode()).hexdigest()}.json"
 
     def _prune(self) -> None:
-        for path in self._folder.glob("*.json"):
+        for path in self._folder.iterdir():
             with suppress(OSError):
                 if self._now() - path.stat().st_mtime > KEPT_S:
                     path.unlink()

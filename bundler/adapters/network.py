@@ -204,7 +204,7 @@ class Meter:
 class _Watched(socket.socket):
     """A socket that meters itself, and that calling off the work wakes.
 
-    http.client reads through `recv_into` and writes through `sendall`; TLS sockets write through `send`.
+    HTTP reads through `recv_into` and writes through `sendall`; TLS sockets write through `send`.
     """
 
     meter: Meter | None = None
@@ -308,6 +308,7 @@ def tls_context(ca_files: tuple[str, ...] = ()) -> ssl.SSLContext:
         UsageError: a file holds no certificate.
     """
     context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
     for name in ca_files:
         try:
             context.load_verify_locations(cafile=name)

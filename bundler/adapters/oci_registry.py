@@ -167,14 +167,19 @@ class RegistryClient:
 
         return self._with_retry(name, ask)
 
+    def bears(self, name: Reference) -> int:
+        """How many requests at a time the registry bears now, as far as its answers have said."""
+        return self._session(name).bears
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
-        """Give the repository a blob; return True where a mount saved the bytes.
+        """Give the repository a blob; return True where a mount, or that it was there, saved the bytes.
 
         Args:
             name: the repository.
             blob: digest and size are checked while the bytes leave.
             content: begins the bytes anew at an offset; may be called several times.
-            mount_from: a repository of the same registry that holds the blob.
+            mount_from: a repository of the same registry that holds the blob; where no mount comes of it, a blob of
+                some size is asked for before it is sent.
 
         Raises:
             DigestError: `content` is not what the digest names; the upload was never completed.

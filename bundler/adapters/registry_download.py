@@ -10,11 +10,13 @@ from bundler.adapters.content import Checked
 from bundler.adapters.http import Answer
 from bundler.adapters.registry_session import Call, Session, pull_scope, refusal
 from bundler.domain.oci import Descriptor
-from bundler.errors import DigestError, NetworkError, NotFoundUpstreamError, TransientError
+from bundler.errors import BundleError, DigestError, NetworkError, NotFoundUpstreamError, TransientError
 from bundler.ports import Put, Sink
 from bundler.retry import RetryPolicy, retry
 
 CLEAN_RETRIES = 2
+MOST_TOO_LONG = 3
+"""Ranges that came with more than was asked for, until their server is not asked again."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(?:(\d{1,18})|\*)\Z")
 
 
@@ -39,12 +41,14 @@ class Stretch:
         self.stop = stop
         self._remote = remote
         self._put = put
+        self._too_long = 0
 
     def run(self, policy: RetryPolicy) -> None:
         """Send the bytes to `put`.
 
         Raises:
             DigestError: there are more than the blob has.
+            NetworkError: answers are other ranges than were asked for, or longer.
             NotFoundUpstreamError: the repository does not have it.
             TransientError: the budget of retries is used up.
         """
@@ -73,12 +77,20 @@ class Stretch:
             rest = piece[skip:]
             skip -= len(piece) - len(rest)
             if len(rest) > self.stop - self.position:
-                blob = self._remote.blob
-                cause = f"is longer than the {blob.size} bytes stated for {blob.digest}"
-                raise DigestError(self._remote.subject, cause)
+                raise self._overlong(answer)
             if rest:
                 self._put(self.position, rest)
                 self.position += len(rest)
+
+    def _overlong(self, answer: Answer) -> BundleError:
+        """A range that is longer than it says may be right the next time; a blob that is longer is another one."""
+        subject, blob = self._remote.subject, self._remote.blob
+        if answer.status != 206:
+            return DigestError(subject, f"is longer than the {blob.size} bytes stated for {blob.digest}")
+        self._too_long += 1
+        kind = TransientError if self._too_long < MOST_TOO_LONG else NetworkError
+        asked = (answer.header("Content-Range") or "").partition("/")[0]
+        return kind(subject, f"{answer.url.origin} sent more than {asked}, which were asked for, of {blob.digest}")
 
     def _skip(self, answer: Answer, call: Call, *, is_whole: bool) -> int:
         """Return how many bytes of the body are known already: all before `position` when the range was ignored."""

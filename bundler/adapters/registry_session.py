@@ -109,6 +109,11 @@ class Session:
             explained.close()
             raise
 
+    @property
+    def bears(self) -> int:
+        """How many requests at a time the registry bears now."""
+        return self._transport.bears(self.endpoint.origin)
+
     def location(self, answer: Answer, call: Call) -> Url:
         """Return where an upload goes on.
 

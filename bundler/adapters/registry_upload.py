@@ -70,6 +70,7 @@ class Upload:
         self._settings = settings
         self._subject = subject
         self._mount_from = task.mount_from
+        self._is_worth_asking = task.mount_from is not None and task.blob.size > settings.at_once_bytes
         self._in_chunks = settings.chunked_bytes is not None and task.blob.size > settings.chunked_bytes
         self._location: Url | None = None
         self._confirmed = 0
@@ -82,7 +83,9 @@ class Upload:
         self._is_recalled = self._kept is None
 
     def attempt(self) -> bool:
-        """Try once; return whether a mount saved the bytes. To be called again after a TransientError.
+        """Try once; return whether a mount, or that it was there, saved the bytes. Call again after a TransientError.
+
+        Where a mount was wanted nobody has asked whether the blob is there: that is done before many bytes leave.
 
         Raises:
             DigestError: the content is not what its digest says; the upload was not completed.
@@ -98,6 +101,12 @@ class Upload:
                 self._find_place()
         if self._location is None and self._begin():
             return True
+        if self._is_worth_asking:
+            is_there = self._is_there()
+            self._is_worth_asking = False
+            if is_there:
+                self._go_on_at(None)
+                return True
         self._was_cut = True
         if self._in_chunks:
             self._send_chunks()

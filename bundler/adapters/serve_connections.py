@@ -106,6 +106,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
         raise UsageError("--listen", f"{name} has no address: {error.strerror}") from error
+    except UnicodeError as error:  # a label of over 63 characters, or none
+        raise UsageError("--listen", f"{name} has no address: it is no host name") from error
     try:
         return socket.create_server(place[:2], family=family, backlog=BACKLOG)
     except OSError as error:

@@ -11,7 +11,7 @@ from bundler.archive.reader import Archive, verify_run
 from bundler.archive.root import ROOT_PATH
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
-from bundler.errors import RefusedError
+from bundler.errors import RefusedError, UnreadableError
 from bundler.ports import ByteSource
 from bundler.transfer import Pace, parallel_map
 
@@ -20,7 +20,7 @@ def damaged_members(source: ByteSource, members: Sequence[Member], *, pace: Pace
     """Return those of `members` that `source` does not hold right: header, content and padding.
 
     Args:
-        source: an archive, which may be cut or have holes.
+        source: an archive, which may be cut, have holes, or stand on a medium that cannot be read everywhere.
         members: where they must stand, by a table that was verified.
         pace: runs of members at a time, and who hears of each.
     """
@@ -41,7 +41,7 @@ def slot_is_right(source: ByteSource, archive: Archive) -> bool:
     """Whether `source` begins with the signed root of `archive`, signatures and all."""
     try:
         raw = source.read_at(0, BLOCK_BYTES + archive.slot_bytes)
-    except RefusedError:
+    except (RefusedError, UnreadableError):
         return False
     header = member_header(ROOT_PATH, archive.slot_bytes)
     return raw[:BLOCK_BYTES] == header and Digest.of(raw[BLOCK_BYTES:]) == archive.envelope_digest
@@ -60,6 +60,6 @@ def _neighbours(members: Sequence[Member]) -> list[Sequence[Member]]:
 def _is_right(source: ByteSource, run: Sequence[Member]) -> bool:
     try:
         verify_run(source, run)
-    except RefusedError:
+    except (RefusedError, UnreadableError):
         return False
     return True

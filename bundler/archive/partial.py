@@ -14,7 +14,7 @@ from bundler.errors import LocalResourceError, LockedError
 
 WRITE_OUT_BYTES = 32 << 20
 _SYNC_FILE_RANGE_WRITE = 2
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class PartialFile:
@@ -121,7 +121,7 @@ class PartialFile:
             if before > size:
                 os.ftruncate(self._handle, size)
         except OSError as error:
-            if error.errno in _NO_SPACE:
+            if error.errno in NO_SPACE:
                 raise self._no_space(error, size, before) from error
             raise self._disk_error(error) from error
 

@@ -11,7 +11,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
 from bundler.domain.parts import Flaw, Part, PartsTable, refusal, wrong_content
 from bundler.envelope import unverified_payload
-from bundler.errors import DigestError, FormatError, RefusedError, SignatureError, UntrustedError
+from bundler.errors import DigestError, FormatError, RefusedError, SignatureError, UnreadableError, UntrustedError
 from bundler.ports import ByteSource
 from bundler.transfer import Pace, check_stopped, parallel_map
 
@@ -108,7 +108,7 @@ class PartsSource:
         flaws = parallel_map(lambda one: self._flaw(one, pace), suspects, workers=pace.workers)
         return tuple(flaw for flaw in flaws if flaw is not None)
 
-    def explain(self, error: RefusedError, *, pace: Pace = Pace()) -> tuple[Flaw, ...]:
+    def explain(self, error: RefusedError | UnreadableError, *, pace: Pace = Pace()) -> tuple[Flaw, ...]:
         """Return the flaws that may be why the archive was refused; parts are read where damage can be the reason."""
         names = (self.name, *(one.source.name for one in self.found if one.source is not None))
         if not error.subject.startswith(names) or isinstance(error, UntrustedError):
@@ -139,6 +139,8 @@ class PartsSource:
                 check_stopped()
                 sha256.update(chunk)
                 pace.emit(BytesMoved(phase="parts", item=one.part.name, count=len(chunk)))
+        except UnreadableError as error:
+            return Flaw(part=one.part, cause=error.cause, content=True)
         except RefusedError as error:
             return Flaw(part=one.part, cause=f"cannot be read: {error.cause}", content=True)
         pace.emit(ItemDone(phase="parts", item=one.part.name, how="read"))

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundler.archive.partial import NO_SPACE
 from bundler.atomic import publish, sync_folder
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned, silent
@@ -28,7 +29,7 @@ from bundler.domain.parts import (
     table_bytes,
     table_name,
 )
-from bundler.errors import ConflictError, DigestError, LocalResourceError, LockedError
+from bundler.errors import ConflictError, DigestError, FormatError, LocalResourceError, LockedError
 from bundler.transfer import check_stopped
 
 CHUNK_BYTES = 1 << 20
@@ -108,8 +109,10 @@ def _disk(archive: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cause = f"cannot be cut into parts: {error.strerror}"
-        hint = "Make room for one part, then run the same command again."
+        where = error.filename2 or error.filename
+        cause = f"cannot be cut into parts: {error.strerror}" + ("" if where is None else f": {where}")
+        wanted = "Make room for one part" if error.errno in NO_SPACE else "Mend what is named"
+        hint = f"{wanted}, then run the same command again."
         raise LocalResourceError(str(archive), cause, safe=_SAFE, hint=hint) from error
 
 
@@ -172,7 +175,11 @@ class _Slicing:
         self.failpoint("complete")
 
     def _table(self) -> PartsTable:
-        return parse_table(self.planned.read_bytes(), source=str(self.planned))
+        try:
+            return parse_table(self.planned.read_bytes(), source=str(self.planned))
+        except FormatError as error:
+            error.hint = f"Remove {self.rest} and {self.planned}, then build again."
+            raise
 
     def _measured(self, handle: int, root: Digest, part_bytes: int) -> PartsTable:
         size = os.fstat(handle).st_size

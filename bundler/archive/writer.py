@@ -191,7 +191,8 @@ class MemberWriter:
             found = parse_extents(record, self._member.digest, self._member.size)
             if found.count:
                 self._there, self._claimed, self._recorded = found, Extents(found), found.count
-        return self._there.missing(0, self._member.size)
+        with self._lock:
+            return self._there.missing(0, self._member.size)
 
     def write(self, chunk: memoryview | bytes) -> None:
         """Take the next bytes of content that comes in order.
@@ -202,8 +203,10 @@ class MemberWriter:
         self.put(self._next, chunk)
         self._next += len(chunk)
 
-    def put(self, offset: int, chunk: memoryview | bytes) -> None:
+    def put(self, offset: int, chunk: memoryview | bytes) -> int:
         """Take the bytes from `offset` on; those that are there, or on their way, stay: they may be hashed.
+
+        Returns how many of them were neither.
 
         Raises:
             DigestError: more bytes than the member has; nothing is written outside its place.
@@ -215,7 +218,7 @@ class MemberWriter:
         if self._recorded < 0 and len(view) == member.size <= min(SMALL_BYTES, RECORD_BYTES):
             self._whole = bytes(view)
             self._there.add(0, member.size)
-            return
+            return len(view)
         if self._recorded < 0:
             self._record()  # an earlier run's header must not stand before content that is being replaced
         with self._lock:
@@ -226,6 +229,7 @@ class MemberWriter:
         if self._there.count >= self._recorded + RECORD_BYTES:
             self._record()
             self._follow()
+        return sum(stop - start for start, stop in spans)
 
     def _put(self, offset: int, chunk: memoryview) -> None:
         stop = offset + len(chunk)

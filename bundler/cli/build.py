@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from bundler.cli.options import (
     definition_argument,
     jobs_option,
     output_option,
+    parts_option,
     progress_option,
     showing,
 )
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 @definition_argument
 @click.option("--update", is_flag=True, help="Accept tags that moved upstream.")
 @click.option("--previous", metavar="ARCHIVE|sha256:…", help="The archive that this one follows, or its root digest.")
+@parts_option
 @ca_file_option
 @jobs_option
 @progress_option
@@ -49,6 +52,7 @@ def lock(
     definition: Path,
     update: bool,
     previous: str | None,
+    parts: tuple[str, ...],
     ca_file: Path | None,
     jobs: int,
     progress: str,
@@ -64,7 +68,7 @@ def lock(
     with _naming(definition), showing(progress) as emit:
         surroundings = wiring.Surroundings(ca_file=ca_file, jobs=jobs, emit=emit)
         parsed = wiring.read_definition(definition)
-        follows = None if previous is None else wiring.root_of(previous, surroundings)
+        follows = None if previous is None else wiring.root_of(previous, replace(surroundings, parts=parts))
         outcome = _lock(definition, parsed, surroundings, update=update, previous=follows)
     path = wiring.lock_path(definition)
     if output == "text":
@@ -83,6 +87,7 @@ def lock(
 @click.option("--against", metavar="ARCHIVE|RECEIPT|LOCK", help="Leave out what the site holds already.")
 @click.option("--whole", is_flag=True, help="Carry every block of every AMI, also where the lock records a delta.")
 @click.option("--split", metavar="SIZE", help="Cut the archive into parts of this size: 700M, 4G, 4700MB.")
+@parts_option
 @ca_file_option
 @jobs_option
 @progress_option
@@ -97,6 +102,7 @@ def build(
     against: str | None,
     whole: bool,
     split: str | None,
+    parts: tuple[str, ...],
     ca_file: Path | None,
     jobs: int,
     progress: str,
@@ -141,7 +147,7 @@ def build(
         pinned = _existing_lock(wiring.lock_path(definition), locked=locked, emit=emit)
         if pinned is None:
             pinned = _lock(definition, parsed, surroundings, update=False, previous=None).lock
-        earlier = None if against is None else wiring.read_earlier(against, surroundings)
+        earlier = None if against is None else wiring.read_earlier(against, replace(surroundings, parts=parts))
         out.mkdir(parents=True, exist_ok=True)
         request = BuildRequest(
             definition=parsed,

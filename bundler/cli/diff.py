@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.options import ca_file_option, output_option
+from bundler.cli.options import ca_file_option, output_option, parts_option
 from bundler.cli.render import human_bytes, show_document, show_table
 from bundler.domain.events import counted
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
+@parts_option
 @ca_file_option
 @output_option
-def diff(before: str, after: str, ca_file: Path | None, output: str) -> None:
+def diff(before: str, after: str, parts: tuple[str, ...], ca_file: Path | None, output: str) -> None:
     """Compare two bundles by images, charts, tools, files and AMIs, and say how many bytes the second needs.
 
     What B has and A has not is marked +, what only A has -, and what has another digest ~. A and B are archives (files,
@@ -32,7 +33,7 @@ def diff(before: str, after: str, ca_file: Path | None, output: str) -> None:
     from bundler import wiring
     from bundler.domain.contents import differences, needed
 
-    surroundings = wiring.Surroundings(ca_file=ca_file)
+    surroundings = wiring.Surroundings(ca_file=ca_file, parts=parts)
     one, two = wiring.read_contents(before, surroundings), wiring.read_contents(after, surroundings)
     found, needs = differences(one, two), needed(one, two)
     if output == "text":

@@ -148,13 +148,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BundleError as error:
         code = _show(error)
     except (_ReaderGoneError, BrokenPipeError):
-        _drop_output()
+        _drop_output(1)
         code = 141
     except Exception as error:
         if os.environ.get("BUNDLE_TRACEBACK"):
             raise
         code = _show(_local(error) or _defect(error))
-        _drop_output()
+        _drop_output(1)
+    gc.freeze()  # the process ends: nothing is gained by looking for garbage once more
     sys.exit(code)
 
 
@@ -172,9 +173,9 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise error
 
 
-def _drop_output() -> None:
-    """Let what is left in the buffers of standard output lead nowhere, so that the interpreter ends in silence."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _drop_output(stream: int) -> None:
+    """Let what is left in the buffers of stream 1 or 2 lead nowhere, so that the interpreter ends in silence."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def _usage(error: click.ClickException) -> UsageError:
@@ -205,7 +206,11 @@ def _defect(error: Exception) -> BundleError:
 def _show(error: BundleError) -> int:
     from bundler.cli.render import render_error
 
-    sys.stderr.write(render_error(error))
+    try:
+        sys.stderr.write(render_error(error))
+        sys.stderr.flush()
+    except OSError:  # nobody reads it, or its disk is full: the exit code alone says what happened
+        _drop_output(2)
     return error.exit_code
 
 

@@ -119,10 +119,10 @@ def _announce(archive: Archive, started: Serving, *, scheme: str, output: str) -
 
 
 def _log(exchange: Exchange) -> None:
-    """Write the access line; where nobody reads our stderr any more, clients are served all the same."""
+    """Write the access line; clients are served, also where nobody reads our stderr or its disk is full."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     line = f"{now} {exchange.peer} {exchange.status} {exchange.sent_bytes} {exchange.asked[:_MOST_SHOWN]}"
     if exchange.failure is not None:
         line += f" FAILED {exchange.failure}"
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         click.echo(visible(line).replace("\n", "\\x0a"), err=True)

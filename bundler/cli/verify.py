@@ -75,12 +75,12 @@ def verify(
             if site is not None:
                 report = _read_back(opened, site, surroundings)
     if output != "text":
-        document = {"archive": archive, "root": str(opened.root.digest), "bytes": source.size}
+        document = {"archive": source.name, "root": str(opened.root.digest), "bytes": source.size}
         document["requires"] = requires(opened.lock)
         document["absent"] = absent(opened)
         show_document(document if report is None else {**document, "installed": _described(report)}, output)
     elif report is None or not report.findings:
-        click.echo(f"{archive} is complete and signed.\nroot {opened.root.digest}")
+        click.echo(f"{source.name} is complete and signed.\nroot {opened.root.digest}")
         show_requires(opened)
         _show_report(report)
     if report is not None and site is not None:

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote
 
 from bundler.domain.digest import Digest
+from bundler.domain.http_fields import HeadError, OversizedError, parse_fields
 from bundler.errors import FormatError, LimitError
 
 MAX_HEAD_BYTES = 16 << 10
-MAX_FIELDS = 100
 MAX_PARAMETERS = 20
 JSON = "application/json"
 _REQUEST_LINE = re.compile(rb"(?P<method>[A-Z]{1,16}) (?P<target>[\x21-\x7e]+) HTTP/1\.(?P<minor>[01])\Z")
-_FIELD = re.compile(rb"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+):(?P<value>[\t\x20-\x7e\x80-\xff]*)\Z")
 _ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(?P<first>[0-9]*)-(?P<last>[0-9]*)[ \t]*\Z", re.IGNORECASE)
 _MOST_DIGITS = 19
@@ -125,18 +124,12 @@ def parse_request(head: bytes, *, peer: str) -> Request:
 
 
 def _fields(lines: list[bytes], peer: str) -> dict[str, str]:
-    if len(lines) > MAX_FIELDS:
-        raise LimitError(peer, f"sent {len(lines)} header fields; at most {MAX_FIELDS} are read")
-    found: dict[str, str] = {}
-    for line in lines:
-        match = _FIELD.match(line)
-        if match is None:
-            raise FormatError(peer, "sent a header field that is none")
-        name, value = match["name"].decode("ascii").lower(), match["value"].decode("latin-1").strip(" \t")
-        if name == "host" and name in found:
-            raise FormatError(peer, "sent two Host fields")
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
+    try:
+        return parse_fields(lines, once="host")
+    except OversizedError as error:
+        raise LimitError(peer, f"sent {error}") from error
+    except HeadError as error:
+        raise FormatError(peer, f"sent {error}") from error
 
 
 def _split_target(target: str, peer: str) -> tuple[str, dict[str, str]]:

@@ -26,6 +26,7 @@ class Strict(BaseModel):
     """Frozen, unknown keys refused, camelCase in the file and snake_case in the code."""
 
     model_config = ConfigDict(
+        defer_build=True,
         extra="forbid",
         frozen=True,
         arbitrary_types_allowed=True,

@@ -71,8 +71,8 @@ class RangePlace(Place, Protocol):
         """Return the spans that are missing, ascending: an earlier run may have left the others."""
         ...
 
-    def put(self, offset: int, chunk: memoryview | bytes) -> None:
-        """Take the bytes from `offset` on."""
+    def put(self, offset: int, chunk: memoryview | bytes) -> int:
+        """Take the bytes from `offset` on; return how many of them were not there."""
         ...
 
     def rest(self) -> None:
@@ -121,8 +121,11 @@ class _Ranged:
     def put(self, offset: int, chunk: memoryview) -> None:
         """Take the bytes from `offset` on."""
         check_stopped()
-        self.place.put(offset, chunk)
-        self.counted.count(len(chunk))
+        self.counted.count(self.place.put(offset, chunk))
+
+    def lacks(self, start: int, stop: int) -> bool:
+        """Whether any of these bytes is still to come: an answer to another part may have brought them."""
+        return any(first < stop and start < last for first, last in self.place.gaps())
 
     def is_last(self) -> bool:
         """Count one part as done."""
@@ -261,8 +264,9 @@ class _Fetcher:
         return parts if not ranged.is_last() else self._finish(ranged)
 
     def _part(self, part: _Part) -> Sequence[_Task]:
-        self._read(part.ranged, part.start, part.stop)
-        part.ranged.place.rest()
+        if part.ranged.lacks(part.start, part.stop):
+            self._read(part.ranged, part.start, part.stop)
+            part.ranged.place.rest()
         return self._finish(part.ranged) if part.ranged.is_last() else ()
 
     def _read(self, ranged: _Ranged, start: int, stop: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -178,7 +177,6 @@ def push(
     archive: BlobReader,
     registry: ImageRegistry,
     pace: Pace = Pace(),
-    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Bring the registry everything that the plan misses, and read each digest back.
 
@@ -190,7 +188,6 @@ def push(
         archive: where content comes from.
         registry: where it goes.
         pace: large blobs at a time; of what is small there may be more, as far as the registry bears it.
-        clock: seconds; how long small ones take says how many the registry bears.
 
     Raises:
         DigestError: the archive's content, or what the registry then says, is not what the lock names.
@@ -202,8 +199,9 @@ def push(
     pace.emit(TransferPlanned(phase="push", total_bytes=total, items=len(uploads)))
     del uploads
     pusher = _Pusher(archive=archive, registry=registry, pace=pace)
-    crew = Crew(Schedule(jobs, rank=rank_of), do=pusher.do, workers=pace.workers, clock=clock)
-    crew.run()
+    if plan.missing:
+        bears = partial(registry.bears, plan.missing[0].target)
+        Crew(Schedule(jobs, rank=rank_of), do=pusher.do, workers=pace.workers, bears=bears).run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,28 +300,25 @@ class _Pusher:
     pace: Pace
     untouched: set[str] = field(default_factory=set)
 
-    def do(self, work: Work) -> int:
-        """Do one job; return by how many requests, 0 where they do not compare with those of other jobs."""
-        if isinstance(work, Upload) and not work.opens:
-            return self.blob(work)[1]
-        if isinstance(work, Upload):
+    def do(self, work: Work) -> None:
+        """Do one job."""
+        if isinstance(work, Push):
+            self.manifests(work)
+        elif work.opens:
             self.opening(work)
         else:
-            self.manifests(work)
-        return 0
+            self.blob(work)
 
     def opening(self, upload: Upload) -> None:
         """Bring the blob that goes before the others, and learn whether any of them can be there."""
         is_new = self.registry.is_new(upload.target)
-        how, _ = self.blob(upload)
-        if is_new and how == "moved":
+        if self.blob(upload) == "moved" and is_new:
             self.untouched.add(upload.target.repository)
 
-    def blob(self, upload: Upload) -> tuple[str, int]:
-        """Bring one blob; return how it came, and by how many requests."""
-        asked = self._is_to_be_asked(upload)
-        if asked and self.registry.has_blob(upload.target, upload.blob.digest):
-            return self._done(upload, "present"), 1
+    def blob(self, upload: Upload) -> str:
+        """Bring one blob; return how it came."""
+        if self._is_to_be_asked(upload) and self.registry.has_blob(upload.target, upload.blob.digest):
+            return self._done(upload, "present")
         counter = _Counter(label=upload.label, pace=self.pace)
         content = partial(self._counted, upload.blob.digest, counter)
         try:
@@ -336,10 +331,15 @@ class _Pusher:
             raise
         if not mounted:
             counter.at(upload.blob.size)
-        return self._done(upload, "mounted" if mounted else "moved"), asked + (1 if mounted else 2)
+        return self._done(upload, "mounted" if mounted else "moved")
 
     def _is_to_be_asked(self, upload: Upload) -> bool:
-        """Nothing small was ever in a repository that had no tag, and not the blob that goes before the others."""
+        """Whether it may be there: nothing small is in a repository that has no tag and lacked the first of its blobs.
+
+        A mount finds it there by itself.
+        """
+        if upload.mount_from is not None:
+            return False
         if upload.is_large or upload.target.repository not in self.untouched:
             return True
         return not self.archive.holds(upload.blob.digest)

@@ -31,7 +31,15 @@ from bundler.domain.shipment import (
     is_same,
     make_slots,
 )
-from bundler.errors import AccessError, ConflictError, DigestError, LocalResourceError, NetworkError, UsageError
+from bundler.errors import (
+    AccessError,
+    ConflictError,
+    DigestError,
+    LocalResourceError,
+    NetworkError,
+    UnreadableError,
+    UsageError,
+)
 from bundler.transfer import Pace, check_stopped, ordered_map
 
 if TYPE_CHECKING:
@@ -53,8 +61,8 @@ class ObjectStore(Protocol):
         """Return the ids of the unfinished uploads to the address, the newest first."""
         ...
 
-    def upload(self, address: S3Address, upload_id: str) -> Upload:
-        """Return what an unfinished upload holds."""
+    def upload(self, address: S3Address, upload_id: str) -> Upload | None:
+        """Return what an unfinished upload holds, None where it is not there any more."""
         ...
 
     def begin(self, address: S3Address) -> Upload:
@@ -131,19 +139,19 @@ class LocalFile:
         """Fill `view` from `offset`; return how many bytes there were.
 
         Raises:
-            LocalResourceError: the disk fails.
+            UnreadableError: the disk fails.
         """
         try:
             return os.preadv(self._handle, [view], offset)
         except OSError as error:
-            raise LocalResourceError(str(self.path), f"cannot be read: {error.strerror}") from error
+            raise UnreadableError(str(self.path), f"cannot be read at byte {offset}: {error.strerror}") from error
 
     def chunks(self, place: Slot | Part) -> Iterator[memoryview]:
         """Yield a part in chunks of at most 1 MiB in one buffer that is used again.
 
         Raises:
             ConflictError: the file became shorter.
-            LocalResourceError: the disk fails.
+            UnreadableError: the disk fails.
         """
         buffer = memoryview(bytearray(min(CHUNK_BYTES, place.size)))
         offset, end = place.offset, place.offset + place.size

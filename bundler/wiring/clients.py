@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bundler.errors import FormatError, LocalResourceError, RefusedError, UsageError
+from bundler.domain.ecr_host import EcrHost
+from bundler.errors import FormatError, LocalResourceError, RefusedError, UnreadableError, UsageError
+from bundler.transfer import Once
 from bundler.wiring.surroundings import Surroundings, retry_policy, uploads_folder
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from bundler.adapters.registries_config import Registries
     from bundler.adapters.registry_auth import CredentialProvider
     from bundler.domain.contents import Contents
+    from bundler.domain.credentials import Credentials
     from bundler.domain.delta import Against
     from bundler.domain.digest import Digest
     from bundler.domain.lock import Lock
@@ -97,7 +100,6 @@ def registry_client(
     surroundings: Surroundings, site: Site | None = None, registries: Registries | None = None
 ) -> RegistryClient:
     """Return the client for every registry: ECR by its API's tokens, others by docker's configuration."""
-    from bundler.adapters.aws.ecr import EcrTokens
     from bundler.adapters.docker_credentials import DockerCredentials
     from bundler.adapters.kept_uploads import KeptUploads
     from bundler.adapters.oci_registry import RegistryClient
@@ -106,7 +108,7 @@ def registry_client(
     from bundler.adapters.registry_upload import UploadSettings
 
     known = Registries() if registries is None else registries
-    tokens = EcrTokens(aws_for(surroundings, site))
+    tokens = _EcrTokens(surroundings, site)
     provider: CredentialProvider = FirstOf(DockerCredentials(surroundings.environ), tokens) if site is None else tokens
     return RegistryClient(
         transport_for(surroundings, site),
@@ -115,6 +117,34 @@ def registry_client(
         policy=retry_policy(surroundings),
         uploads=UploadSettings(kept=KeptUploads(uploads_folder(surroundings.environ))),
     )
+
+
+class _EcrTokens:
+    """Credentials of private ECR (a CredentialProvider); what speaks to AWS is loaded when the first such host asks."""
+
+    def __init__(self, surroundings: Surroundings, site: Site | None) -> None:
+        self._surroundings = surroundings
+        self._site = site
+        self._once = Once()
+        self._made: CredentialProvider | None = None
+
+    def credentials(self, host: str) -> Credentials | None:
+        """Return user name and token for an ECR host, None for any other."""
+        return self._of_ecr.credentials(host) if EcrHost.parse(host) is not None else None
+
+    def refresh(self, host: str) -> None:
+        """Forget the token of an ECR host."""
+        if EcrHost.parse(host) is not None:
+            self._of_ecr.refresh(host)
+
+    @property
+    def _of_ecr(self) -> CredentialProvider:
+        from bundler.adapters.aws.ecr import EcrTokens
+
+        with self._once:
+            if self._made is None:
+                self._made = EcrTokens(aws_for(self._surroundings, self._site))
+            return self._made
 
 
 def any_registry(surroundings: Surroundings) -> RegistryClient:
@@ -229,7 +259,7 @@ def complete_root(path: Path, surroundings: Surroundings) -> Digest | None:
             opened = self_consistent(source)
             opened.verify_all(emit=surroundings.emit, workers=surroundings.jobs)
             return opened.root.digest
-    except RefusedError:
+    except (RefusedError, UnreadableError):
         return None
 
 

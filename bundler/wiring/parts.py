@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.domain.parts import MAX_TABLE_BYTES, PartsTable, parse_table, refusal
-from bundler.errors import FormatError, LimitError, RefusedError, UsageError
+from bundler.errors import FormatError, LimitError, RefusedError, UnreadableError, UsageError
 from bundler.transfer import Pace, parallel_map
 
 if TYPE_CHECKING:
@@ -36,17 +37,20 @@ def parts_source(
     Raises:
         UsageError: there is no table.
         FormatError: parts are missing or cut, or one is there twice; names each.
-        DigestError: parts have other content than the table says.
+        DigestError: parts have other content than the table says, or cannot be read.
+        UnreadableError: a part cannot be read, where not `thorough`.
     """
     with parts_found(table_name, folders, open_one=open_one, pace=pace) as source:
         try:
             source.require_whole()
             source.require_root()
             yield source
-        except RefusedError as error:
+        except (RefusedError, UnreadableError) as error:
             flaws = source.explain(error, pace=pace) if thorough else ()
             if flaws:
                 raise refusal(source.name, flaws) from error
+            if isinstance(error, UnreadableError):
+                raise
             raise source.locate(error) from error
 
 
@@ -74,8 +78,18 @@ def parts_of(  # noqa: PLR0913 - what is looked for, where, and how
         found = (_opened(below(place, part_name), open_one, opened) for place in places)
         return [source for source in found if source is not None]
 
+    _allow_files(len(table.parts) * len(places))
     found = parallel_map(lambda part: judge(part, candidates(part.name)), table.placed, workers=pace.workers)
     return PartsSource(name, table, found)
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open `count` files more than it might, as far as the system lets it: shells allow 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    most = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def find_table(name: str, folders: Sequence[str], *, open_one: OpenOne) -> tuple[str, PartsTable]:

@@ -26,6 +26,10 @@ class RegistryLayer:
         """Whether a repository is known to have no tag."""
         return self.registry.is_new(name)
 
+    def bears(self, name: Reference) -> int:
+        """How many requests at a time the registry bears."""
+        return self.registry.bears(name)
+
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give a repository a blob; True where a mount saved the bytes."""
         return self.registry.upload_blob(name, blob, content, mount_from=mount_from)

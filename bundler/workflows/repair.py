@@ -21,7 +21,16 @@ from bundler.domain.events import PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock
 from bundler.domain.parts import Flaw, Part
 from bundler.envelope import unverified_payload
-from bundler.errors import BundleError, DigestError, FormatError, NetworkError, RefusedError, UsageError, keeping
+from bundler.errors import (
+    BundleError,
+    DigestError,
+    FormatError,
+    NetworkError,
+    RefusedError,
+    UnreadableError,
+    UsageError,
+    keeping,
+)
 from bundler.ports import ByteSource
 from bundler.stages.fetch import Place
 from bundler.transfer import Pace, parallel_map
@@ -137,7 +146,7 @@ def claimed_root(source: ByteSource) -> Digest | None:
     """Return the digest of the root that an archive begins with, whoever signed it; None where none is to be read."""
     try:
         return Digest.of(unverified_payload(read_slot(source).rstrip(b" "), subject=source.name))
-    except RefusedError:
+    except (RefusedError, UnreadableError):
         return None
 
 
@@ -148,7 +157,7 @@ def _own_root(source: ByteSource, expected: Digest | None) -> Digest | None:
         return found
     try:
         return self_consistent(source).root.digest
-    except RefusedError:
+    except (RefusedError, UnreadableError):
         return None
 
 
@@ -174,7 +183,7 @@ def _reference(sources: Sequence[ByteSource], root: Digest) -> Archive | None:
     for source in sources:
         try:
             archive = self_consistent(source)
-        except RefusedError:
+        except (RefusedError, UnreadableError):
             continue
         if archive.root.digest == root:
             return archive
@@ -184,7 +193,7 @@ def _reference(sources: Sequence[ByteSource], root: Digest) -> Archive | None:
 def _ends_right(source: ByteSource, archive: Archive) -> bool:
     try:
         return not any(source.read_at(archive.members[-1].end, END_BYTES))
-    except RefusedError:
+    except (RefusedError, UnreadableError):
         return False
 
 
@@ -236,7 +245,7 @@ def _mend_part(flaw: Flaw, source: PartsSource, reference: Archive | None, stock
     for copy in stock.copies.sources:
         try:
             writer.write(copy)
-        except (RefusedError, NetworkError) as error:
+        except (RefusedError, NetworkError, UnreadableError) as error:
             reasons.append(str(error))
         else:
             return path
@@ -369,7 +378,7 @@ class _Stock:
         for copy in self.copies.sources:
             try:
                 self.store.add(map(bytes, copy.stream(member.offset, member.size)), expect=member.digest)
-            except (RefusedError, NetworkError):
+            except (RefusedError, NetworkError, UnreadableError):
                 continue
             self.request.failpoint("kept")
             return None

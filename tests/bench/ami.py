@@ -19,13 +19,12 @@ from bundler.cache import Cache
 from bundler.domain.blocks import BLOCK_BYTES, BlockIndex, Volume, parse_block_index
 from bundler.domain.packs import PackTable, parse_pack_table
 from tests.bench.archive import lay_out
+from tests.bench.corpus import HOME
+from tests.bench.images import INSTALL, find_path
 from tests.bench.measure import Command, Peer, Place, Scenario, Where, run, stub
+from tests.bench.musts import MUSTS
 from tests.bench.sides import INDEX, PACKS, RAW, TABLE
 from tests.bench.stub import SNAPSHOT
-
-LEAST_RATIO = 0.8
-"""Of a bare loop of boto3 that neither compresses nor remembers where it is."""
-COLDSNAP = Path("~/.cache/eks-bundler/bench/bin/coldsnap").expanduser()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ def side_command(side: str) -> Command:
 
 def scenarios(where: Where) -> Sequence[Scenario]:
     """Both directions, each against the bare loop and coldsnap."""
-    coldsnap = str(COLDSNAP) if COLDSNAP.is_file() else shutil.which("coldsnap")
+    coldsnap = find_path("coldsnap")
     return (
         Scenario(
             name="ami-export",
@@ -125,7 +124,7 @@ def _boto3(direction: str) -> Peer:
         version=str(boto3.__version__),
         command=side_command(f"boto3-{direction}"),
         verify=raw_is_right if direction == "export" else snapshot_is_right,
-        must=LEAST_RATIO,
+        must=MUSTS[f"ami-{direction}"]["boto3"],
         is_limit=True,
     )
 
@@ -148,9 +147,11 @@ def _coldsnap(program: str | None, direction: str) -> Peer:
 
 def _version(program: str | None) -> str:
     """What cargo noted: the program does not tell."""
-    notes = COLDSNAP.parent.parent / ".crates.toml"
+    if program is None:
+        return f"missing: {INSTALL['coldsnap']}"
+    notes = HOME / ".crates.toml"
     found = re.search(r"coldsnap (\d[^ ]*) ", notes.read_text()) if notes.is_file() else None
-    return found[1] if program == str(COLDSNAP) and found is not None else ""
+    return found[1] if Path(program).parent == HOME / "bin" and found is not None else ""
 
 
 def expected(facts: Mapping[str, object]) -> BlockIndex:

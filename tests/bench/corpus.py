@@ -114,6 +114,14 @@ class Corpus:
             yield blob["digest"], False
         yield digest, True
 
+    def platforms(self, digest: str) -> Iterator[str]:
+        """Yield the manifests of an image, one of each platform; attestations are none."""
+        listed = self.document(digest).get("manifests")
+        if listed is None:
+            yield digest
+        else:
+            yield from (each["digest"] for each in listed if each["platform"]["os"] != "unknown")
+
     @cached_property
     def layers(self) -> frozenset[str]:
         """Configs and layers: what no tool may change."""

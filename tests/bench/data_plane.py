@@ -14,61 +14,71 @@ from pathlib import Path
 
 from tests.bench import images
 from tests.bench.corpus import Corpus
-from tests.bench.images import LAYOUT, OUT, Program, Tool, find_program, script
-from tests.bench.limits import CONNECTIONS
-from tests.bench.measure import Command, Peer, Place, Scenario, Verify, run
+from tests.bench.images import LAYOUT, OUT, PACKAGE, Program, Tool, find_program, script
+from tests.bench.limits import CONNECTIONS, link_build_s, link_push_s
+from tests.bench.measure import Command, Peer, Place, Proof, Scenario, Verify, run
+from tests.bench.musts import MUSTS
 from tests.bench.ours import Workspace
 from tests.bench.rig import Rig
 from tests.bench.right import (
-    OURS_BELOW,
+    OURS,
     delta_is_right,
     each_tar_is_there,
     every_file_is_there,
     new_bytes,
     nothing,
     out_is_there,
+    package_is_right,
     registry_is_right,
     sink_is_right,
     tar_is_right,
 )
-from tests.bench.servers import LINK_LATENCY_S, OwnRegistry, Server, docker_registry
+from tests.bench.servers import LINK_LATENCY_S, OwnRegistry, Server
 
 PULLS: Mapping[str, Tool] = {
     "skopeo": images.pulled(images.skopeo_pull),
     "crane": images.pulled(images.crane_pull),
     "oras": images.pulled(images.oras_pull),
     "regctl": images.pulled(images.regctl_pull),
+    "skcopy": images.pulled(images.skcopy_pull),
+    "zarf": images.zarf_create,
 }
 PUSHES: Mapping[str, Tool] = {
     "skopeo": images.skopeo_push,
     "crane": images.crane_push,
     "oras": images.oras_push,
     "regctl": images.regctl_push,
+    "skcopy": images.skcopy_push,
+    "zarf": images.zarf_mirror,
 }
-ROUND_TRIPS: Mapping[str, tuple[Tool, Tool]] = {
-    "skopeo": (images.skopeo_pull, images.skopeo_push),
-    "regctl": (images.regctl_pull, images.regctl_push),
-    "oras": (images.oras_pull, images.oras_push),
-}
-BUCKET = "bench"
+BUCKET, SHA256 = "bench", "sha256"
 NOWHERE = Server(address="")
 UNPACKED = "unpacked"
 
 
 def peers_of(
-    tools: Mapping[str, Tool], musts: Mapping[str, float], make: Callable[[Program, Tool], Command], verify: Verify
+    scenario: str, tools: Mapping[str, Tool], make: Callable[[Program, Tool], Command], verify: Callable[[str], Verify]
 ) -> list[Peer]:
-    """A peer for each tool that is installed, and for each that is not; zarf has no tool here."""
-    found = []
-    for name in tools:
-        program = find_program(name)
-        command = None if program.path is None else make(program, tools[name])
-        found.append(Peer(name=name, version=program.version, command=command, verify=verify, must=musts.get(name)))
-    if "zarf" in musts:
-        program = find_program("zarf")
-        version = program.version if program.path is None else f"{program.version}: no command is written for it"
-        found.append(Peer(name="zarf", version=version, command=None, verify=verify, must=musts["zarf"]))
-    return found
+    """A peer for each tool that the scenario names: installed, or missing.
+
+    Args:
+        scenario: one of MUSTS.
+        tools: what each program does.
+        make: the command of a program.
+        verify: whether the result of a peer is right.
+    """
+    musts = {name: must for name, must in MUSTS[scenario].items() if name in tools}
+    programs = {name: find_program(name) for name in musts}
+    return [
+        Peer(
+            name=name,
+            version=programs[name].version,
+            command=None if programs[name].path is None else make(programs[name], tools[name]),
+            verify=verify(name),
+            must=must,
+        )
+        for name, must in musts.items()
+    ]
 
 
 def build(
@@ -76,10 +86,8 @@ def build(
     name: str,
     source: OwnRegistry,
     *,
-    musts: Mapping[str, float],
-    limit_s: float | None,
+    limit_s: Callable[[], float] | None,
     is_small: bool = False,
-    sha256: float | None = None,
     release: tuple[Corpus, Workspace] | None = None,
 ) -> Scenario:
     """Registry -> one archive file; the lock is there, and the cache holds what locking left."""
@@ -100,12 +108,14 @@ def build(
     def make(program: Program, tool: Tool) -> Command:
         return lambda place: script(tool(program, corpus, source))
 
-    tools = {peer: PULLS[peer] for peer in PULLS if peer in musts}
+    def right(who: str) -> Verify:
+        return partial(package_is_right, corpus) if who == "zarf" else partial(tar_is_right, corpus, OUT)
+
     return Scenario(
         name=name,
         ours=lambda place: workspace.build(out=place.folder),
         verify=partial(tar_is_right, corpus, workspace.archive),
-        peers=(*peers_of(tools, musts, make, partial(tar_is_right, corpus, OUT)), *sha256_of(corpus, sha256)),
+        peers=(*peers_of(name, PULLS, make, right), *sha256_of(name, corpus)),
         where=where,
         limit_s=limit_s,
         moved=lambda place: source.stats()["BytesOut"] / corpus.total_bytes,
@@ -114,37 +124,37 @@ def build(
 
 def build_local(rig: Rig) -> Scenario:
     """Also against those that make a file for each image, and against the limits."""
-    musts = {"skopeo": 3.2, "crane": 1.9, "oras": 1.5, "regctl": 2.3, "zarf": 4.5}
-    made = build(rig, "build-local", rig.source, musts=musts, limit_s=rig.limits.build_s, sha256=1 / 2.7)
+    made = build(rig, "build-local", rig.source, limit_s=lambda: rig.limits.build_s)
     corpus, skopeo, curl = rig.corpus, find_program("skopeo"), find_program("curl")
-    none = Program(name="", path="", version="")
+    musts, none = MUSTS["build-local"], Program(name="", path="", version="")
 
     def of(tool: Tool, program: Program) -> Command | None:
         return None if program.path is None else lambda place: script(tool(program, corpus, rig.source))
 
-    each = partial(each_tar_is_there, corpus)
-    more = (
-        Peer(name="skopeo oci-archive:", version=skopeo.version, command=of(images.skopeo_pull_each, skopeo),
-             verify=each, must=9),
-        Peer(name="skopeo sync", version=skopeo.version, command=of(images.skopeo_sync, skopeo),
-             verify=out_is_there, must=7),
-        Peer(name="curl -Z, no hash", version=curl.version, command=of(images.curl_pull, curl),
-             verify=partial(every_file_is_there, corpus), must=1 / 0.9),
-        Peer(name="cat of the blobs", version="", command=of(images.cat, none), verify=out_is_there, must=1 / 1.5),
-    )  # fmt: skip
+    found = (
+        ("skopeo oci-archive:", images.skopeo_pull_each, skopeo, partial(each_tar_is_there, corpus)),
+        ("skopeo sync", images.skopeo_sync, skopeo, out_is_there),
+        ("curl -Z, no hash", images.curl_pull, curl, partial(every_file_is_there, corpus)),
+        ("cat of the blobs", images.cat, none, out_is_there),
+    )
+    more = [
+        Peer(name=name, version=program.version, command=of(tool, program), verify=verify, must=musts[name])
+        for name, tool, program, verify in found
+    ]
     return replace(made, peers=(*made.peers, *more))
 
 
-def sha256_of(corpus: Corpus, must: float | None) -> Sequence[Peer]:
+def sha256_of(scenario: str, corpus: Corpus) -> Sequence[Peer]:
     """CPU seconds of hashing the same bytes once; nobody where it is not asked for."""
-    if must is None:
+    if SHA256 not in MUSTS[scenario]:
         return ()
     nobody = Program(name="", path="", version="")
 
     def command(place: Place) -> Sequence[str]:
         return script(images.sha256(nobody, corpus, NOWHERE))
 
-    return (Peer(name="sha256", version="CPU", command=command, verify=nothing, must=must, of_cpu=True),)
+    must = MUSTS[scenario][SHA256]
+    return (Peer(name=SHA256, version="CPU", command=command, verify=nothing, must=must, of_cpu=True),)
 
 
 def push(
@@ -152,16 +162,17 @@ def push(
     name: str,
     sink: OwnRegistry,
     *,
-    musts: Mapping[str, float],
-    limit_s: float | None,
+    limit_s: Callable[[], float] | None,
     is_small: bool = False,
     again: bool = False,
-    sha256: float | None = None,
 ) -> Scenario:
-    """Archive file -> registry, empty, or (`again`) with all of it there."""
+    """Archive file -> registry, empty, or (`again`) with all of it there.
+
+    A proof, and what fills it, is not behind the link; to hash in every run would cost the time that is measured.
+    """
     corpus, workspace = (rig.small, rig.small_workspace) if is_small else (rig.corpus, rig.workspace)
     archive = rig.small_built if is_small else rig.built
-    layouts = rig.small_layouts if is_small else rig.layouts
+    layouts = rig.small_layouts if is_small else {**rig.layouts, **rig.package}
     variables = {**workspace.environment(rig.source, sink=sink), **layouts}
     if sink.tls:
         variables["SSL_CERT_FILE"] = rig.authority
@@ -170,58 +181,70 @@ def push(
         return workspace.push(archive, sink)
 
     @contextmanager
-    def where(command: Command, *, verify: bool = False) -> Iterator[Place]:
-        sink.reset(verify=verify)
+    def where(command: Command, *, proof: bool = False) -> Iterator[Place]:
+        sink.reset(verify=proof, free=proof)
         workspace.environment(rig.source, sink=sink)
-        if again:
+        with rig.fresh(**variables) as place:
+            yield place
+
+    filled: set[Command] = set()
+
+    @contextmanager
+    def full(command: Command) -> Iterator[Place]:
+        if command not in filled:
+            sink.reset(keep=bool(filled), verify=True, free=True)
+            workspace.environment(rig.source, sink=sink)
             with rig.fresh(**variables) as place:
                 run(command(place), place, nothing)
+            filled.add(command)
+        sink.reset(keep=True)
         with rig.fresh(**variables) as place:
             yield place
 
     def make(program: Program, tool: Tool) -> Command:
         return lambda place: script(tool(program, corpus, sink))
 
-    tools = {peer: PUSHES[peer] for peer in PUSHES if peer in musts}
+    def right(who: str) -> Verify:
+        return partial(sink_is_right, corpus, sink, who)
+
     return Scenario(
         name=name,
         ours=ours,
-        verify=partial(sink_is_right, corpus, sink, OURS_BELOW),
-        peers=(*peers_of(tools, musts, make, partial(sink_is_right, corpus, sink, "")), *sha256_of(corpus, sha256)),
-        where=where,
+        verify=right(OURS),
+        peers=(*peers_of(name, PUSHES, make, right), *sha256_of(name, corpus)),
+        where=full if again else where,
         limit_s=limit_s,
-        moved=None if again else lambda place: sink.stats()["BytesIn"] / corpus.total_bytes,
-        prove=None if again else partial(where, verify=True),
+        moved=lambda place: sink.stats()["BytesIn"] / corpus.total_bytes,
+        proof=None if again else Proof(partial(where, proof=True)),
     )
 
 
 def push_docker_registry(rig: Rig) -> Scenario:
     """Archive file -> Debian's docker-registry, which hashes and writes all of it, on the same two cores."""
     corpus, workspace, archive = rig.corpus, rig.workspace, rig.built
-    variables = {**workspace.environment(rig.source), **rig.layouts}
+    registry = rig.docker_registry
+    variables = {**workspace.environment(rig.source), **rig.layouts, **rig.package}
 
     @contextmanager
     def where(command: Command) -> Iterator[Place]:
-        with docker_registry() as registry, rig.fresh(**variables) as place:
+        registry.reset()
+        with rig.fresh(**variables) as place:
             yield replace(place, stub={"registry": registry.url})
 
     def make(program: Program, tool: Tool) -> Command:
-        return lambda place: script(tool(program, corpus, _registry(place)))
+        return lambda place: script(tool(program, corpus, registry))
 
-    musts = {"skopeo": 1.5, "crane": 2.0, "zarf": 2.5}
-    tools = {peer: PUSHES[peer] for peer in PUSHES if peer in musts}
+    def right(who: str) -> Verify:
+        return partial(registry_is_right, corpus, who)
+
     return Scenario(
         name="push-docker-registry",
-        ours=lambda place: workspace.push(archive, _registry(place)),
-        verify=partial(registry_is_right, corpus, OURS_BELOW),
-        peers=peers_of(tools, musts, make, partial(registry_is_right, corpus, "")),
+        ours=lambda place: workspace.push(archive, registry),
+        verify=right(OURS),
+        peers=peers_of("push-docker-registry", PUSHES, make, right),
         where=where,
-        limit_s=rig.limits.push_s,
+        limit_s=lambda: rig.limits.push_s,
     )
-
-
-def _registry(place: Place) -> Server:
-    return Server(address=str(place.stub["registry"]).removeprefix("http://"))
 
 
 def round_trip(rig: Rig) -> Scenario:
@@ -241,32 +264,33 @@ def round_trip(rig: Rig) -> Scenario:
         commands = workspace.build(out=place.folder), workspace.push(place.folder / workspace.archive, sink)
         return script(shlex.join(command) for command in commands)
 
+    def skopeo(program: Program, corpus: Corpus, source: Server) -> images.Lines:
+        yield from PULLS["skopeo"](program, corpus, source)
+        yield f"rm -r {LAYOUT}; mkdir {UNPACKED}; tar -xf {OUT} -C {UNPACKED}"
+        yield from images.skopeo_push(program, corpus, sink, UNPACKED)
+
+    def oras(program: Program, corpus: Corpus, source: Server) -> images.Lines:
+        yield from PULLS["oras"](program, corpus, source)
+        yield f"rm -r {LAYOUT}"
+        yield from images.oras_push(program, corpus, sink, OUT)
+
+    def zarf(program: Program, corpus: Corpus, source: Server) -> images.Lines:
+        yield from images.zarf_create(program, corpus, source)
+        yield from images.zarf_mirror(program, corpus, sink, PACKAGE)
+
     def make(program: Program, tool: Tool) -> Command:
         return lambda place: script(tool(program, corpus, source))
 
-    def both(name: str) -> Tool:
-        pull, give = ROUND_TRIPS[name]
-        in_place = name == "oras"
+    def right(who: str) -> Verify:
+        return partial(sink_is_right, corpus, sink, who)
 
-        def lines(program: Program, corpus: Corpus, source: Server) -> images.Lines:
-            yield from images.pulled(pull)(program, corpus, source)
-            yield f"rm -r {LAYOUT}"
-            if not in_place:
-                yield f"mkdir {UNPACKED}; tar -xf {OUT} -C {UNPACKED}"
-            yield from give(program, corpus, sink, OUT if in_place else UNPACKED)
-
-        return lines
-
-    tools = {name: both(name) for name in ROUND_TRIPS}
     return Scenario(
         name="round-trip",
         ours=ours,
-        verify=partial(sink_is_right, corpus, sink, OURS_BELOW),
-        peers=peers_of(
-            tools, {"zarf": 4.5, "skopeo": 3.0, "oras": 2.0}, make, partial(sink_is_right, corpus, sink, "")
-        ),
+        verify=right(OURS),
+        peers=peers_of("round-trip", {"skopeo": skopeo, "oras": oras, "zarf": zarf}, make, right),
         where=where,
-        limit_s=rig.limits.build_s + rig.limits.push_s,
+        limit_s=lambda: rig.limits.build_s + rig.limits.push_s,
     )
 
 
@@ -289,17 +313,16 @@ def s3_install(rig: Rig) -> Scenario:
 
     import boto3
 
-    right = partial(sink_is_right, corpus, sink, OURS_BELOW)
-    peer = Peer(
-        name="download, then push", version=f"boto3 {boto3.__version__}", command=downloaded, verify=right, must=1.4
-    )
+    right = partial(sink_is_right, corpus, sink, OURS)
+    ((name, must),) = MUSTS["s3-install"].items()
+    peer = Peer(name=name, version=f"boto3 {boto3.__version__}", command=downloaded, verify=right, must=must)
     return Scenario(
         name="s3-install",
         ours=lambda place: workspace.push(address, sink),
         verify=right,
         peers=(peer,),
         where=where,
-        limit_s=rig.limits.link_push_s,
+        limit_s=lambda: link_push_s(corpus),
         moved=lambda place: sink.stats()["BytesIn"] / corpus.total_bytes,
     )
 
@@ -307,13 +330,14 @@ def s3_install(rig: Rig) -> Scenario:
 def delta(rig: Rig) -> Scenario:
     """The next release against the archive before it, beside our own build of all of it."""
     corpus, workspace, source = rig.following, rig.following_workspace, rig.following_source
-    whole = build(rig, "delta", source, musts={}, limit_s=None, release=(corpus, workspace))
+    whole = build(rig, "delta", source, limit_s=None, release=(corpus, workspace))
     right = partial(tar_is_right, corpus, workspace.archive)
+    ((name, must),) = MUSTS["delta"].items()
     return replace(
         whole,
         ours=lambda place: workspace.build(out=place.folder, more=["--against", str(rig.built)]),
         verify=partial(delta_is_right, corpus, rig.corpus, workspace.archive),
-        peers=(Peer(name="the whole build", version="ours", command=whole.ours, verify=right, must=1.3),),
+        peers=(Peer(name=name, version="ours", command=whole.ours, verify=right, must=must),),
         moved=lambda place: source.stats()["BytesOut"] / new_bytes(corpus, rig.corpus),
     )
 
@@ -321,37 +345,21 @@ def delta(rig: Rig) -> Scenario:
 Make = Callable[[Rig], Scenario]
 SCENARIOS: Mapping[str, Make] = {
     "build-local": build_local,
-    "build-tls": lambda rig: build(
-        rig, "build-tls", rig.tls_source, limit_s=rig.limits.build_s,
-        musts={"skopeo": 3.0, "crane": 2.0, "oras": 1.5, "regctl": 2.3}, sha256=1 / 4.2,
-    ),
+    "build-tls": lambda rig: build(rig, "build-tls", rig.tls_source, limit_s=lambda: rig.limits.build_s),
     "build-latency": lambda rig: build(
-        rig, "build-latency", rig.link_source, limit_s=rig.limits.link_build_s,
-        musts={"skopeo": 8, "crane": 6, "oras": 5, "regctl": 5, "zarf": 8},
+        rig, "build-latency", rig.link_source, limit_s=lambda: link_build_s(rig.corpus)
     ),
-    "push-local": lambda rig: push(
-        rig, "push-local", rig.sink, limit_s=rig.limits.push_s,
-        musts={"skopeo": 4, "crane": 1.3, "oras": 1.7, "regctl": 4.0, "zarf": 4.3}, sha256=1 / 1.9,
-    ),
-    "push-tls": lambda rig: push(
-        rig, "push-tls", rig.tls_sink, limit_s=rig.limits.push_s, musts={"skopeo": 2.0, "crane": 2.2, "oras": 2.2}
-    ),
+    "push-local": lambda rig: push(rig, "push-local", rig.sink, limit_s=lambda: rig.limits.push_s),
+    "push-tls": lambda rig: push(rig, "push-tls", rig.tls_sink, limit_s=lambda: rig.limits.push_s),
     "push-docker-registry": push_docker_registry,
-    "push-latency": lambda rig: push(
-        rig, "push-latency", rig.link_sink, limit_s=rig.limits.link_push_s,
-        musts={"skopeo": 15, "crane": 8, "oras": 11, "regctl": 12, "zarf": 15},
-    ),
+    "push-latency": lambda rig: push(rig, "push-latency", rig.link_sink, limit_s=lambda: link_push_s(rig.corpus)),
     "push-unchanged": lambda rig: push(
-        rig, "push-unchanged", rig.link_sink, musts={"skopeo": 15}, again=True,
-        limit_s=LINK_LATENCY_S * -(-len(rig.corpus.images) // CONNECTIONS),
+        rig, "push-unchanged", rig.link_sink, again=True,
+        limit_s=lambda: LINK_LATENCY_S * -(-len(rig.corpus.images) // CONNECTIONS),
     ),
     "round-trip": round_trip,
-    "small-build": lambda rig: build(
-        rig, "small-build", rig.small_source, musts={"crane": 1.8, "skopeo": 25}, limit_s=None, is_small=True
-    ),
-    "small-push": lambda rig: push(
-        rig, "small-push", rig.sink, musts={"oras": 2, "skopeo": 7}, limit_s=None, is_small=True
-    ),
+    "small-build": lambda rig: build(rig, "small-build", rig.small_source, limit_s=None, is_small=True),
+    "small-push": lambda rig: push(rig, "small-push", rig.sink, limit_s=None, is_small=True),
     "delta": delta,
     "s3-install": s3_install,
 }  # fmt: skip

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -25,15 +25,20 @@ INSTALL = {
     "crane": "go install github.com/google/go-containerregistry/cmd/crane@v0.22.1",
     "regctl": "go install github.com/regclient/regclient/cmd/regctl@v0.11.7",
     "oras": "apt-get download oras (Debian 13), dpkg-deb -x",
-    "zarf": "ZARF=<the program>; not to be had from Go's module proxy or Debian",
+    "skcopy": "make bench-peers (go build in tests/bench/skcopy)",
+    "zarf": "$ZARF package create --skip-sbom, $ZARF package mirror-resources",
     "curl": "apt-get install curl",
+    "coldsnap": "cargo install coldsnap --version 0.6.1",
 }
+"""What brings a program; a row whose peer is missing says it."""
 REQUIRED = ("skopeo", "crane")
 OUT, LAYOUT = "peer.tar", "layout"
+PACKAGE = "zarf-package-bench-amd64.tar.zst"
+"""What zarf calls the package that it makes of `metadata.name: bench`."""
 EACH = "$LAYOUTS/{short}"
 """Where the layout of one image is."""
 KEPT = "$KEPT"
-"""A layout that skopeo pulled: of others it does not find Docker's manifests."""
+"""A layout of all images, as skopeo makes it: of others it does not find Docker's manifests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +54,16 @@ class Program:
         return quote(str(self.path))
 
 
-def find_program(name: str) -> Program:
+def find_path(name: str) -> str | None:
     """Return what `make bench-peers` installed, else what PATH has; ZARF names zarf."""
     own = HOME / "bin" / name
-    found = os.environ.get(name.upper()) if name == "zarf" else None
-    path = found or (str(own) if own.is_file() else shutil.which(name))
+    named = os.environ.get(name.upper()) if name == "zarf" else None
+    return named or (str(own) if own.is_file() else shutil.which(name))
+
+
+def find_program(name: str) -> Program:
+    """Return a program with its version; what is missing says what would install it."""
+    path = find_path(name)
     return Program(name=name, path=path, version=f"missing: {INSTALL[name]}" if path is None else _version(path))
 
 
@@ -83,7 +93,11 @@ def pulled(tool: Tool) -> Tool:
 
 def _names(corpus: Corpus) -> Sequence[tuple[str, str]]:
     """`repository:tag` of each image, and a short name of its own."""
-    return [(f"{each['repository']}:{each['tag']}", each["repository"].rpartition("/")[2]) for each in corpus.images]
+    return [(f"{each['repository']}:{each['tag']}", _short(each)) for each in corpus.images]
+
+
+def _short(image: Mapping[str, str]) -> str:
+    return image["repository"].rpartition("/")[2]
 
 
 def skopeo_pull(program: Program, corpus: Corpus, source: Server) -> Lines:
@@ -107,16 +121,55 @@ def skopeo_sync(program: Program, corpus: Corpus, source: Server) -> Lines:
     yield f"(cd {LAYOUT}; tar -cf ../{OUT} *)"
 
 
+# a folder of the run's own for what it remembers of registries; it keeps root's in /var/lib
+_REMEMBERED = '_CONTAINERS_ROOTLESS_UID=1000 XDG_DATA_HOME="$PWD/data"'
+
+
 def _skopeo(program: Program) -> str:
-    # a folder of the run's own for what it remembers of registries; it keeps root's in /var/lib
-    remembered = '_CONTAINERS_ROOTLESS_UID=1000 XDG_DATA_HOME="$PWD/data"'
-    return f"{remembered} {program.quoted} --insecure-policy copy --all -q"
+    return f"{_REMEMBERED} {program.quoted} --insecure-policy copy --all -q"
 
 
 def skopeo_push(program: Program, corpus: Corpus, sink: Server, layout: str = KEPT) -> Lines:
     for name, short in _names(corpus):
         flags = f"--dest-tls-verify={str(sink.tls).lower()}"
         yield f"{_skopeo(program)} {flags} oci:{layout.format(short=short)}:{short} docker://{sink.address}/{name}"
+
+
+def skcopy_pull(program: Program, corpus: Corpus, source: Server) -> Lines:
+    for name, short in _names(corpus):
+        yield f"{_REMEMBERED} {program.quoted} docker://{source.address}/{name} oci:{LAYOUT}:{short}"
+
+
+def skcopy_push(program: Program, corpus: Corpus, sink: Server) -> Lines:
+    for name, short in _names(corpus):
+        yield f"{_REMEMBERED} {program.quoted} oci:{KEPT}:{short} docker://{sink.address}/{name}"
+
+
+def zarf_create(program: Program, corpus: Corpus, source: Server) -> Lines:
+    """Its own package, of each platform by digest: of an index it takes one platform alone."""
+    yield "cat >zarf.yaml <<END\nkind: ZarfPackageConfig\nmetadata:\n  name: bench\ncomponents:"
+    yield "  - name: images\n    required: true\n    images:"
+    for image in corpus.images:
+        for digest in corpus.platforms(image["digest"]):
+            yield f"      - {source.address}/{image['repository']}@{digest}"
+    yield "END"
+    flags = f"--skip-sbom --confirm --architecture amd64 --output .{_plain_http(source)}"
+    yield f"{_zarf(program)} create . {flags} >zarf.log 2>&1"
+
+
+def zarf_mirror(program: Program, corpus: Corpus, sink: Server, package: str = "$PACKAGE") -> Lines:
+    flags = "--images --no-img-checksum --confirm --architecture amd64"
+    where = f"--registry-url {sink.address} --registry-push-username bench --registry-push-password bench"
+    yield f"{_zarf(program)} mirror-resources {package} {flags} {where}{_plain_http(sink)} >zarf.log 2>&1"
+
+
+def _zarf(program: Program) -> str:
+    # its cache is in HOME: every run has a cold one
+    return f'HOME="$PWD" TMPDIR="$PWD" {program.quoted} package'
+
+
+def _plain_http(server: Server) -> str:
+    return "" if server.tls else " --plain-http"
 
 
 def crane_pull(program: Program, corpus: Corpus, source: Server) -> Lines:
@@ -191,14 +244,22 @@ def script(lines: Lines) -> list[str]:
 def write_layouts(corpus: Corpus, folder: Path) -> Path:
     """Write an OCI layout for each image, all with the blobs of the corpus: what a push begins with."""
     for image in corpus.images:
-        short = image["repository"].rpartition("/")[2]
-        layout = folder / short
-        layout.mkdir(parents=True)
-        (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-        (layout / "blobs").symlink_to(corpus.folder / "blobs")
-        described = {
-            "mediaType": image["mediaType"], "digest": image["digest"], "size": corpus.blobs[image["digest"]],
-            "annotations": {"org.opencontainers.image.ref.name": short},
-        }  # fmt: skip
-        (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
+        write_layout(corpus, folder / _short(image), [image])
     return folder
+
+
+def write_layout(corpus: Corpus, layout: Path, images: Iterable[Mapping[str, str]]) -> None:
+    """Write one OCI layout of some images, with the blobs of the corpus."""
+    layout.mkdir(parents=True)
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (layout / "blobs").symlink_to(corpus.folder / "blobs")
+    described = [
+        {
+            "mediaType": image["mediaType"],
+            "digest": image["digest"],
+            "size": corpus.blobs[image["digest"]],
+            "annotations": {"org.opencontainers.image.ref.name": _short(image)},
+        }
+        for image in images
+    ]
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": described}))

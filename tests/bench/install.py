@@ -1,6 +1,7 @@
 """`make bench-peers`: what bench compares us with, in ~/.cache/eks-bundler/bench/bin.
 
-crane and regctl come by `go install`, oras as Debian 13's package, unpacked; skopeo by apt, where we are root.
+crane and regctl come by `go install`, skcopy from its sources here, oras as Debian 13's package, unpacked; skopeo by
+apt, where we are root; coldsnap by cargo. What is there stays as it is.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import tempfile
 from pathlib import Path
 
 from tests.bench.corpus import HOME
-from tests.bench.images import INSTALL
+from tests.bench.images import INSTALL, find_path
 
 BIN = HOME / "bin"
+SKCOPY = Path(__file__).with_name("skcopy")
+TAGS = "containers_image_openpgp containers_image_storage_stub containers_image_docker_daemon_stub"
 DEBIAN_13 = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main\n"
 
 
 def main() -> int:
     BIN.mkdir(parents=True, exist_ok=True)
-    failed = [name for name, install in (("skopeo", _apt), ("crane", _go), ("regctl", _go), ("oras", _oras)) if (
-        not (BIN / name).is_file() and shutil.which(name) is None and not install(name)
-    )]  # fmt: skip
-    for name in failed:
-        print(f"bench-peers: {name} could not be installed: {INSTALL[name]}", file=sys.stderr)
+    failed = []
+    for name, install in _INSTALLERS.items():
+        found = find_path(name)
+        if found is None and not install(name):
+            failed.append(name)
+        print(f"bench-peers: {name}: {found or find_path(name) or f'not installed: {INSTALL[name]}'}", flush=True)
     return 1 if failed else 0
 
 
@@ -42,6 +46,19 @@ def _go(name: str) -> bool:
 
     module = INSTALL[name].rpartition(" ")[2]
     return _run("nice", find_go(HOME), "install", module, GOBIN=str(BIN), CGO_ENABLED="0", GOFLAGS="-mod=mod")
+
+
+def _skcopy(name: str) -> bool:
+    """Build it with cgo: without, its library has no memory of blobs on disk, and mounts nothing."""
+    from tests.kube.go import find_go
+
+    build = ["nice", find_go(HOME), "-C", str(SKCOPY), "build", "-trimpath", "-buildvcs=false", "-tags", TAGS]
+    return shutil.which("gcc") is not None and _run(*build, "-o", str(BIN / name), ".", CGO_ENABLED="1")
+
+
+def _cargo(name: str) -> bool:
+    """Without --locked: the versions that coldsnap 0.6.1 pins do not compile with Rust 1.80 and later."""
+    return shutil.which("cargo") is not None and _run("nice", *INSTALL[name].split(), "--root", str(HOME))
 
 
 def _oras(name: str) -> bool:
@@ -65,6 +82,9 @@ def _oras(name: str) -> bool:
             return False
         shutil.copy(folder / "unpacked" / "usr" / "bin" / name, BIN / name)
         return True
+
+
+_INSTALLERS = {"skopeo": _apt, "crane": _go, "regctl": _go, "skcopy": _skcopy, "oras": _oras, "coldsnap": _cargo}
 
 
 if __name__ == "__main__":

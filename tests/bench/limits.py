@@ -31,8 +31,6 @@ class Limits:
     disk_s: float
     get_s: float
     put_s: float
-    link_build_s: float
-    link_push_s: float
 
     @property
     def build_s(self) -> float:
@@ -51,18 +49,24 @@ class Limits:
 
 def measure_limits(corpus: Corpus, source: OwnRegistry, sink: OwnRegistry, folder: Path) -> Limits:
     """Measure what this machine can right now; the better of two runs, since a limit is a best."""
-    largest = max(corpus.blobs.values())
     sizes = sorted(corpus.blobs.items(), key=lambda item: -item[1])
     return Limits(
         sha256_s=_best(lambda: _parallel(_hash, [corpus.path(digest) for digest, _ in sizes])),
         disk_s=_best(lambda: _copy(corpus, folder / "disk")),
         get_s=_best(lambda: _get(corpus, source)),
         put_s=_best(lambda: _put(dict(sizes), sink)),
-        link_build_s=max(corpus.total_bytes / (CONNECTIONS * LINK_BYTES_PER_S), LINK_LATENCY_S),
-        link_push_s=max(
-            corpus.total_bytes / (CONNECTIONS * LINK_BYTES_PER_S), largest / LINK_BYTES_PER_S + 2 * LINK_LATENCY_S
-        ),
     )
+
+
+def link_build_s(corpus: Corpus) -> float:
+    """Seconds that a link takes for the bytes of the corpus, over all connections: nothing to measure."""
+    return max(corpus.total_bytes / (CONNECTIONS * LINK_BYTES_PER_S), LINK_LATENCY_S)
+
+
+def link_push_s(corpus: Corpus) -> float:
+    """The same of a push, or its largest blob: an upload has one connection."""
+    largest = max(corpus.blobs.values())
+    return max(link_build_s(corpus), largest / LINK_BYTES_PER_S + 2 * LINK_LATENCY_S)
 
 
 def _best(work: Callable[[], None]) -> float:

@@ -70,15 +70,29 @@ Where = Callable[[Command], AbstractContextManager[Place]]
 """Makes the place of one run of a command, and takes it away."""
 
 
+class Proof:
+    """Runs in places where all bytes that come are hashed: one of each side, whatever the number of its peers."""
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self._found: dict[Command, bool] = {}
+
+    def holds(self, command: Command, verify: Verify) -> bool:
+        """Whether a side's result is right there."""
+        if command not in self._found:
+            self._found[command] = _once(self._where, command, verify).verified
+        return self._found[command]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One job, ours and the peers that do it.
 
     Attributes:
         where: makes the place of a run.
-        limit_s: seconds of the slowest part that nobody can leave out, measured in this run of the bench.
+        limit_s: seconds of the slowest part that nobody can leave out, measured in this run of the bench when asked.
         moved: bytes that our run moved ÷ bytes of the corpus, from the place of the run.
-        prove: makes a place where all bytes that come are hashed; each side runs there once, and nobody's time counts.
+        proof: where each side runs once before, and nobody's time counts.
     """
 
     name: str
@@ -86,9 +100,9 @@ class Scenario:
     verify: Verify
     peers: Sequence[Peer]
     where: Where
-    limit_s: float | None = None
+    limit_s: Callable[[], float] | None = None
     moved: Callable[[Place], float] | None = None
-    prove: Where | None = None
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +130,10 @@ class Row:
         must: the least ratio that we hold ourselves to.
         cpu_ratio: the same as `ratio`, of CPU seconds.
         moved: bytes on the wire ÷ bytes of the corpus, of ours.
+        commit: that of the checkout.
+        tree: git's name for the content of bundler/; None where some of it was not committed.
+        date: when the row was done (UTC).
+        size: how the corpus differed from that of a whole run; empty where it did not.
     """
 
     scenario: str
@@ -134,6 +152,10 @@ class Row:
     cpu_ratio: float | None = None
     moved: float | None = None
     machine: Mapping[str, object] = field(default_factory=dict)
+    commit: str = ""
+    tree: str | None = None
+    date: str = ""
+    size: str = ""
 
     @property
     def state(self) -> str:
@@ -147,19 +169,19 @@ def measure(scenario: Scenario, peer: Peer, *, n: int) -> Row:
     """Run ours and the peer in turn, `n` times each."""
     nothing = Row(
         scenario=scenario.name, peer=peer.name, peer_version=peer.version, ratio=None, limit_ratio=None,
-        our_peak_rss_mib=None, verified=False, n=0, spread=None, must=peer.must,
+        our_peak_rss_mib=None, verified=False, n=0, spread=None, must=peer.must, machine=machine(),
     )  # fmt: skip
     if peer.command is None:
         return nothing
     sides = (scenario.ours, scenario.verify), (peer.command, peer.verify)
-    proven = scenario.prove is None or all(_once(scenario.prove, *side).verified for side in sides)
+    proven = scenario.proof is None or all(scenario.proof.holds(*side) for side in sides)
     ours: list[Run] = []
     theirs: list[Run] = []
     for _ in range(n):
         ours.append(_once(scenario.where, scenario.ours, scenario.verify, scenario.moved))
         theirs.append(_once(scenario.where, peer.command, peer.verify))
     row = summed_up(nothing, ours, theirs, of_cpu=peer.of_cpu)
-    limit_s = row.peer_seconds if peer.is_limit else scenario.limit_s
+    limit_s = row.peer_seconds if peer.is_limit else scenario.limit_s and scenario.limit_s()
     if limit_s is not None and row.our_seconds is not None:
         row = replace(row, limit_ratio=round(limit_s / row.our_seconds, 3))
     return replace(row, verified=row.verified and proven)
@@ -190,13 +212,14 @@ def summed_up(row: Row, ours: Sequence[Run], theirs: Sequence[Run], *, of_cpu: b
         our_cpu_seconds=round(median(cpu["our"]), 3),
         cpu_ratio=round(median(cpu["peer"]) / median(cpu["our"]), 3) if median(cpu["our"]) else None,
         moved=round(max(moved), 4) if moved else None,
-        machine={"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "cpu": _cpu()},
+        machine=machine(),
     )
 
 
-def _cpu() -> str:
+def machine() -> dict[str, object]:
+    """What a row says of where it was measured."""
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else ""
+    return {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "cpu": found[1] if found else ""}
 
 
 def run(command: Sequence[str], place: Place, verify: Verify) -> Run:

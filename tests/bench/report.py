@@ -35,7 +35,12 @@ def _about(rows: Sequence[Row]) -> str:
     machine = next((row.machine for row in rows if row.machine), {})
     loads = [float(str(row.machine["load"])) for row in rows if row.machine]
     load = f"{min(loads)} to {max(loads)}" if loads else "unknown"
-    return f"{machine.get('cpus')} cores, {machine.get('cpu')}; load average {load} while it ran."
+    days = sorted({row.date[:10] for row in rows})
+    trees = ", ".join(sorted({str(row.tree)[:12] for row in rows}))
+    return (
+        f"{machine.get('cpus')} cores, {machine.get('cpu')}; load average {load} while it ran. Measured"
+        f" {' to '.join(dict.fromkeys((days[0], days[-1])))} on bundler/ {trees} (`git rev-parse HEAD:bundler`)."
+    )
 
 
 def markdown(rows: Sequence[Row]) -> str:

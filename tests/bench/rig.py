@@ -13,11 +13,30 @@ from functools import cached_property
 from pathlib import Path
 
 from tests.bench.corpus import Corpus, ensure_images, ensure_small
-from tests.bench.images import LAYOUT, find_program, script, skopeo_pull, write_layouts
+from tests.bench.images import (
+    LAYOUT,
+    PACKAGE,
+    Lines,
+    find_program,
+    script,
+    skopeo_pull,
+    write_layout,
+    write_layouts,
+    zarf_create,
+)
 from tests.bench.limits import Limits, measure_limits
 from tests.bench.measure import Place, clean_environment
 from tests.bench.ours import Workspace, prepare
-from tests.bench.servers import LINK, Certificate, OwnRegistry, Server, make_certificate, own_registry
+from tests.bench.servers import (
+    LINK,
+    Certificate,
+    DockerRegistry,
+    OwnRegistry,
+    Server,
+    docker_registry,
+    make_certificate,
+    own_registry,
+)
 
 
 @dataclass(kw_only=True)
@@ -83,6 +102,10 @@ class Rig:
         return self._start(*LINK)
 
     @cached_property
+    def docker_registry(self) -> DockerRegistry:
+        return self.stack.enter_context(docker_registry())
+
+    @cached_property
     def bucket(self) -> OwnRegistry:
         """Objects behind the same link."""
         return self._start("-s3", str(self.built.parent), *LINK)
@@ -124,18 +147,30 @@ class Rig:
     @cached_property
     def layouts(self) -> Mapping[str, str]:
         """Where the peers' layouts are, as variables."""
-        return self._laid_out("layouts", self.corpus, self.source)
+        folder = write_layouts(self.corpus, self.folder / "layouts")
+        self._run(skopeo_pull(find_program("skopeo"), self.corpus, self.source), folder)
+        return {"LAYOUTS": str(folder), "KEPT": str(folder / LAYOUT)}
 
     @cached_property
     def small_layouts(self) -> Mapping[str, str]:
-        return self._laid_out("small-layouts", self.small, self.small_source)
-
-    def _laid_out(self, name: str, corpus: Corpus, source: Server) -> Mapping[str, str]:
-        folder = self.folder / name
-        write_layouts(corpus, folder)
-        pull = skopeo_pull(find_program("skopeo"), corpus, source)
-        subprocess.run(script(pull), cwd=folder, env=clean_environment(), check=True)
+        """The same; none of its images is Docker's, so that nobody pulls them."""
+        folder = write_layouts(self.small, self.folder / "small-layouts")
+        write_layout(self.small, folder / LAYOUT, self.small.images)
         return {"LAYOUTS": str(folder), "KEPT": str(folder / LAYOUT)}
+
+    @cached_property
+    def package(self) -> Mapping[str, str]:
+        """Where zarf's package is, as a variable; nowhere without zarf."""
+        zarf = find_program("zarf")
+        if zarf.path is None:
+            return {}
+        folder = self.folder / "zarf"
+        folder.mkdir()
+        self._run(zarf_create(zarf, self.corpus, self.source), folder)
+        return {"PACKAGE": str(folder / PACKAGE)}
+
+    def _run(self, lines: Lines, folder: Path) -> None:
+        subprocess.run(script(lines), cwd=folder, env=clean_environment(), check=True)
 
     @cached_property
     def limits(self) -> Limits:

@@ -47,9 +47,17 @@ class OwnRegistry(Server):
         found: dict[str, int] = self._ask("_stats")
         return found
 
-    def reset(self, *, verify: bool = False) -> None:
-        """Empty a sink; `verify`: from now on it hashes what it is given, and refuses what is wrong."""
-        with urllib.request.urlopen(f"{self.control}/_reset?verify={'1' if verify else ''}", data=b""):
+    def reset(self, *, keep: bool = False, verify: bool = False, free: bool = False) -> None:
+        """Count from zero, and empty a sink.
+
+        Args:
+            keep: it holds what it held.
+            verify: from now on it hashes what it is given, and refuses what is wrong.
+            free: from now on it answers at once and at any rate, whatever link it stands behind.
+        """
+        asked = {"keep": keep, "verify": verify, "free": free}
+        options = "&".join(f"{name}=1" for name, is_on in asked.items() if is_on)
+        with urllib.request.urlopen(f"{self.control}/_reset?{options}", data=b""):
             pass
 
     def held(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -116,8 +124,19 @@ def registry_program() -> Path:
     return program
 
 
+@dataclass(frozen=True, kw_only=True)
+class DockerRegistry(Server):
+    """Debian's; `data` is where its files are."""
+
+    data: Path
+
+    def reset(self) -> None:
+        """Empty it: it asks the disk for all that it is asked."""
+        shutil.rmtree(self.data, ignore_errors=True)
+
+
 @contextmanager
-def docker_registry() -> Iterator[Server]:
+def docker_registry() -> Iterator[DockerRegistry]:
     """Run Debian's docker-registry, empty, with its files on the disk."""
     program = shutil.which("docker-registry")
     if program is None:
@@ -134,7 +153,7 @@ def docker_registry() -> Iterator[Server]:
         with subprocess.Popen([program, "serve", str(folder / "config.yml")], stderr=subprocess.DEVNULL) as process:
             try:
                 _wait_for(f"http://{address}/v2/")
-                yield Server(address=address)
+                yield DockerRegistry(address=address, data=folder / "data")
             finally:
                 process.kill()
 

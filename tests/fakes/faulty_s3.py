@@ -18,6 +18,9 @@ _ERRORS = {
     "gone": (404, "NoSuchKey"),
     "denied": (403, "AccessDenied"),
     "html": (503, ""),
+    "301": (301, ""),
+    "302": (302, ""),
+    "307": (307, ""),
 }
 MODIFIED = "Fri, 02 Jan 2026 03:04:05 GMT"
 
@@ -28,6 +31,7 @@ class FaultyS3:
     Attributes:
         mode: what is wrong: see `_Handler._serve`.
         faulty: how many GETs are hit; the rest are right.
+        heads: how many HEADs came; a mode that is a redirect hits them too.
         ranges: the Range header of each GET.
         conditions: the If-Match header of each GET.
         hung_up: set when a client left an answer that hangs.
@@ -38,6 +42,7 @@ class FaultyS3:
         self.etag = '"e1"'
         self.mode = ""
         self.faulty = 1 << 30
+        self.heads = 0
         self.ranges: list[str] = []
         self.conditions: list[str] = []
         self.connections: set[object] = set()
@@ -86,6 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_HEAD(self) -> None:
+        self.state.heads += 1
+        if self.state.mode.startswith("30"):
+            self._error(*_ERRORS[self.state.mode])
+            return
         self.send_response(200)
         self._headers(len(self.state.content), self.state.etag)
         self.end_headers()
@@ -149,8 +158,11 @@ class _Handler(BaseHTTPRequestHandler):
         raw = (text if code else "<html>proxy</html>").encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(raw)))
+        if status < 400:
+            self.send_header("Location", f"{self.state.url}/login")
         self.end_headers()
-        self.wfile.write(raw)
+        if self.command != "HEAD":
+            self.wfile.write(raw)
 
     def _headers(self, size: int, etag: str) -> None:
         self.send_header("ETag", etag)

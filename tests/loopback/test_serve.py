@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import json
 import re
 import signal
 import socket
@@ -401,6 +402,22 @@ def test_ctrl_c_ends_it_while_clients_are_served(folder: Path, archive: Path) ->
             assert "Traceback" not in running.log.read_text()
 
 
+def test_a_log_on_a_full_disk_costs_no_client_its_connection(folder: Path, archive: Path) -> None:
+    argv = [*BUNDLE, "serve", str(archive), "--trust", str(folder / "trust"), "--listen", "127.0.0.1:0", "-o", "json"]
+    with (
+        Path("/dev/full").open("wb") as full,
+        subprocess.Popen(argv, env=clean_environment(), stdout=subprocess.PIPE, stderr=full) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            port = int(json.loads(process.stdout.readline())["address"].rpartition(":")[2])
+            assert talk(port, asking("/v2/") * 3 + asking("/v2/", "Connection: close")).count(b" 200 OK") == 4
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 143
+        finally:
+            process.kill()
+
+
 def refused(folder: Path, *options: str | Path) -> BundleError:
     """The error of a `bundle serve` that does not begin."""
     argv = [str(one) for one in (folder / "sample-7.tar", "--trust", folder / "trust", *options)]
@@ -427,6 +444,8 @@ def test_an_address_without_host_or_port_is_usage(value: str, tmp_path: Path) ->
     ("options", "said"),
     [
         (("--listen", "host.invalid:0"), "has no address"),
+        (("--listen", "a..b:0"), "has no address"),
+        (("--listen", f"{'a' * 64}.example:0"), "has no address"),
         (("--tls", "{key}", "{cert}"), "are no certificate and its key"),
         (("--tls", "{cert}", "absent"), "are no certificate and its key"),
         (("--htpasswd", "{cert}"), "line 1 is no user"),

@@ -263,6 +263,27 @@ def test_f09_a_registry_that_knows_no_ranges_and_cuts_is_read_again(lock: Lock, 
     assert is_whole(file)
 
 
+@pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1])
+def test_f09_a_part_that_came_with_more_than_was_asked_for_is_asked_for_again(
+    lock: Lock, file: PartialFile, at: int
+) -> None:
+    script = Faulty(one_too_many, at=at)
+    with serving(script) as server:
+        run(lock, server, file)
+    assert is_whole(file)
+    assert script.sent <= SIZE + PART + 1
+
+
+@pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1])
+def test_f09_a_part_that_always_comes_with_more_is_named_by_its_bytes(lock: Lock, file: PartialFile, at: int) -> None:
+    script = Faulty(one_too_many, at=at, times=1 << 30)
+    start = max(first for first in (0, *range(FIRST, SIZE, PART)) if first <= at)
+    with serving(script) as server, pytest.raises(NetworkError) as caught:
+        run(lock, server, file)
+    assert f"-{min(start + (PART if start else FIRST), SIZE) - 1}," in caught.value.cause
+    assert script.faults == 3
+
+
 @pytest.mark.parametrize("at", [0, SIZE // 2])
 def test_f09_a_part_of_other_content_costs_the_blob_once_more(lock: Lock, file: PartialFile, at: int) -> None:
     script = Faulty(other_content, at=at)
@@ -296,8 +317,8 @@ WRONG_RANGES = {
     "two of them": lambda start, stop: {"Content-Range": f"bytes {start}-{stop - 1}/{SIZE}, bytes 0-1/2"},
 }
 REFUSED = {
-    "endless": (endless, DigestError),
-    "one too many": (one_too_many, DigestError),
+    "endless": (endless, NetworkError),
+    "one too many": (one_too_many, NetworkError),
     "always 416": (no_such_range, TransientError),
     "always nothing": (nothing_at_all, TransientError),
     "always other content": (other_content, DigestError),

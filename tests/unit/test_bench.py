@@ -12,7 +12,7 @@ import pytest
 from bundler.archive.packs import compress
 from bundler.domain.blocks import BLOCK_BYTES
 from tests.bench.content import blocks
-from tests.bench.measure import Command, Peer, Place, Row, Run, Scenario, Where, measure, summed_up, table
+from tests.bench.measure import Command, Peer, Place, Proof, Row, Run, Scenario, Where, measure, summed_up, table
 
 ROW = Row(
     scenario="ami-export", peer="boto3", peer_version="1", ratio=None, limit_ratio=None, our_peak_rss_mib=None,
@@ -83,12 +83,29 @@ def test_sides_run_in_turn_each_in_a_place_of_its_own_and_a_proof_counts_for_no_
     peer = Peer(name="peer", version="1", command=lambda place: ["/bin/sh", "-c", "echo $WORD #"], verify=verify)
     scenario = Scenario(
         name="x", ours=lambda place: ["/bin/sh", "-c", "echo $WORD"], verify=verify, peers=[peer],
-        where=noted("run"), prove=noted("proof"), limit_s=0.0, moved=lambda place: 1.0,
+        where=noted("run"), proof=Proof(noted("proof")), limit_s=lambda: 0.0, moved=lambda place: 1.0,
     )  # fmt: skip
     row = measure(scenario, peer, n=2)
     assert [each.endswith("#") for each in made] == [False, True] * 3
     assert [each.split()[0] for each in made] == ["proof"] * 2 + ["run"] * 4
     assert (row.verified, row.n, row.moved, row.limit_ratio) == (True, 2, 1.0, 0.0)
+    measure(scenario, replace(peer, command=lambda place: ["/bin/sh", "-c", "echo $WORD ##"]), n=1)
+    assert [each.split()[0] for each in made[6:]] == ["proof", "run", "run"]
+    assert made[6].endswith("##")
+
+
+def test_a_side_whose_proof_fails_is_not_verified(tmp_path: Path) -> None:
+    @contextmanager
+    def where(command: Command) -> Iterator[Place]:
+        yield Place(stub={}, prepared=tmp_path, folder=tmp_path)
+
+    scenario = Scenario(
+        name="x", ours=lambda place: ["true"], verify=lambda place, said: True, peers=[], where=where,
+        proof=Proof(where),
+    )  # fmt: skip
+    verdicts = iter([False, True])
+    peer = Peer(name="peer", version="1", command=lambda place: ["true"], verify=lambda place, said: next(verdicts))
+    assert not measure(scenario, peer, n=1).verified
 
 
 def test_a_peer_that_is_missing_is_a_row_without_figures() -> None:

@@ -9,20 +9,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests.bench import corpus as corpora
 from tests.bench.corpus import Corpus, ensure_images, ensure_small
-from tests.bench.images import OUT, Program, crane_push, find_program, pulled, script, skopeo_pull, write_layouts
+from tests.bench.images import (
+    OUT,
+    PACKAGE,
+    Program,
+    crane_push,
+    find_program,
+    pulled,
+    script,
+    skopeo_pull,
+    write_layouts,
+)
 from tests.bench.measure import HEAD, Place, Row, cells
 from tests.bench.report import BEGIN, END, markdown, plot, write_report
-from tests.bench.right import tar_is_right
+from tests.bench.right import package_is_right, tar_is_right
 from tests.bench.servers import Server
 
 ROW = Row(
     scenario="build-local", peer="a<b", peer_version="1 | 2", ratio=2.5, limit_ratio=0.5, our_peak_rss_mib=80.0,
     verified=True, n=5, spread=(2.0, 3.0), must=3.0, machine={"cpus": 2, "cpu": "made", "load": 0.5},
+    tree="0123456789abcdef", date="2026-11-28T01:00:00+00:00",
 )  # fmt: skip
-MISSING = replace(ROW, peer="zarf", ratio=None, spread=None, n=0)
+MISSING = replace(ROW, peer="zarf", ratio=None, spread=None, n=0, date="2026-11-27T23:00:00+00:00")
 
 
 @pytest.fixture
@@ -37,6 +49,7 @@ def test_a_report_keeps_what_people_wrote_and_forgets_the_table_before(tmp_path:
     for _ in range(2):
         write_report([ROW, MISSING], page)
     text = page.read_text()
+    assert "Measured 2026-11-27 to 2026-11-28 on bundler/ 0123456789ab " in text
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
@@ -110,8 +123,11 @@ def test_a_tar_is_right_when_each_blob_is_there_with_its_bytes(small: Corpus, tm
             if digest != hurt or damage != "absent":
                 path = tmp_path / "other" if digest == hurt and damage == "bytes" else small.path(digest)
                 tar.add(path, f"blobs/sha256/{digest[7:]}")
+    packed = zstandard.ZstdCompressor().compress((tmp_path / OUT).read_bytes())
+    (tmp_path / PACKAGE).write_bytes(packed)
     place = Place(stub={}, prepared=tmp_path, folder=tmp_path)
     assert tar_is_right(small, OUT, place, "") is (damage == "none")
+    assert package_is_right(small, place, "") is (damage == "none")
 
 
 def test_who_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from bundler.crew import Crew
+from bundler.crew import MOST, Crew, widths_of
 from bundler.domain.schedule import Job, Schedule
 from bundler.errors import BundleError
 
 
 def crew(jobs: list[Job[int]], done: list[int], *, workers: int = 3) -> Crew[int]:
-    def do(work: int) -> int:
-        done.append(work)
-        return 1
-
-    return Crew(Schedule(jobs, rank=lambda work: (work,)), do=do, workers=workers, clock=time.monotonic)
+    return Crew(Schedule(jobs, rank=lambda work: (work,)), do=done.append, workers=workers, bears=lambda: 8)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -36,3 +30,14 @@ def test_jobs_that_wait_for_each_other_are_no_success() -> None:
     with pytest.raises(BundleError, match="ended with 2 of 3 jobs undone"):
         crew([one, two, Job(work=3)], done).run()
     assert done == [3]
+
+
+@pytest.mark.parametrize(
+    ("workers", "bears", "small", "total"),
+    [(8, 8, 8, 12), (8, 40, 40, 40), (8, 1, 1, 12), (3, 500, MOST, MOST), (1, 64, 1, 1)],
+)
+def test_small_jobs_are_as_many_as_the_far_side_bears_and_large_ones_leave_them_room(
+    workers: int, bears: int, small: int, total: int
+) -> None:
+    widths = widths_of(workers, bears)
+    assert (widths.large, widths.small, widths.total) == (workers, small, total)

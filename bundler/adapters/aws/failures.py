@@ -24,7 +24,8 @@ _BAD_CREDENTIALS = frozenset(
      "OptInRequired", "InvalidToken", "TokenRefreshRequired", "UnauthorizedException", "401", "InvalidSecurity",
      "400"}  # all that S3 says to HEAD with an expired token
 )  # fmt: skip
-_ELSEWHERE = frozenset({"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect", "307"})
+_REDIRECTS = frozenset({"301", "302", "303", "307", "308"})
+_ELSEWHERE = _REDIRECTS | {"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect"}
 _SIGNATURE = frozenset(
     {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture", "SignatureDoesNotMatch", "AuthFailure",
      "InvalidSignatureException", "IncompleteSignature", "RequestTimeTooSkewedException"}
@@ -146,13 +147,14 @@ def _answered(
     message = clean(str(response["Error"].get("Message", "")), secrets)
     metadata = response.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 0)
+    code = code or str(status)  # what is not of AWS says nothing else
     offset_s = _offset_s(metadata.get("HTTPHeaders", {}), now())
     if code.startswith("RequestTimeTooSkewed") or (
         code in _SIGNATURE and offset_s is not None and abs(offset_s) > LARGEST_OFFSET_S
     ):
         return _wrong_clock(asked, offset_s)
     if code in _ELSEWHERE:
-        return _elsewhere(metadata.get("HTTPHeaders", {}), asked)
+        return _elsewhere(code, metadata.get("HTTPHeaders", {}), asked)
     if code in _DENIED:
         return _denied(message, asked)
     if code in _BAD_CREDENTIALS or code in _SIGNATURE:
@@ -181,7 +183,11 @@ def _wrong_clock(asked: Asked, offset_s: float | None) -> NetworkError:
     return NetworkError(asked.action, cause, hint="Set the clock (chronyc makestep), then run the same command again.")
 
 
-def _elsewhere(headers: Mapping[str, str], asked: Asked) -> UsageError:
+def _elsewhere(code: str, headers: Mapping[str, str], asked: Asked) -> UsageError:
+    if code in _REDIRECTS and "x-amz-bucket-region" not in headers:
+        cause = f"{asked.endpoint} sends us elsewhere and does not say in which Region the bucket is"
+        hint = "Look for a proxy that wants a login; else set AWS_REGION, or the site's region, to the bucket's."
+        return UsageError(asked.resource, cause, hint=hint)
     region = clean(headers.get("x-amz-bucket-region", "another Region"))
     hint = "Use a bucket of the site's Region, or set AWS_REGION on the connected side."
     return UsageError(asked.resource, f"the bucket is in {region}, not where {asked.endpoint} is", hint=hint)

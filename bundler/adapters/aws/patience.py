@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from bundler.adapters.aws.failures import clean
 from bundler.domain.credentials import Secret
 from bundler.domain.events import Emit, Retrying
 from bundler.errors import NetworkError, TransientError
-from bundler.retry import MAX_RETRY_AFTER_S
+from bundler.retry import asked_wait_s
 
 TRIES = 8
 QUICK_TRIES = 2
@@ -47,6 +46,12 @@ def be_patient(client: Any, patience: Patience) -> None:
     verdict = register_retry_handler(client, TRIES)
     client.meta.events.unregister(event, unique_id=unique)
     client.meta.events.register(event, _Retries(client, verdict.needs_retry, patience))
+    client.meta.events.register("before-call.s3.HeadBucket", _ask_once)
+
+
+def _ask_once(context: dict[str, Any], **_: Any) -> None:
+    """Where a redirect leads, botocore asks by another request; one that is redirected too would ask for ever."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 @contextmanager
@@ -89,7 +94,7 @@ class _Retries:
         wait_s = self._verdict(**{**asked, "attempts": tries})
         if wait_s is None:
             return None
-        asked_s = None if silent else _retry_after_s(asked["response"])
+        asked_s = None if silent else _asked_s(asked["response"])
         if asked_s is not None and waited_s + asked_s <= MAX_ASKED_S:
             context[_WAITED] = (free + 1, waited_s + asked_s)
         wait_s = wait_s if asked_s is None else asked_s
@@ -107,8 +112,7 @@ class _Retries:
         return clean(f"{said.get('Code', '')} {said.get('Message', '')}", self._patience.secrets())
 
 
-def _retry_after_s(response: tuple[Any, Mapping[str, Any]]) -> float | None:
-    """Seconds that the service asks for, at most 300; None where it does not, or for no wait."""
+def _asked_s(response: tuple[Any, Mapping[str, Any]]) -> float | None:
+    """Seconds that the service asks for; None where it does not."""
     headers = response[1].get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    text = str(headers.get("retry-after", "")).strip()
-    return min(float(text), MAX_RETRY_AFTER_S) or None if re.fullmatch(r"[0-9]{1,9}", text) else None
+    return asked_wait_s(headers.get("retry-after"), headers.get("date"))

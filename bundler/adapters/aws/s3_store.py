@@ -19,6 +19,7 @@ from bundler.transfer import pause
 CHUNK_BYTES = 1 << 20
 _DAMAGED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "InvalidDigest", "IncompleteBody"})
 _ABSENT = frozenset({"404", "NoSuchKey"})
+_THROWN_AWAY = "NoSuchUpload"
 _RACED = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 
 
@@ -73,17 +74,22 @@ class S3Store:
         ours = [upload for upload in found if upload[0] == address.key and upload[2] in (None, "SHA256")]
         return [upload_id for _, _, _, upload_id in sorted(ours, key=lambda upload: upload[1], reverse=True)]
 
-    def upload(self, address: S3Address, upload_id: str) -> Upload:
-        """Return what an unfinished upload holds."""
-        parts = self._service.list(
-            "ListParts",
-            "Parts",
-            _stored_part,
-            about=str(address),
-            Bucket=address.bucket,
-            Key=address.key,
-            UploadId=upload_id,
-        )
+    def upload(self, address: S3Address, upload_id: str) -> Upload | None:
+        """Return what an unfinished upload holds, None where it is not there any more."""
+        try:
+            parts = self._service.list(
+                "ListParts",
+                "Parts",
+                _stored_part,
+                about=str(address),
+                Bucket=address.bucket,
+                Key=address.key,
+                UploadId=upload_id,
+            )
+        except RejectedError as error:
+            if error.code == _THROWN_AWAY:
+                return None
+            raise
         return Upload(id=upload_id, parts=tuple(parts))
 
     def begin(self, address: S3Address) -> Upload:
@@ -109,6 +115,7 @@ class S3Store:
             content: gives the part's bytes from their start, for each try anew.
 
         Raises:
+            ConflictError: somebody threw the upload away.
             TransientError: it arrives damaged however often it is sent, or S3 has no time.
         """
         about = f"{address} part {part.number}"
@@ -154,6 +161,9 @@ class S3Store:
         except RejectedError as error:
             if error.code in _DAMAGED:
                 raise TransientError(about, f"arrived damaged: {error.cause}") from error
+            if error.code == _THROWN_AWAY:
+                hint = "See who else ships to this address, then run the same command again."
+                raise ConflictError(about, "somebody threw the unfinished upload away", hint=hint) from error
             raise
         return StoredPart(number=part.number, size=part.size, etag=_bare(etag), checksum=part.checksum)
 
@@ -180,7 +190,7 @@ class S3Store:
             if error.code in _RACED:
                 hint = "See who else ships to this address, then run the same command again."
                 raise ConflictError(str(address), "somebody else wrote it meanwhile", hint=hint) from error
-            if error.code != "NoSuchUpload":  # a try whose answer was lost may have completed it: the next look tells
+            if error.code != _THROWN_AWAY:  # a try whose answer was lost may have completed it: the next look tells
                 raise
 
     def abort(self, address: S3Address, upload_id: str) -> None:

@@ -3,7 +3,8 @@
 // Source: serves the blobs of a corpus (-layout) in any repository. Sink: counts and drops what is put, keeps digests,
 // sizes and manifests; hashes it where asked to. -s3 serves the files of a folder as objects of any bucket, by ranges.
 // It prints two addresses: its own, and one of plain HTTP where GET /_stats says what was asked and moved, /_held what
-// the sink has, and POST /_reset empties it (?verify=1: from now on it hashes).
+// the sink has, and POST /_reset empties it (?keep=1: only what was counted; ?verify=1: from now on it hashes; ?free=1:
+// from now on without latency and rate).
 package main
 
 import (
@@ -69,10 +70,11 @@ type held struct {
 var (
 	moved stats
 	sink  held
+	free  atomic.Bool
 )
 
-func (h *held) empty(verify bool) {
-	h.verify, h.blobs, h.manifests, h.uploads = verify, map[string]int64{}, map[string]manifest{}, map[string]*upload{}
+func (h *held) empty() {
+	h.blobs, h.manifests, h.uploads = map[string]int64{}, map[string]manifest{}, map[string]*upload{}
 }
 
 func digestOf(content []byte) string {
@@ -84,7 +86,7 @@ func count(number *int64, by int64) { atomic.AddInt64(number, by) }
 
 // pace sleeps until n bytes since begin are no faster than the rate.
 func pace(begin time.Time, n int64) {
-	if *rate > 0 {
+	if *rate > 0 && !free.Load() {
 		ahead := time.Duration(float64(n)/(*rate*1e6)*1e9) - time.Since(begin)
 		if ahead > time.Millisecond {
 			time.Sleep(ahead)
@@ -101,7 +103,7 @@ func serve(w http.ResponseWriter, r *http.Request) {
 			count(number, 1)
 		}
 	}
-	if *latency > 0 {
+	if *latency > 0 && !free.Load() {
 		time.Sleep(*latency)
 	}
 	if *objects != "" {
@@ -110,6 +112,10 @@ func serve(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	if r.URL.Path == "/v2/" || r.URL.Path == "/v2" {
+		return
+	}
+	if name, listed := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/v2/"), "/tags/list"); listed {
+		tags(w, name)
 		return
 	}
 	found := route.FindStringSubmatch(r.URL.Path)
@@ -132,9 +138,12 @@ func control(w http.ResponseWriter, r *http.Request) {
 	case "/_stats":
 		json.NewEncoder(w).Encode(&moved)
 	case "/_reset":
+		asked := r.URL.Query()
 		moved = stats{}
-		if *layout == "" {
-			sink.empty(r.URL.Query().Get("verify") != "")
+		free.Store(asked.Has("free"))
+		sink.verify = asked.Has("verify")
+		if *layout == "" && !asked.Has("keep") {
+			sink.empty()
 		}
 	case "/_held":
 		names := map[string]string{}
@@ -325,6 +334,28 @@ func receive(body io.Reader, into *upload) bool {
 	return true
 }
 
+// tags lists all of a repository's, whatever page was asked for; one without manifests does not exist.
+func tags(w http.ResponseWriter, repository string) {
+	list, known := []string{}, false
+	sink.Lock()
+	for name := range sink.manifests {
+		if reference, ours := strings.CutPrefix(name, repository+"@"); ours {
+			known = true
+			if !strings.HasPrefix(reference, "sha256:") {
+				list = append(list, reference)
+			}
+		}
+	}
+	sink.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	if !known {
+		w.WriteHeader(http.StatusNotFound)
+		io.WriteString(w, `{"errors":[{"code":"NAME_UNKNOWN"}]}`)
+		return
+	}
+	json.NewEncoder(w).Encode(map[string]any{"name": repository, "tags": list})
+}
+
 func manifests(w http.ResponseWriter, r *http.Request, repository, reference string) {
 	if r.Method == "PUT" {
 		content, err := io.ReadAll(r.Body)
@@ -403,7 +434,7 @@ func tagged(folder string) {
 
 func main() {
 	flag.Parse()
-	sink.empty(false)
+	sink.empty()
 	if *layout != "" {
 		tagged(*layout)
 	}

@@ -16,7 +16,7 @@ from bundler.adapters.aws.s3_store import S3Store
 from bundler.archive.reader import open_archive
 from bundler.domain import shipment
 from bundler.domain.shipment import S3Address
-from bundler.errors import AccessError, BundleError, NetworkError
+from bundler.errors import AccessError, BundleError, ConflictError, NetworkError
 from bundler.retry import RetryPolicy
 from bundler.stages.ship import LocalFile, Shipped, observe, ship
 from bundler.transfer import Pace, parallel_map
@@ -151,6 +151,28 @@ def test_what_stands_around_the_parts_may_fail_too(
     send(server, path)
     assert server.content(KEY) == path.read_bytes()
     assert server.received == SIZE
+
+
+GONE = Fault(status=404, code="NoSuchUpload")
+
+
+def test_an_upload_that_somebody_threw_away_says_what_to_do(server: CountingS3, path: Path) -> None:
+    server.script = every("UploadPart", GONE, of=5, times=1)
+    with pytest.raises(ConflictError, match="threw the unfinished upload away") as caught:
+        send(server, path)
+    assert "run the same command again" in caught.value.hint
+    server.script = lambda _: None
+    send(server, path)
+    assert server.content(KEY) == path.read_bytes()
+
+
+def test_an_upload_that_is_gone_when_it_is_looked_at_is_none(server: CountingS3, path: Path) -> None:
+    server.script = every("UploadPart", Fault(status=403, code="AccessDenied"), of=5)
+    with pytest.raises(AccessError):
+        send(server, path)
+    server.script = every("ListParts", GONE, of=1)
+    send(server, path)
+    assert server.content(KEY) == path.read_bytes()
 
 
 def test_parts_that_always_arrive_damaged_make_no_object(server: CountingS3, path: Path) -> None:

@@ -137,6 +137,17 @@ def test_a_wrong_answer_is_a_typed_error_and_never_wrong_bytes(
     assert "canary" not in shown
 
 
+@pytest.mark.parametrize("mode", ["301", "302", "307"])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_redirect_is_refused_and_not_followed_in_circles(server: FaultyS3, mode: str, *, is_open: bool) -> None:
+    """A proxy that wants a login answers so, and S3 where the bucket is in another Region."""
+    source = open_it(server) if is_open else None
+    server.mode = mode
+    with pytest.raises(UsageError, match=r"s3://bucket/in/a-1\.tar: "):
+        read(source or open_it(server))
+    assert server.heads + len(server.ranges) <= 4
+
+
 @pytest.mark.parametrize("mode", ["412", "etag"])
 def test_an_object_that_is_replaced_between_two_ranges_is_refused(server: FaultyS3, mode: str) -> None:
     source = open_it(server)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bundler.adapters.archive_file import CHUNK_BYTES, ArchiveFile
-from bundler.errors import FormatError, LocalResourceError
+from bundler.adapters.archive_file import ArchiveFile
+from bundler.adapters.buffers import BUFFER_BYTES
+from bundler.errors import FormatError, LocalResourceError, UnreadableError
 from bundler.ports import ByteSource
 from bundler.transfer import parallel_map
 from tests.fakes.images import layer_bytes
 
-CONTENT = layer_bytes("archive", CHUNK_BYTES + 1000)
+CONTENT = layer_bytes("archive", BUFFER_BYTES + 1000)
 
 
 @pytest.fixture
@@ -29,20 +30,22 @@ def test_it_is_a_byte_source(path: Path) -> None:
         assert (source.name, source.size) == (str(path), len(CONTENT))
 
 
-@pytest.mark.parametrize(("offset", "length"), [(0, 0), (0, 5), (7, CHUNK_BYTES), (0, len(CONTENT)), (len(CONTENT), 0)])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, 0), (0, 5), (7, BUFFER_BYTES), (0, len(CONTENT)), (len(CONTENT), 0)]
+)
 def test_exactly_what_was_asked_for_is_read(path: Path, offset: int, length: int) -> None:
     with ArchiveFile.open(path) as file:
         assert file.read_at(offset, length) == CONTENT[offset : offset + length]
         chunks = [bytes(chunk) for chunk in file.stream(offset, length)]
     assert b"".join(chunks) == CONTENT[offset : offset + length]
-    assert all(len(chunk) <= CHUNK_BYTES for chunk in chunks)
+    assert all(len(chunk) <= BUFFER_BYTES for chunk in chunks)
 
 
 def test_streams_at_one_time_have_a_buffer_each_and_later_ones_take_these_again(path: Path) -> None:
     with ArchiveFile.open(path) as file:
-        first, second = file.stream(0, CHUNK_BYTES), file.stream(1000, CHUNK_BYTES)
+        first, second = file.stream(0, BUFFER_BYTES), file.stream(1000, BUFFER_BYTES)
         a, b = next(first), next(second)
-        assert (bytes(a), bytes(b)) == (CONTENT[:CHUNK_BYTES], CONTENT[1000 : 1000 + CHUNK_BYTES])
+        assert (bytes(a), bytes(b)) == (CONTENT[:BUFFER_BYTES], CONTENT[1000 : 1000 + BUFFER_BYTES])
         buffers = {id(a.obj), id(b.obj)}
         first.close()
         second.close()
@@ -90,7 +93,7 @@ def test_a_closed_file_is_closed(path: Path) -> None:
     file = ArchiveFile.open(path)
     file.close()
     file.close()
-    with pytest.raises(LocalResourceError, match="cannot be read at byte 3"):
+    with pytest.raises(UnreadableError, match="cannot be read at byte 3"):
         file.read_at(3, 1)
 
 

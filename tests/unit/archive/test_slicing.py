@@ -11,7 +11,7 @@ import pytest
 from bundler.archive.slicing import finish_slicing, slice_archive, table_path
 from bundler.archive.writer import no_failpoint
 from bundler.domain.parts import parse_table
-from bundler.errors import ConflictError, DigestError, LocalResourceError, LockedError
+from bundler.errors import ConflictError, DigestError, FormatError, LocalResourceError, LockedError
 from tests.fakes.archives import sample
 from tests.fakes.sliced import PART_BYTES, sliced
 
@@ -161,6 +161,30 @@ def test_a_second_slicing_changes_nothing_of_the_first(tmp_path: Path) -> None:
     assert len(refused) > 6
     parts = parse_table(table.read_bytes(), source="x").parts
     assert b"".join((tmp_path / f"sample-7.tar.{number:03}").read_bytes() for number in range(len(parts))) == whole
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"garbage"])
+def test_a_plan_that_cannot_be_read_says_what_to_remove(tmp_path: Path, raw: bytes) -> None:
+    archive = SAMPLE.build(tmp_path)
+    archive.rename(tmp_path / "sample-7.tar.slicing")
+    plan = tmp_path / "sample-7.parts.json.partial"
+    plan.write_bytes(raw)
+    with pytest.raises(FormatError, match="parts") as caught:
+        finish_slicing(archive, failpoint=no_failpoint)
+    assert f"Remove {tmp_path}/sample-7.tar.slicing and {plan}, then build again." in caught.value.hint
+
+
+def test_what_stands_in_the_way_of_a_part_is_named(tmp_path: Path) -> None:
+    archive = SAMPLE.build(tmp_path)
+    whole, blocked = archive.read_bytes(), tmp_path / "sample-7.tar.001"
+    blocked.mkdir()
+    with pytest.raises(LocalResourceError) as caught:
+        slice_archive(archive, root=ROOT, part_bytes=40_000, failpoint=no_failpoint)
+    assert str(blocked) in caught.value.cause
+    assert "room" not in caught.value.hint
+    blocked.rmdir()
+    assert finish_slicing(archive, failpoint=no_failpoint) is not None
+    assert b"".join(path.read_bytes() for path in sorted(tmp_path.glob("*.tar.*"))) == whole
 
 
 def test_a_plan_that_does_not_fit_the_parts_removes_none(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ CODES = {
     "TransientError": 5,
     "MissingBlobError": 5,
     "LocalResourceError": 6,
+    "UnreadableError": 6,
     "MissingToolError": 6,
     "PackerError": 6,
     "ProgramError": 6,
@@ -162,6 +163,21 @@ def test_a_result_that_cannot_be_written_is_a_local_error() -> None:
         done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode == 6
     assert done.stderr.startswith("Local error: standard output\n  cause: No space left on device")
+
+
+@pytest.mark.parametrize("reader", ["a full disk", "nobody"])
+def test_an_error_that_nobody_hears_ends_with_its_code_all_the_same(tmp_path: Path, reader: str) -> None:
+    argv = [sys.executable, "-m", "bundler.cli.main", "verify", str(tmp_path / "absent.tar")]
+    if reader == "nobody":
+        end, stderr = os.pipe()
+        os.close(end)
+    else:
+        stderr = os.open("/dev/full", os.O_WRONLY)
+    try:
+        done = subprocess.run(argv, stderr=stderr, stdout=subprocess.PIPE, timeout=60, check=False)
+    finally:
+        os.close(stderr)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 def test_sigterm_ends_with_143() -> None:

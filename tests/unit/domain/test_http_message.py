@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bundler.domain.digest import Digest
+from bundler.domain.http_fields import MAX_FIELDS
 from bundler.domain.http_message import (
-    MAX_FIELDS,
     Answer,
     Part,
     basic_credentials,

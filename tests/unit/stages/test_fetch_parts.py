@@ -41,11 +41,22 @@ DIGEST = Digest.of(CONTENT)
 
 
 class Upstream(MemoryRegistry):
-    """A registry in memory that gives parts of one blob; `asked` keeps which, `damaged` how often it is wrong."""
+    """A registry in memory that gives parts of one blob; `asked` keeps which, `damaged` how often it is wrong.
 
-    def __init__(self, *, knows_parts: bool = True, damaged: int = 0, breaks_at: int | None = None) -> None:
+    One that `forgets_parts` gives the first as it is asked for, and everything from the begin of any other on.
+    """
+
+    def __init__(
+        self,
+        *,
+        knows_parts: bool = True,
+        forgets_parts: bool = False,
+        damaged: int = 0,
+        breaks_at: int | None = None,
+    ) -> None:
         super().__init__()
         self.knows_parts = knows_parts
+        self.forgets_parts = forgets_parts
         self.damaged = damaged
         self.breaks_at = breaks_at
         self.asked: list[tuple[int, int]] = []
@@ -54,7 +65,7 @@ class Upstream(MemoryRegistry):
     def read_range(self, name: Reference, blob: Descriptor, start: int, stop: int, put: Put) -> int:
         assert (name.name, blob.digest) == ("registry.k8s.io/pause", DIGEST)
         self.asked.append((start, stop))
-        end = stop if self.knows_parts else SIZE
+        end = stop if self.knows_parts and not (self.forgets_parts and start) else SIZE
         content = bytearray(CONTENT)
         if self.damaged and end == SIZE:
             self.damaged -= 1
@@ -143,6 +154,24 @@ def test_a_source_that_knows_no_parts_is_asked_once(lock: Lock, file: PartialFil
     assert run(lock, upstream, file) == SIZE
     assert is_whole(file)
     assert upstream.asked == [(0, 300)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_what_another_part_brought_is_neither_asked_for_nor_counted_again(
+    lock: Lock, file: PartialFile, workers: int
+) -> None:
+    upstream = Upstream(forgets_parts=True)
+    assert run(lock, upstream, file, workers=workers) == SIZE
+    assert is_whole(file)
+    if workers == 1:
+        assert upstream.asked == [(0, 300), (300, 1200)]
+
+
+def test_kept_bytes_that_come_again_are_counted_once(lock: Lock, file: PartialFile) -> None:
+    with pytest.raises(NetworkError):
+        run(lock, Upstream(breaks_at=9000), file)
+    assert run(lock, Upstream(knows_parts=False), file) == SIZE
+    assert is_whole(file)
 
 
 def test_other_content_is_asked_for_again_from_the_start(lock: Lock, file: PartialFile) -> None:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -245,39 +244,35 @@ def test_progress_counts_the_last_piece_that_nobody_comes_back_for() -> None:
     assert planned.total_bytes == sum(event.count for event in events if isinstance(event, BytesMoved))
 
 
-def test_the_crew_gets_wider_where_requests_take_long_and_not_where_they_are_quick() -> None:
+def test_as_many_small_blobs_are_under_way_as_the_registry_bears() -> None:
     layers = [layer_bytes(f"many {number}", 900) for number in range(400)]
-    for latency_s, least, most in ((0.03, 17, 64), (0.0001, 1, 4)):
+    for borne in (2, 30):
         pushes, blobs = only_of(image("many", layers=layers))
-        registry = Slow()
-        now = threading.local()  # each thread has a clock of its own, that only a request moves
-        registry.step = lambda: setattr(now, "s", getattr(now, "s", 0.0) + latency_s)  # noqa: B023
-        push(plan(pushes, registry), archive=blobs, registry=registry, clock=lambda: getattr(now, "s", 0.0))  # noqa: B023
-        assert least <= registry.most <= most
+        registry = Bearing(borne)
+        push(plan(pushes, registry), archive=blobs, registry=registry)
+        assert registry.most == borne
 
 
-class Slow(MemoryRegistry):
-    """Counts uploads that are under way at one time; each waits a moment for others to join."""
+class Bearing(MemoryRegistry):
+    """Counts uploads that are under way at one time; each waits until no other can join it."""
 
-    def __init__(self) -> None:
+    def __init__(self, borne: int) -> None:
         super().__init__()
-        self.most = self.now = 0
-        self.step: Callable[[], None] = lambda: None
-        self._one = threading.Lock()
+        self.most = self._now = 0
+        self._borne = borne
+        self._change = threading.Condition()
 
-    def has_blob(self, name: Reference, digest: Digest) -> bool:
-        self.step()
-        return super().has_blob(name, digest)
+    def bears(self, name: Reference) -> int:
+        del name
+        return self._borne
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
-        with self._one:
-            self.now += 1
-            self.most = max(self.most, self.now)
-        time.sleep(0.005)
-        self.step()
-        self.step()
-        with self._one:
-            self.now -= 1
+        with self._change:
+            self._now += 1
+            self.most = max(self.most, self._now)
+            self._change.notify_all()
+            self._change.wait_for(lambda: self.most >= self._borne, timeout=0.2)
+            self._now -= 1
             return super().upload_blob(name, blob, content, mount_from=mount_from)
 
 

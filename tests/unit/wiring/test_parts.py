@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,6 +76,25 @@ def test_a_good_copy_in_another_folder_serves_where_the_first_is_cut(cut: Sliced
     shutil.copy(cut.path(1), other)
     cut.path(1).write_bytes(b"cut")
     assert check(cut, other) == ROOT
+
+
+def test_many_parts_in_many_folders_need_no_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    """A shell allows 1024 and a process more; 512 parts that stand in two folders are as many."""
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+        cut = sliced(SAMPLE, folder, part_bytes=6000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + len(cut.parts), hard))
+    try:
+        assert check(cut, *folders) == ROOT
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_file_is_no_folder_of_parts(cut: Sliced) -> None:
+    assert check(cut, cut.path(1)) == ROOT
 
 
 def refused(cut: Sliced, kind: type[RefusedError], words: str, *, thorough: bool = True) -> RefusedError:
