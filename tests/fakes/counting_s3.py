@@ -29,6 +29,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from tests.fakes.counting import Address, Guests, Tally
+
 BUFFER_BYTES = 1 << 20
 NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 
@@ -74,6 +76,21 @@ Script = Callable[[Asked], Fault | None]
 
 
 @dataclass
+class Attempt:
+    """One request that brings a part.
+
+    Attributes:
+        part: its number.
+        count: bytes that came.
+        is_stored: all of them, and S3 holds the part.
+    """
+
+    part: int
+    count: int = 0
+    is_stored: bool = False
+
+
+@dataclass
 class _Part:
     path: Path
     size: int
@@ -102,25 +119,26 @@ class CountingS3:
 
     Attributes:
         requests: how often each operation was asked for.
-        received: bytes of bodies that came, of parts that were cut too.
+        bytes: of bodies that came, of parts that were cut too.
+        attempts: every request with a part, in the order in which they came.
         sent: bytes of objects that went out, or are about to.
         ranges: first and last byte of each GET, in order.
         connections: how many were made.
         script: asked before every request.
-        on_received: called with the sum of `received` after every piece.
     """
 
     folder: Path
     sink: bool = False
     url: str = ""
     requests: Counter[str] = field(default_factory=Counter)
-    received: int = 0
+    bytes: Tally = field(default_factory=Tally)
+    attempts: list[Attempt] = field(default_factory=list)
+    guests: Guests = field(default_factory=Guests)
     sent: int = 0
     ranges: list[tuple[int, int]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     connections: int = 0
     script: Script = lambda _: None
-    on_received: Callable[[int], None] = lambda _: None
     objects: dict[str, _Object] = field(default_factory=dict)
     uploads: dict[str, tuple[str, dict[int, _Part]]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -137,11 +155,15 @@ class CountingS3:
         """The bytes of an object."""
         return self.objects[key].path.read_bytes()
 
-    def count(self, length: int) -> None:
-        with self.lock:
-            self.received += length
-            total = self.received
-        self.on_received(total)
+    @property
+    def received(self) -> int:
+        """Bytes of bodies that came."""
+        return self.bytes.total
+
+    def wait_until_gone(self) -> None:
+        """Until nobody who connected so far is there any more."""
+        parts = urlsplit(self.url)
+        self.guests.wait_until_gone((str(parts.hostname), parts.port or 0))
 
     def asked(self, method: str, target: str, headers: dict[str, str]) -> Asked:
         parts = urlsplit(target)
@@ -168,12 +190,13 @@ def counting_s3(folder: Path, *, sink: bool = False) -> Iterator[CountingS3]:
     def accept() -> None:
         while True:
             try:
-                connection, _ = listener.accept()
+                connection, address = listener.accept()
             except OSError:
                 return
+            state.guests.came(address)
             open_ones.append(connection)
             state.connections += 1
-            threading.Thread(target=_serve, args=(state, connection), daemon=True).start()
+            threading.Thread(target=_serve, args=(state, connection, address), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
     try:
@@ -198,7 +221,14 @@ class _CutError(OSError):
     """The connection is to be reset."""
 
 
-def _serve(state: CountingS3, connection: socket.socket) -> None:
+def _serve(state: CountingS3, connection: socket.socket, address: Address) -> None:
+    try:
+        _exchange(state, connection)
+    finally:
+        state.guests.left(address)
+
+
+def _exchange(state: CountingS3, connection: socket.socket) -> None:
     buffer = memoryview(bytearray(BUFFER_BYTES))
     with suppress(OSError, ValueError), connection, connection.makefile("rb", buffering=64 << 10) as reader:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -219,6 +249,7 @@ class _Exchange:
         self._buffer = buffer
         self._fault = Fault()
         self._is_head = False
+        self._attempt = Attempt(0)
 
     def run(self) -> bool:
         line = self._reader.readline(65536).decode("latin-1").split()
@@ -250,6 +281,9 @@ class _Exchange:
             return None
         kept = asked.operation in ("UploadPart", "PutObject") and not self._state.sink
         sha256, size, flip = hashlib.sha256(), left, self._fault.flip
+        if asked.operation == "UploadPart":
+            self._attempt = Attempt(int(asked.query["partNumber"]))
+            self._state.attempts.append(self._attempt)
         handle, name = tempfile.mkstemp(dir=self._state.folder) if kept else (-1, os.devnull)
         try:
             while left:
@@ -259,7 +293,8 @@ class _Exchange:
                     raise _CutError
                 left -= len(piece)
                 if asked.operation in ("UploadPart", "PutObject"):
-                    self._state.count(len(piece))
+                    self._attempt.count += len(piece)
+                    self._state.bytes.add(len(piece))
                 if self._fault.cut_after is not None and size - left >= self._fault.cut_after:
                     raise _CutError
                 if flip:
@@ -369,6 +404,7 @@ class _Exchange:
             self._error(404, "NoSuchUpload")
             return
         held[1][int(asked.query["partNumber"])] = part
+        self._attempt.is_stored = True
         more = {} if stated is None else {"x-amz-checksum-sha256": stated}
         self._answer(200, {"ETag": part.etag, **more})
 

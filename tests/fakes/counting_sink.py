@@ -4,103 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 from bundler.domain.digest import Digest
+from tests.fakes.counting import CountingHandler, CountingServer
 
 _PIECE_BYTES = 256 << 10
 
 
 @dataclass
 class Place:
-    """An upload: what came of it so far."""
-
-    count: int = 0
-    sha256: object = field(default_factory=hashlib.sha256)
-
-
-@dataclass
-class CountingSink:
-    """Serves while the context holds.
+    """An upload.
 
     Attributes:
-        hashes: whether the digest of every blob is checked.
-        blobs: repository and digest of every blob, with its size in bytes.
-        completed: how often each of them was completed.
-        received: bytes of blobs that came, of uploads that were never completed too.
+        count: bytes that came of it so far.
+        digest: of what it is to become; empty until a PUT says so, which of one in chunks is the last request.
+        is_done: it has become that.
     """
 
-    hashes: bool = True
-    blobs: dict[tuple[str, str], int] = field(default_factory=dict)
-    manifests: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
-    completed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    received: int = 0
-    threshold: int | None = None
-    reached: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __enter__(self) -> CountingSink:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"sink": self}))
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def authority(self) -> str:
-        return f"127.0.0.1:{self._server.server_port}"
-
-    def forget(self) -> None:
-        """Be empty again."""
-        with self.lock:
-            for held in (self.blobs, self.manifests, self.places, self.completed):
-                held.clear()
-            self.received = 0
-
-    def after(self, count: int) -> threading.Event:
-        """Return what is set when `count` more bytes of blobs have come."""
-        with self.lock:
-            self.reached = threading.Event()
-            self.threshold = self.received + count
-        return self.reached
-
-    def count(self, place: Place, piece: memoryview) -> None:
-        if self.hashes:
-            place.sha256.update(piece)  # type: ignore[attr-defined]
-        with self.lock:
-            place.count += len(piece)
-            self.received += len(piece)
-            if self.threshold is not None and self.received >= self.threshold:
-                self.reached.set()
+    count: int = 0
+    digest: str = ""
+    is_done: bool = False
+    sha256: object = field(default_factory=hashlib.sha256, repr=False)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    sink: CountingSink
-
-    def handle(self) -> None:
-        with suppress(OSError):  # a client that was killed
-            super().handle()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-    def _say(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+class _Handler(CountingHandler, BaseHTTPRequestHandler):
+    far: CountingSink
 
     @property
     def _length(self) -> int:
@@ -120,33 +52,33 @@ class _Handler(BaseHTTPRequestHandler):
         name, place, _ = self._names()
         if "/uploads/" in self.path:
             self._where(name, place.removeprefix("uploads/"))
-        elif "/manifests/" in self.path and (name, place) in self.sink.manifests:
-            raw = self.sink.manifests[name, place]
-            self._say(200, {"Docker-Content-Digest": str(Digest.of(raw))}, raw)
-        elif (name, place) in self.sink.blobs:
-            self._say(200)
+        elif "/manifests/" in self.path and (name, place) in self.far.manifests:
+            raw = self.far.manifests[name, place]
+            self.say(200, {"Docker-Content-Digest": str(Digest.of(raw))}, raw)
+        elif (name, place) in self.far.blobs:
+            self.say(200)
         else:
-            self._say(404, body=b'{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}')
+            self.say(404, body=b'{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}')
 
     def _where(self, name: str, number: str) -> None:
-        held = self.sink.places.get(number)
-        if held is None:
-            self._say(404, body=b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"no"}]}')
+        held = self.far.places.get(number)
+        if held is None or number in self.far.given_up:
+            self.say(404, body=b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"no"}]}')
             return
         location = f"/v2/{name}/blobs/uploads/{number}"
-        self._say(204, {"Location": location, "Range": f"0-{max(held.count - 1, 0)}"})
+        self.say(204, {"Location": location, "Range": f"0-{max(held.count - 1, 0)}"})
 
     def do_POST(self) -> None:
         name, _, query = self._names()
         mounted = (query.get("from", ""), query.get("mount", ""))
-        if mounted in self.sink.blobs:
-            self.sink.blobs[name, mounted[1]] = self.sink.blobs[mounted]
-            self._say(201)
+        if mounted in self.far.blobs:
+            self.far.blobs[name, mounted[1]] = self.far.blobs[mounted]
+            self.say(201)
             return
-        with self.sink.lock:
-            number = str(len(self.sink.places) + 1)
-            self.sink.places[number] = Place()
-        self._say(202, {"Location": f"/v2/{name}/blobs/uploads/{number}"})
+        with self.far.lock:
+            number = str(len(self.far.places) + 1)
+            self.far.places[number] = Place()
+        self.say(202, {"Location": f"/v2/{name}/blobs/uploads/{number}"})
 
     def do_PATCH(self) -> None:
         name, place, _ = self._names()
@@ -154,39 +86,83 @@ class _Handler(BaseHTTPRequestHandler):
         held = self._take(number)
         if held is not None:
             location = f"/v2/{name}/blobs/uploads/{number}"
-            self._say(202, {"Location": location, "Range": f"0-{held.count - 1}"})
+            self.say(202, {"Location": location, "Range": f"0-{held.count - 1}"})
 
     def do_PUT(self) -> None:
         name, place, query = self._names()
         if "/manifests/" in self.path:
             raw = self.rfile.read(self._length)
-            self.sink.manifests[name, place] = self.sink.manifests[name, str(Digest.of(raw))] = raw
-            self._say(201, {"Docker-Content-Digest": str(Digest.of(raw))})
+            self.far.manifests[name, place] = self.far.manifests[name, str(Digest.of(raw))] = raw
+            self.say(201, {"Docker-Content-Digest": str(Digest.of(raw))})
             return
-        held = self._take(place.removeprefix("uploads/"))
+        held = self._take(place.removeprefix("uploads/"), digest=query["digest"])
         if held is None:
             return
-        if self.sink.hashes and f"sha256:{held.sha256.hexdigest()}" != query["digest"]:  # type: ignore[attr-defined]
-            self._say(400, body=b'{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}')
+        if self.far.hashes and f"sha256:{held.sha256.hexdigest()}" != query["digest"]:  # type: ignore[attr-defined]
+            self.say(400, body=b'{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}')
             return
-        with self.sink.lock:
-            self.sink.blobs[name, query["digest"]] = held.count
-            self.sink.completed[name, query["digest"]] += 1
-        self._say(201)
+        with self.far.lock:
+            held.is_done = True
+            self.far.blobs[name, query["digest"]] = held.count
+            self.far.completed[name, query["digest"]] += 1
+        self.say(201)
 
-    def _take(self, number: str) -> Place | None:
+    def _take(self, number: str, *, digest: str = "") -> Place | None:
         """Read the body into an upload; None where that is not possible, and was said."""
-        held, left = self.sink.places.get(number), self._length
+        held, left = self.far.places.get(number), self._length
         begins = int(self.headers.get("Content-Range", "-1").partition("-")[0] or -1)
-        if held is None or begins not in (-1, held.count):
+        if held is None or number in self.far.given_up or begins not in (-1, held.count):
             self.close_connection = True
-            self._say(404 if held is None else 416, {"Connection": "close"})
+            self.say(404 if held is None else 416, {"Connection": "close"})
             return None
+        held.digest = held.digest or digest
         buffer = memoryview(bytearray(_PIECE_BYTES))
         while left:
             got = self.rfile.readinto1(buffer[: min(left, len(buffer))])  # type: ignore[attr-defined]
             if not got:
+                if not self.far.keeps_cut:
+                    self.far.given_up.add(number)
                 raise ConnectionResetError
-            self.sink.count(held, buffer[:got])
+            self.far.count(held, buffer[:got])
             left -= got
         return held
+
+
+@dataclass
+class CountingSink(CountingServer):
+    """Takes what is pushed.
+
+    Attributes:
+        hashes: whether the digest of every blob is checked.
+        keeps_cut: whether an upload that was cut within a request can be gone on with; docker-registry gives it up.
+        blobs: repository and digest of every blob, with its size in bytes.
+        places: every upload that was begun.
+        completed: how often each blob was completed.
+    """
+
+    handler = _Handler
+    hashes: bool = True
+    keeps_cut: bool = True
+    blobs: dict[tuple[str, str], int] = field(default_factory=dict)
+    manifests: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
+    given_up: set[str] = field(default_factory=set)
+    completed: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def received(self) -> int:
+        """Bytes of blobs that came, of uploads that were never completed too."""
+        return self.bytes.total
+
+    def forget(self) -> None:
+        """Be empty again; what was counted stays."""
+        with self.lock:
+            for held in (self.blobs, self.manifests, self.places, self.given_up, self.completed):
+                held.clear()
+
+    def count(self, place: Place, piece: memoryview) -> None:
+        """Take a piece of an upload."""
+        if self.hashes:
+            place.sha256.update(piece)  # type: ignore[attr-defined]
+        place.count += len(piece)
+        self.bytes.add(len(piece))

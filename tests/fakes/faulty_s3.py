@@ -34,6 +34,7 @@ class FaultyS3:
         heads: how many HEADs came; a mode that is a redirect hits them too.
         ranges: the Range header of each GET.
         conditions: the If-Match header of each GET.
+        hung_up: set when a client left an answer that hangs.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -45,6 +46,7 @@ class FaultyS3:
         self.ranges: list[str] = []
         self.conditions: list[str] = []
         self.connections: set[object] = set()
+        self.hung_up = threading.Event()
         self.url = ""
 
 
@@ -139,7 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         if mode == "hang":
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
-            time.sleep(20)
+            self.connection.settimeout(20)
+            if not self.rfile.read(1):
+                self.state.hung_up.set()
             return
         if mode == "drip":
             for number in range(len(body)):

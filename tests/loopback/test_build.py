@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
-import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +20,8 @@ import urllib3
 
 from bundler.lab.lab import LabFacts
 from bundler.lab.tools import Tools
-from tests.journey import Workspace, definition, small_definition, workspace
+from tests import forked
+from tests.journey import Workspace, clean_environment, definition, small_definition, workspace
 
 pytestmark = pytest.mark.loopback
 ADDONS = """\
@@ -255,29 +256,33 @@ def test_an_unreachable_registry_is_exit_5(lab: LabFacts, tools: Tools, tmp_path
 
 @pytest.mark.slow
 def test_kill_9_of_build_at_50_moments_changes_nothing(tmp_path: Path) -> None:
-    """Each run is killed later than the one before; what it left is gone on with, and the bytes are the same."""
+    """Each run is killed some steps later than the one before, until one comes to its end; then it is the first again.
+
+    What each left is gone on with, and the bytes are the same.
+    """
     work = workspace(tmp_path, None, small_definition(tmp_path))
     wanted = digest_of(work.build(SOURCE_DATE_EPOCH="1700000000"))
-    final, cache, chance, killed = tmp_path / "small-1.tar", tmp_path / "cache", random.Random(3), 0
+    final, cache, chance, step = tmp_path / "small-1.tar", tmp_path / "cache", random.Random(3), 0
     final.unlink()
-    started = time.monotonic()
-    work.build().unlink()
-    whole_s = time.monotonic() - started
-    for run in range(200):
-        if killed == 50:
-            break
-        if run % 10 == 0:
+    environment, codes = {**clean_environment(), **work.environment}, Counter[int | None]()
+    while codes[-signal.SIGKILL] < 50:
+        if codes.total() % 10 == 0:
             shutil.rmtree(cache)
-        process = work.start("build", "--key", "keys/bundle.key")
-        time.sleep(whole_s * (killed + chance.random()) / 50)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            killed += 1
-        process.wait()
+        step += chance.randrange(1, 40)
+        process = forked.start(
+            ["build", "--key", "keys/bundle.key"],
+            folder=tmp_path,
+            environment=environment,
+            said=tmp_path / "said",
+            dies_at=step,
+        )
+        process.join()
+        codes[process.exitcode] += 1
+        step = step if process.exitcode else 0
         assert not final.exists() or digest_of(final) == wanted
-        if run % 5 == 4:
+        if codes.total() % 5 == 0:
             assert digest_of(work.build()) == wanted
         final.unlink(missing_ok=True)
-    assert killed == 50
+    assert set(codes) == {-signal.SIGKILL, 0}
     assert digest_of(work.build()) == wanted
     assert not list(tmp_path.glob("*.partial"))

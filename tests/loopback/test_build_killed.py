@@ -11,39 +11,53 @@ from pathlib import Path
 import pytest
 
 from bundler.domain.digest import Digest
-from tests import forked
 from tests.fakes.counting_source import CountingSource, Sent
-from tests.fakes.images import image, index, layer_bytes
+from tests.fakes.images import image, index
 from tests.journey import Workspace, clean_environment, workspace
+from tests.kills import Chain, Command
 
 pytestmark = pytest.mark.loopback
 MIB = 1 << 20
 WORKERS = 8
 AGAIN_BYTES = 8 * MIB
 """Of the answer that a worker was reading: what was not recorded yet, and what stood in the two sockets."""
-KILLS = 66
+KILLS, SEEDS, LINKS = 90, 6, 5
 
 
 @dataclass
 class Place:
-    work: Workspace
+    """The bundle, where it comes from, what it becomes, and how many bytes of blobs an undisturbed build fetches."""
+
+    folder: Workspace
     source: CountingSource
     archive: bytes
+    work: int
 
-    def start(self, out: Path):  # type: ignore[no-untyped-def]
+    def build(self, out: Path) -> Command:
         arguments = ["build", "--locked", "--key", "keys/bundle.key", "--out", str(out), "-j", str(WORKERS)]
-        environment = {**clean_environment(), **self.work.environment}
-        return forked.start(arguments, folder=self.work.folder, environment=environment, said=out / "said")
+        environment = {**clean_environment(), **self.folder.environment}
+        return Command(arguments=arguments, folder=self.folder.folder, environment=environment, said=out / "said")
+
+    def runs(self, out: Path, *, kills: int, chance: random.Random) -> list[list[Sent]]:
+        """What was sent to each of the builds that were killed, and to the last one, which was not."""
+        source, answers = self.source, list[list[Sent]]()
+        chain = Chain(command=self.build(out), tally=source.bytes, work=self.work, settle=source.wait_until_gone)
+        source.log.clear()
+        for _ in chain.run(kills=kills, chance=chance):
+            answers.append(list(source.log))
+            source.log.clear()
+        return answers
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A locked bundle of 110 MiB: two layers in parts, one below that, and many small ones."""
-    folder = tmp_path_factory.mktemp("killed")
-    small = [layer_bytes(f"small {number}", 3000 + number) for number in range(30)]
+    """A locked bundle of 53 MiB: a layer in parts, two below that, and many small ones."""
+    folder, chance = tmp_path_factory.mktemp("killed"), random.Random(90)
+    middle = [chance.randbytes(12 * MIB), chance.randbytes(5 * MIB)]
+    small = [chance.randbytes(3000 + number) for number in range(30)]
     images = {
-        "team/large": image("large", layers=[layer_bytes("a", 45 * MIB), layer_bytes("b", 36 * MIB)]),
-        "team/mixed": index(image("mixed", layers=[layer_bytes("c", 25 * MIB), *small[:15]])),
+        "team/large": image("large", layers=[chance.randbytes(36 * MIB)]),
+        "team/mixed": index(image("mixed", layers=[*middle, *small[:15]])),
         "team/small": image("small", layers=small[15:]),
     }
     with CountingSource(images) as source:
@@ -70,48 +84,42 @@ tools:
         (folder / "registries.yaml").write_text(f"up.example: {{url: '{source.url}'}}\n")
         made.environment = {**made.environment, "BUNDLE_REGISTRIES": str(folder / "registries.yaml")}
         made.bundle("lock")
-        archive = made.build("--out", str(folder / "undisturbed"))
-        yield Place(made, source, archive.read_bytes())
+        locked = source.bytes.total
+        archive = made.build("--out", str(folder / "undisturbed")).read_bytes()
+        yield Place(made, source, archive, work=source.bytes.total - locked)
 
 
-def lost(answers: list[Sent]) -> list[int]:
-    """How many bytes of each answer left once more in the next one that held them, where there are any."""
-    last: dict[Digest, list[tuple[int, int, int]]] = {}
-    counts = [0] * len(answers)
-    for number, new in enumerate(answers):
-        kept = [(new.start, new.stop, number)]
-        for start, stop, owner in last.get(new.digest, []):
-            counts[owner] += max(0, min(stop, new.stop) - max(start, new.start))
-            kept += [(start, min(stop, new.start), owner), (max(start, new.stop), stop, owner)]
-        last[new.digest] = [part for part in kept if part[0] < part[1]]
-    return [count for count in counts if count]
-
-
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_build_killed_again_and_again_fetches_little_twice(place: Place, seed: int, tmp_path: Path) -> None:
-    chance, kills, runs = random.Random(seed), 0, list[list[Sent]]()
-    while kills < KILLS // 6:
-        place.source.log.clear()
-        reached = place.source.after(chance.randrange(1, 14 * MIB))
-        process = place.start(tmp_path)
-        while not reached.wait(0.02) and process.is_alive():
-            pass
-        was_killed = forked.kill(process)
-        kills += was_killed
-        runs.append(list(place.source.log))
-        if not was_killed:
-            check(runs)
-            assert process.exitcode == 0, (tmp_path / "said").read_text()
-            (tmp_path / "killed-1.tar").unlink()
-            runs.clear()
-    process = place.start(tmp_path)
-    process.join()
-    assert (tmp_path / "killed-1.tar").read_bytes() == place.archive
-    check(runs)
+    chance, left = random.Random(seed), KILLS // SEEDS
+    while left:
+        runs = place.runs(tmp_path, kills=min(left, LINKS), chance=chance)
+        left -= len(runs) - 1
+        assert (tmp_path / "killed-1.tar").read_bytes() == place.archive
+        (tmp_path / "killed-1.tar").unlink()
+        again = lost(runs)
+        assert sum(sent.stop - sent.start for run in runs for sent in run) == place.work + sum(map(sum, again))
+        check(again)
 
 
-def check(runs: list[list[Sent]]) -> None:
+def check(again: list[list[int]]) -> None:
     """Each worker of a killed run lost one answer at most, and of that little: never a blob that was finished."""
-    again = lost([sent for run in runs for sent in run])
-    assert len(again) <= WORKERS * len(runs)
-    assert max(again, default=0) <= AGAIN_BYTES
+    assert max(map(len, again)) <= WORKERS
+    assert max(max(counts, default=0) for counts in again) <= AGAIN_BYTES
+    assert not again[-1], "the run that was not killed"
+
+
+def lost(runs: list[list[Sent]]) -> list[list[int]]:
+    """By run, how many bytes of each answer left once more in later ones, where there are any."""
+    again: list[dict[int, int]] = [{} for _ in runs]
+    held: dict[Digest, list[tuple[int, int, int, int]]] = {}
+    for run, answers in enumerate(runs):
+        for number, new in enumerate(answers):
+            kept = [(new.start, new.stop, run, number)]
+            for start, stop, owner, answer in held.get(new.digest, []):
+                count = max(0, min(stop, new.stop) - max(start, new.start))
+                if count:
+                    again[owner][answer] = again[owner].get(answer, 0) + count
+                kept += [(start, min(stop, new.start), owner, answer), (max(start, new.stop), stop, owner, answer)]
+            held[new.digest] = [span for span in kept if span[0] < span[1]]
+    return [list(counts.values()) for counts in again]

@@ -25,6 +25,14 @@ from bundler.transfer import (
     to_the_end,
 )
 
+LONG_S = 30
+
+
+def sleep_long(slept: list[str]) -> None:
+    """Note it where nobody ended the sleep before its time."""
+    pause(LONG_S)
+    slept.append("to the end")
+
 
 def test_results_keep_the_order_of_the_items() -> None:
     assert parallel_map(lambda n: (time.sleep(0.001 * (5 - n)), n)[1], range(5), workers=5) == [0, 1, 2, 3, 4]
@@ -48,20 +56,19 @@ def test_no_more_than_the_workers_run_at_a_time() -> None:
 
 
 def test_the_first_failure_in_time_is_raised_and_the_rest_does_not_begin() -> None:
-    begun = []
+    begun, slept = list[int](), list[str]()
 
     def work(item: int) -> None:
         begun.append(item)
         if item == 0:
-            pause(30)
+            sleep_long(slept)
         if item == 1:
             time.sleep(0.05)
             raise FormatError("item 1", "is bad")
 
-    began = time.monotonic()
     with pytest.raises(FormatError, match="item 1"):
         parallel_map(work, range(100), workers=2)
-    assert time.monotonic() - began < 2
+    assert not slept
     assert set(begun) <= {0, 1}
 
 
@@ -79,17 +86,21 @@ def test_a_failure_that_follows_from_stopping_does_not_hide_the_cause() -> None:
 
 
 def test_computing_work_notices_at_its_next_check() -> None:
+    computing, steps = threading.Event(), list[int]()
+
     def work(item: int) -> None:
         if item == 1:
+            computing.wait()
             raise FormatError("item", "is bad")
-        for _ in range(10_000):
+        for step in range(10_000):
             check_stopped()
+            steps.append(step)
+            computing.set()
             time.sleep(0.001)
 
-    began = time.monotonic()
     with pytest.raises(FormatError):
         parallel_map(work, range(2), workers=2)
-    assert time.monotonic() - began < 2
+    assert 0 < len(steps) < 10_000
 
 
 def test_a_blocked_call_is_woken_from_outside() -> None:
@@ -108,26 +119,27 @@ def test_a_blocked_call_is_woken_from_outside() -> None:
 
 
 def test_calling_off_an_outer_map_calls_off_the_inner_ones() -> None:
+    slept = list[str]()
+
     def outer(item: int) -> None:
         if item == 1:
             time.sleep(0.05)
             raise FormatError("outer", "is bad")
-        parallel_map(lambda _: pause(30), range(4), workers=2)
+        parallel_map(lambda _: sleep_long(slept), range(4), workers=2)
 
-    began = time.monotonic()
     with pytest.raises(FormatError):
         parallel_map(outer, range(2), workers=2)
-    assert time.monotonic() - began < 2
+    assert not slept
 
 
 def test_ctrl_c_wakes_everything() -> None:
     main = threading.get_ident()
     timer = threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT))
     timer.start()
-    began = time.monotonic()
+    slept = list[str]()
     with pytest.raises(KeyboardInterrupt):
-        parallel_map(lambda _: pause(30), range(50), workers=4)
-    assert time.monotonic() - began < 2
+        parallel_map(lambda _: sleep_long(slept), range(50), workers=4)
+    assert not slept
     timer.join()
 
 
@@ -229,20 +241,19 @@ def test_an_ordered_map_yields_in_order_and_takes_no_more_than_it_has_room_for()
 
 
 def test_an_ordered_map_ends_with_its_first_failure_in_time() -> None:
-    started: list[int] = []
+    started, slept = list[int](), list[str]()
 
     def work(number: int) -> int:
         started.append(number)
         if number == 0:
-            pause(20)
+            sleep_long(slept)
         if number == 3:
             raise FormatError("x", "is bad")
         return number
 
-    began = time.monotonic()
     with pytest.raises(FormatError, match="is bad"), ordered_map(work, range(1000), workers=4, ahead=8) as results:
         list(results)
-    assert time.monotonic() - began < 10
+    assert not slept
     assert len(started) < 20
 
 

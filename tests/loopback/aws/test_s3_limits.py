@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,48 +114,6 @@ def test_a_second_run_sends_nothing(server: CountingS3, path: Path) -> None:
     send(server, path)
     assert send(server, path).sent == 0
     assert server.received == SIZE
-
-
-KILLED = f"""
-    import sys
-    from pathlib import Path
-    from bundler.adapters.aws.clients import Aws, AwsSettings
-    from bundler.adapters.aws.s3_store import S3Store
-    from bundler.domain import shipment
-    from bundler.domain.shipment import S3Address
-    from bundler.stages.ship import LocalFile, observe, ship
-    from bundler.transfer import Pace
-
-    path, to, url = sys.argv[1:]
-    shipment.LEAST_PART_BYTES = {PART}
-    store = S3Store(Aws(AwsSettings(region="eu-central-1", endpoints={{"s3": url}})).service("s3"))
-    local = LocalFile.open(Path(path))
-    address = S3Address.parse(to)
-    ship(observe(local, address, store=store), local, address, store=store, pace=Pace(workers={WORKERS}))
-"""
-
-
-def test_killed_anywhere_a_second_run_sends_at_most_one_part_for_each_worker_again(tmp_path: Path, path: Path) -> None:
-    chance = random.Random(58)
-    for number in range(8):
-        folder = tmp_path / f"s3-{number}"
-        folder.mkdir()
-        with counting_s3(folder) as server:
-            arguments = [sys.executable, "-c", textwrap.dedent(KILLED), str(path), str(ADDRESS), server.url]
-            process = subprocess.Popen(arguments)
-            after = chance.randrange(1, SIZE - PART)
-
-            def kill(received: int, after: int = after, process: subprocess.Popen[bytes] = process) -> None:
-                if received >= after:
-                    process.send_signal(signal.SIGKILL)
-
-            server.on_received = kill
-            assert process.wait(timeout=60) == -signal.SIGKILL
-            server.on_received = lambda _: None
-            assert send(server, path).sent <= PARTS
-            assert server.content(KEY) == path.read_bytes()
-            assert server.received - SIZE <= WORKERS * PART
-            assert not server.uploads
 
 
 def every(operation: str, fault: Fault, *, of: int = 3, times: int = 1 << 30) -> object:
