@@ -28,7 +28,6 @@ BLOCK_BYTES = 64 << 10
 _SOON_S = 0.05
 MOST_UNREAD_BYTES = 2 << 20
 """What one connection may hold of bytes that nobody has read: they are lost when this process is killed (tcp(7))."""
-_WINDOW_CLAMP = getattr(socket, "TCP_WINDOW_CLAMP", None)
 
 Address = tuple[str, int]
 Resolve = Callable[[str, int], list[Address]]
@@ -151,8 +150,7 @@ def _connect(address: Address, timeout_s: float, clock: Clock) -> WatchedSocket:
     try:
         socket.socket.settimeout(sock, timeout_s)  # to connect, Python's own is the one that works
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if _WINDOW_CLAMP is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, _WINDOW_CLAMP, MOST_UNREAD_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MOST_UNREAD_BYTES // 2)  # the kernel doubles it
         with Interruptible(sock.wake):
             sock.connect(address)
         sock.settimeout(timeout_s)

@@ -260,6 +260,7 @@ class _Fetcher:
         ranged.left = 1 + len(others)
         if self._read(ranged, *first) > first[1]:
             ranged.left, others = 1, []
+        ranged.place.rest()
         parts = [_Part(ranged, start, stop) for start, stop in others]
         return parts if not ranged.is_last() else self._finish(ranged)
 
