@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from bundler.domain.schedule import Job, Schedule, Widths
 from bundler.errors import BundleError
+from bundler.pacing import Bearing
 from bundler.transfer import Once, drain
 
 MOST = 64
 """Threads for small jobs, however many the far side bears."""
+
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 Work = TypeVar("Work")
 
@@ -18,17 +22,17 @@ Work = TypeVar("Work")
 class Crew(Generic[Work]):
     """Works a schedule off. `workers` large jobs may be under way; 1 means one job at a time of either kind.
 
-    `bears` says how many requests the far side bears now: that many small jobs may be under way, and half as many
-    as `workers` beside large ones.
+    `bearing` says how many requests the far side bears now: that many small jobs may be under way, and half as many
+    as `workers` beside large ones. Where it is on this machine, our processors decide how many large ones.
     """
 
     def __init__(
-        self, schedule: Schedule[Work], *, do: Callable[[Work], None], workers: int, bears: Callable[[], int]
+        self, schedule: Schedule[Work], *, do: Callable[[Work], None], workers: int, bearing: Callable[[], Bearing]
     ) -> None:
         self._schedule = schedule
         self._do = do
         self._workers = workers
-        self._bears = bears
+        self._bearing = bearing
         self._one = Once()
 
     def run(self) -> None:
@@ -49,15 +53,16 @@ class Crew(Generic[Work]):
             return self._begin()
 
     def _begin(self) -> list[Job[Work]]:
-        return self._schedule.begin(widths_of(self._workers, self._bears()))
+        return self._schedule.begin(widths_of(self._workers, self._bearing(), processors=PROCESSORS))
 
 
-def widths_of(workers: int, bears: int) -> Widths:
-    """Return how many jobs may be under way where the far side bears `bears` requests at a time."""
+def widths_of(workers: int, bearing: Bearing, *, processors: int) -> Widths:
+    """Return how many jobs may be under way where the far side bears so much."""
     if workers == 1:
         return Widths(large=1, small=1, total=1)
-    small = min(max(1, bears), MOST)
-    return Widths(large=workers, small=small, total=max(small, workers + (workers + 1) // 2))
+    large = min(workers, 2 * processors) if bearing.is_here else workers
+    small = min(max(1, bearing.requests), MOST)
+    return Widths(large=large, small=small, total=max(small, large + (large + 1) // 2))
 
 
 def _in_turn(job: Job[Work]) -> int:

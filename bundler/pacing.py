@@ -13,6 +13,8 @@ SAMPLES = 8
 WINDOWS = 16
 """Judgements after which the best latency ever seen is forgotten, and growth that brought nothing is tried again: a
 route may have changed."""
+HERE_S = 0.001
+"""Who answers within this is on this machine, or next to it."""
 GAIN = 0.5
 """The least share of what more at a time should bring in answers a second."""
 
@@ -42,6 +44,19 @@ class Limits:
             raise ValueError(f"a slack of {self.slack} would take every answer for a queued one")
 
 
+@dataclass(frozen=True, slots=True)
+class Bearing:
+    """What a host bears now, as far as its answers have said.
+
+    Attributes:
+        requests: how many at a time.
+        is_here: it answers within a millisecond: what is slow is our own processor, or a disk.
+    """
+
+    requests: int
+    is_here: bool = False
+
+
 class Limiter:
     """Requests at a time for one host. Not safe for several threads: whoever shares it holds a lock.
 
@@ -63,6 +78,11 @@ class Limiter:
         self._judgements = 0
         self._refusals_to_ignore = 0
         self._is_growing_fast = True
+
+    @property
+    def bearing(self) -> Bearing:
+        """What the host bears now."""
+        return Bearing(self.allowed, is_here=self._best_s is not None and self._best_s < HERE_S)
 
     def answered(self, latency_s: float, *, in_flight: int) -> None:
         """Take a good answer.

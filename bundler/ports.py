@@ -11,6 +11,7 @@ from bundler.domain.image_map import ImageMap
 from bundler.domain.oci import Descriptor, Index, Manifest
 from bundler.domain.reference import Reference
 from bundler.domain.release import Rendering
+from bundler.pacing import Bearing
 
 Sink = Callable[[memoryview], None]
 """Takes the next bytes of a stream; the memory is only valid during the call."""
@@ -104,8 +105,8 @@ class ImageRegistry(Protocol):
         """Whether the registry says that the repository has no tag, or does not exist; False where it does not say."""
         ...
 
-    def bears(self, name: Reference) -> int:
-        """How many requests at a time the registry bears now, as far as is known."""
+    def bearing(self, name: Reference) -> Bearing:
+        """What the registry bears now, as far as is known."""
         ...
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:

@@ -25,6 +25,7 @@ from bundler.domain.image_map import PrivateRegistry
 from bundler.domain.lock import Lock, lock_bytes, parse_lock
 from bundler.domain.oci import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Index, Manifest, parse_manifest
 from bundler.domain.reference import Reference
+from bundler.pacing import Bearing
 from bundler.ports import Reopen, Sink
 from bundler.stages.fetch import Supply, check_manifests, fetch
 from bundler.transfer import Pace
@@ -90,9 +91,9 @@ class Nowhere:
         del name
         return True
 
-    def bears(self, name: Reference) -> int:
+    def bearing(self, name: Reference) -> Bearing:
         del name
-        return 8
+        return Bearing(8)
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         del name, mount_from

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bundler.domain.url import Origin
-from bundler.pacing import Limiter, Limits
+from bundler.pacing import Bearing, Limiter, Limits
 from bundler.transfer import Once, Slot, Slots
 
 START = 8
@@ -40,9 +40,9 @@ class HostPace:
         self._learning = Once()
 
     @property
-    def allowed(self) -> int:
-        """Requests at a time now."""
-        return self._limiter.allowed
+    def bearing(self) -> Bearing:
+        """What the host bears now."""
+        return self._limiter.bearing
 
     def enter(self) -> Slot:
         """Wait until there is room for one more request; one that belongs to another of this thread has room.

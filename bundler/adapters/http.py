@@ -35,7 +35,7 @@ from bundler.adapters.proxies import Proxies, Proxy
 from bundler.domain.credentials import Secret
 from bundler.domain.url import Origin, Url
 from bundler.errors import FormatError, LimitError, NetworkError, TransientError
-from bundler.pacing import Limits
+from bundler.pacing import Bearing, Limits
 from bundler.retry import MAX_RETRY_AFTER_S, asked_wait_s
 from bundler.transfer import Once, Slot, check_stopped, pause
 
@@ -225,9 +225,9 @@ class Transport:
                 self._trusting[ca_files] = Transport(settings)
             return self._trusting[ca_files]
 
-    def bears(self, origin: Origin) -> int:
-        """How many requests at a time a host bears now, as far as its answers have said."""
-        return self._hosts.of(origin).allowed
+    def bearing(self, origin: Origin) -> Bearing:
+        """What a host bears now, as far as its answers have said."""
+        return self._hosts.of(origin).bearing
 
     def send(self, request: Request) -> Answer:
         """Return the answer, redirects of GET and HEAD followed.
@@ -305,7 +305,7 @@ class Transport:
         where = str(url.origin) if proxy is None else f"{url.origin} (through the proxy {proxy.url.origin})"
         patience_s = self.settings.first_byte_timeout_s
         with translated(request.subject, where, is_direct=proxy is None):
-            connection = self._pool.take(route) or Connection(route, context=self._tls(), patience_s=patience_s)
+            connection = self._pool.take(route) or Connection(route, context=self._tls, patience_s=patience_s)
             try:
                 connection.send(request.method, url, headers, request.body)
                 head = connection.receive(request.method, within_s=request.answer_within_s or patience_s)

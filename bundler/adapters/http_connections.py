@@ -8,7 +8,7 @@ import ssl
 import time
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -91,7 +91,7 @@ class Route:
 class Connection:
     """One connection: a request, its answer read to the end, and the next request."""
 
-    def __init__(self, route: Route, *, context: ssl.SSLContext, patience_s: float) -> None:
+    def __init__(self, route: Route, *, context: Callable[[], ssl.SSLContext], patience_s: float) -> None:
         self.route = route
         self._patience_s = patience_s
         self._held = b""
@@ -100,11 +100,11 @@ class Connection:
         self._sock: _Socket = route.gate.open(near.host, near.port)
         try:
             if route.proxy is not None and near.scheme == "https":
-                self._secure(context, near.host)
+                self._secure(context(), near.host)
             if route.proxy is not None and not route.is_forwarded:
                 self._pass(route.proxy)
             if route.origin.scheme == "https":
-                self._secure(context, route.origin.host)
+                self._secure(context(), route.origin.host)
         except BaseException:
             self.close()
             raise

@@ -44,6 +44,7 @@ from bundler.errors import (
     MissingRepositoryError,
     NotFoundUpstreamError,
 )
+from bundler.pacing import Bearing
 from bundler.ports import Put, Reopen, Sink
 from bundler.retry import RetryPolicy, retry
 from bundler.transfer import Once, pause
@@ -167,9 +168,9 @@ class RegistryClient:
 
         return self._with_retry(name, ask)
 
-    def bears(self, name: Reference) -> int:
-        """How many requests at a time the registry bears now, as far as its answers have said."""
-        return self._session(name).bears
+    def bearing(self, name: Reference) -> Bearing:
+        """What the registry bears now, as far as its answers have said."""
+        return self._session(name).bearing
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give the repository a blob; return True where a mount, or that it was there, saved the bytes.

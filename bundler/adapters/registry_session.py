@@ -19,6 +19,7 @@ from bundler.domain.credentials import Secret
 from bundler.domain.oci import parse_strict_json
 from bundler.domain.url import Url
 from bundler.errors import AccessError, BundleError, FormatError, NetworkError
+from bundler.pacing import Bearing
 
 Body = Callable[[], Iterable[memoryview]]
 
@@ -110,9 +111,9 @@ class Session:
             raise
 
     @property
-    def bears(self) -> int:
-        """How many requests at a time the registry bears now."""
-        return self._transport.bears(self.endpoint.origin)
+    def bearing(self) -> Bearing:
+        """What the registry bears now."""
+        return self._transport.bearing(self.endpoint.origin)
 
     def location(self, answer: Answer, call: Call) -> Url:
         """Return where an upload goes on.

@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with the exit code that says what happened."""
     signal.signal(signal.SIGTERM, _terminated)
     _require_streams()
-    gc.set_threshold(50_000, 20, 50)  # imports make much and throw nothing away: looking for garbage costs a tenth
+    gc.set_threshold(200_000, 20, 50)  # imports make much and throw nothing away: looking for garbage costs a tenth
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of libraries are for who develops; python -W shows them
     try:

@@ -200,8 +200,8 @@ def push(
     del uploads
     pusher = _Pusher(archive=archive, registry=registry, pace=pace)
     if plan.missing:
-        bears = partial(registry.bears, plan.missing[0].target)
-        Crew(Schedule(jobs, rank=rank_of), do=pusher.do, workers=pace.workers, bears=bears).run()
+        bearing = partial(registry.bearing, plan.missing[0].target)
+        Crew(Schedule(jobs, rank=rank_of), do=pusher.do, workers=pace.workers, bearing=bearing).run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

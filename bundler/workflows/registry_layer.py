@@ -5,6 +5,7 @@ from __future__ import annotations
 from bundler.domain.digest import Digest
 from bundler.domain.oci import Descriptor
 from bundler.domain.reference import Reference
+from bundler.pacing import Bearing
 from bundler.ports import ImageRegistry, Reopen
 
 
@@ -26,9 +27,9 @@ class RegistryLayer:
         """Whether a repository is known to have no tag."""
         return self.registry.is_new(name)
 
-    def bears(self, name: Reference) -> int:
-        """How many requests at a time the registry bears."""
-        return self.registry.bears(name)
+    def bearing(self, name: Reference) -> Bearing:
+        """What the registry bears."""
+        return self.registry.bearing(name)
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         """Give a repository a blob; True where a mount saved the bytes."""

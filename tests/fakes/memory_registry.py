@@ -9,6 +9,7 @@ from bundler.domain.digest import Digest
 from bundler.domain.oci import Descriptor, Index, Manifest, parse_manifest
 from bundler.domain.reference import Reference
 from bundler.errors import ConflictError, DigestError, NotFoundUpstreamError
+from bundler.pacing import Bearing
 from bundler.ports import Reopen, Sink
 from tests.fakes.images import FakeImage
 
@@ -62,9 +63,9 @@ class MemoryRegistry:
         self._note(f"GET tags {name.name}")
         return not self.tags.get(name.name)
 
-    def bears(self, name: Reference) -> int:
+    def bearing(self, name: Reference) -> Bearing:
         del name
-        return 8
+        return Bearing(8)
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         other = self.blobs.get(f"{name.registry}/{mount_from}", {}) if mount_from and self.mounts else {}

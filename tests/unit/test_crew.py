@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from bundler.crew import MOST, Crew, widths_of
-from bundler.domain.schedule import Job, Schedule
+from bundler.domain.schedule import Job, Schedule, Widths
 from bundler.errors import BundleError
+from bundler.pacing import Bearing
 
 
 def crew(jobs: list[Job[int]], done: list[int], *, workers: int = 3) -> Crew[int]:
-    return Crew(Schedule(jobs, rank=lambda work: (work,)), do=done.append, workers=workers, bears=lambda: 8)
+    return Crew(Schedule(jobs, rank=lambda work: (work,)), do=done.append, workers=workers, bearing=lambda: Bearing(8))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -33,11 +34,18 @@ def test_jobs_that_wait_for_each_other_are_no_success() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "bears", "small", "total"),
-    [(8, 8, 8, 12), (8, 40, 40, 40), (8, 1, 1, 12), (3, 500, MOST, MOST), (1, 64, 1, 1)],
+    ("workers", "bearing", "large", "small", "total"),
+    [
+        (8, Bearing(8), 8, 8, 12),
+        (8, Bearing(40), 8, 40, 40),
+        (8, Bearing(1), 8, 1, 12),
+        (8, Bearing(8, is_here=True), 4, 8, 8),
+        (3, Bearing(8, is_here=True), 3, 8, 8),
+        (3, Bearing(500), 3, MOST, MOST),
+        (1, Bearing(64), 1, 1, 1),
+    ],
 )
 def test_small_jobs_are_as_many_as_the_far_side_bears_and_large_ones_leave_them_room(
-    workers: int, bears: int, small: int, total: int
+    workers: int, bearing: Bearing, large: int, small: int, total: int
 ) -> None:
-    widths = widths_of(workers, bears)
-    assert (widths.large, widths.small, widths.total) == (workers, small, total)
+    assert widths_of(workers, bearing, processors=2) == Widths(large=large, small=small, total=total)

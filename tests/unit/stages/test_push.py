@@ -16,6 +16,7 @@ from bundler.domain.lock import Lock
 from bundler.domain.oci import OCI_MANIFEST, Descriptor, Manifest, Platform, parse_manifest
 from bundler.domain.reference import Reference
 from bundler.errors import ConflictError, DigestError, NetworkError
+from bundler.pacing import Bearing
 from bundler.ports import Reopen
 from bundler.stages.push import Push, PushPlan, observe, plan_push, push, pushes_of
 from bundler.stages.resolve import WantedImage, resolve
@@ -248,12 +249,12 @@ def test_as_many_small_blobs_are_under_way_as_the_registry_bears() -> None:
     layers = [layer_bytes(f"many {number}", 900) for number in range(400)]
     for borne in (2, 30):
         pushes, blobs = only_of(image("many", layers=layers))
-        registry = Bearing(borne)
+        registry = Crowded(borne)
         push(plan(pushes, registry), archive=blobs, registry=registry)
         assert registry.most == borne
 
 
-class Bearing(MemoryRegistry):
+class Crowded(MemoryRegistry):
     """Counts uploads that are under way at one time; each waits until no other can join it."""
 
     def __init__(self, borne: int) -> None:
@@ -262,9 +263,9 @@ class Bearing(MemoryRegistry):
         self._borne = borne
         self._change = threading.Condition()
 
-    def bears(self, name: Reference) -> int:
+    def bearing(self, name: Reference) -> Bearing:
         del name
-        return self._borne
+        return Bearing(self._borne)
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
         with self._change:
