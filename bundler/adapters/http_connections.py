@@ -9,7 +9,6 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -89,10 +88,15 @@ class Route:
 
 
 class Connection:
-    """One connection: a request, its answer read to the end, and the next request."""
+    """One connection: a request, its answer read to the end, and the next request.
+
+    Attributes:
+        is_whole: whether all that was to be sent was taken; else no other request may follow.
+    """
 
     def __init__(self, route: Route, *, context: Callable[[], ssl.SSLContext], patience_s: float) -> None:
         self.route = route
+        self.is_whole = True
         self._patience_s = patience_s
         self._held = b""
         self._limit_s: float | None = None
@@ -109,9 +113,7 @@ class Connection:
             self.close()
             raise
 
-    def send(
-        self, method: str, url: Url, headers: Mapping[str, str], body: bytes | Iterable[memoryview] | None
-    ) -> None:
+    def send(self, method: str, url: Url, headers: Mapping[str, str], body: Outgoing) -> None:
         """Send a request whose `headers` say how long the body is.
 
         A peer that does not listen any more may have said why: then nothing is raised, and the answer is read.
@@ -124,20 +126,25 @@ class Connection:
         target = str(url) if self.route.is_forwarded else url.target
         head = _head(f"{method} {target} HTTP/1.1", {"Host": url.origin.authority, **headers, **proxied})
         self._limit(self._patience_s)
-        with suppress(BrokenPipeError, ConnectionResetError):
-            if isinstance(body, bytes):
-                self._sock.sendall(head + body)
-                return
-            for piece in body or ():
-                if head and len(piece) <= _TOGETHER_BYTES:
-                    self._sock.sendall(b"".join((head, piece)))
-                else:
-                    if head:
-                        self._sock.sendall(head)
-                    self._sock.sendall(piece)
-                head = b""
-            if head:
-                self._sock.sendall(head)
+        try:
+            self._send(head, body)
+        except (BrokenPipeError, ConnectionResetError):
+            self.is_whole = False
+
+    def _send(self, head: bytes, body: Outgoing) -> None:
+        if isinstance(body, bytes):
+            self._sock.sendall(head + body)
+            return
+        for piece in body or ():
+            if head and len(piece) <= _TOGETHER_BYTES:
+                self._sock.sendall(b"".join((head, piece)))
+            else:
+                if head:
+                    self._sock.sendall(head)
+                self._sock.sendall(piece)
+            head = b""
+        if head:
+            self._sock.sendall(head)
 
     def receive(self, method: str, *, within_s: float) -> Head:
         """Return the head of the answer to the request that was sent last.
@@ -302,7 +309,7 @@ class Response:
                     pass
         except (HeadError, OSError):
             self.is_done = False
-        if self.is_done and self._keeps_alive:
+        if self.is_done and self._keeps_alive and self._connection.is_whole:
             self._pool.give(self._connection)
         else:
             self._connection.close()
