@@ -95,9 +95,9 @@ def test_a_host_that_refuses_gets_half_as_many_and_never_fewer_for_being_slow() 
             slot = pace.enter()
             pace.answered(latency)
             slot.leave()
-    assert pace.allowed == 8
+    assert pace.bearing.requests == 8
     pace.refused()
-    assert pace.allowed == 4
+    assert pace.bearing.requests == 4
 
 
 def test_no_more_requests_than_a_host_bears_are_under_way() -> None:

@@ -629,7 +629,9 @@ def test_a_teams_ami_that_is_pending_when_all_are_killed_is_adopted_and_its_buil
 
 
 def test_a_teams_template_that_fails_or_is_none_is_told_and_nothing_stays(cloud: Lab) -> None:
-    team_template(cloud.folder / "faulty" / "packer", cloud, "echo out of room >&2", "exit 3")
+    team_template(
+        cloud.folder / "faulty" / "packer", cloud, "echo out of room >&2", "sleep 0.5", "exit 3"
+    )  # packer may drop what comes with the exit
     space = cloud.space("faulty", team_ami("faulty", "2"))
     said = " ".join(space.bundle(*BUILD, expect=6).stderr.split())
     assert "running a script: Script exited with non-zero exit status: 3" in said
