@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -14,8 +13,6 @@ from bundler.transfer import Once, drain
 MOST = 64
 """Threads for small jobs, however many the far side bears."""
 
-PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
 Work = TypeVar("Work")
 
 
@@ -23,7 +20,7 @@ class Crew(Generic[Work]):
     """Works a schedule off. `workers` large jobs may be under way; 1 means one job at a time of either kind.
 
     `bearing` says how many requests the far side bears now: that many small jobs may be under way, and half as many
-    as `workers` beside large ones. Where it is on this machine, our processors decide how many large ones.
+    as `workers` beside large ones; to a far side on this machine no more large ones either.
     """
 
     def __init__(
@@ -53,14 +50,14 @@ class Crew(Generic[Work]):
             return self._begin()
 
     def _begin(self) -> list[Job[Work]]:
-        return self._schedule.begin(widths_of(self._workers, self._bearing(), processors=PROCESSORS))
+        return self._schedule.begin(widths_of(self._workers, self._bearing()))
 
 
-def widths_of(workers: int, bearing: Bearing, *, processors: int) -> Widths:
+def widths_of(workers: int, bearing: Bearing) -> Widths:
     """Return how many jobs may be under way where the far side bears so much."""
     if workers == 1:
         return Widths(large=1, small=1, total=1)
-    large = min(workers, 2 * processors) if bearing.is_here else workers
+    large = min(workers, max(1, bearing.requests)) if bearing.is_here else workers
     small = min(max(1, bearing.requests), MOST)
     return Widths(large=large, small=small, total=max(small, large + (large + 1) // 2))
 

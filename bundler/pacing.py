@@ -80,9 +80,9 @@ class Limiter:
         self._is_growing_fast = True
 
     @property
-    def bearing(self) -> Bearing:
-        """What the host bears now."""
-        return Bearing(self.allowed, is_here=self._best_s is not None and self._best_s < HERE_S)
+    def is_here(self) -> bool:
+        """Whether it is on this machine or next to it."""
+        return self._best_s is not None and self._best_s < HERE_S
 
     def answered(self, latency_s: float, *, in_flight: int) -> None:
         """Take a good answer.

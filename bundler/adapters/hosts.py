@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from bundler.domain.url import Origin
 from bundler.pacing import Bearing, Limiter, Limits
 from bundler.transfer import Once, Slot, Slots
 
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 START = 8
 MOST = 64
 SHARED = Limits(start=START, most=8)
@@ -32,17 +34,23 @@ def limits_of(origin: Origin) -> Limits:
 
 
 class HostPace:
-    """One host's limit, and who is under way there."""
+    """One host's limit, and who is under way there.
 
-    def __init__(self, limits: Limits) -> None:
+    To a host on this machine, or next to it, go at most two requests for each of our processors: bytes to and from it
+    are their work, and more of them at a time push each other out of their caches.
+    """
+
+    def __init__(self, limits: Limits, *, processors: int = PROCESSORS) -> None:
         self._limiter = Limiter(limits)
-        self._slots = Slots(lambda: self._limiter.allowed)
+        self._processors = processors
+        self._slots = Slots(lambda: self.bearing.requests)
         self._learning = Once()
 
     @property
     def bearing(self) -> Bearing:
         """What the host bears now."""
-        return self._limiter.bearing
+        allowed, is_here = self._limiter.allowed, self._limiter.is_here
+        return Bearing(min(allowed, 2 * self._processors) if is_here else allowed, is_here=is_here)
 
     def enter(self) -> Slot:
         """Wait until there is room for one more request; one that belongs to another of this thread has room.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 
-from bundler.domain.site import DNS_ADDRESS
-
+DNS_ADDRESS = 10
+"""Which address of the Service network is cluster DNS (EKS user guide, "Amazon EKS networking requirements")."""
 CORE_NAMESPACE = "kube-system"
 CORE_OBJECTS: Mapping[str, tuple[str, str]] = {
     "aws-vpc-cni": ("DaemonSet", "aws-node"),
@@ -25,7 +25,7 @@ def site_values(release: str, *, endpoint: str, service_cidr: str) -> dict[str, 
     """Return the values of a core release that follow from the cluster; the definition's own go over them.
 
     kube-proxy needs the API server's own address, because it makes the Service addresses; CoreDNS needs the one
-    that kubelets tell pods, the tenth of the Service network (EKS user guide, "Amazon EKS networking requirements").
+    that kubelets tell pods.
     """
     if release == "kube-proxy":
         return {"clusterEndpoint": endpoint}

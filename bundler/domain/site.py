@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from bundler.domain.core import DNS_ADDRESS
 from bundler.domain.document import Document, validate
 from bundler.domain.partition import DNS_SUFFIXES, refuse_other_partition
 from bundler.domain.proxy import Proxy, is_plain_host
@@ -43,8 +44,6 @@ LabelKey = Annotated[str, StringConstraints(pattern=rf"^{_LABEL_KEY}$")]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
 _PEM = re.compile(rb"\A-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\s*\Z")
 MAX_CA_BYTES = 16 << 10
-DNS_ADDRESS = 10
-"""Which address of the Service network is cluster DNS (EKS user guide, "Amazon EKS networking requirements")."""
 VpcId = Annotated[str, StringConstraints(pattern=r"^vpc-[0-9a-f]{8,17}$")]
 
 

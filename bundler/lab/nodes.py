@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundler.domain.site import DNS_ADDRESS
+from bundler.domain.core import DNS_ADDRESS
 from bundler.errors import AccessError, BundleError, FormatError
 from bundler.lab.eks_tokens import AccessEntry, find_entry
 from bundler.lab.instances import Instance

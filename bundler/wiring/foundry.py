@@ -20,8 +20,10 @@ from bundler.wiring.surroundings import Surroundings, retry_policy
 
 if TYPE_CHECKING:
     from bundler.adapters.aws.clients import Aws
+    from bundler.adapters.aws.ebs import EbsDirect
     from bundler.adapters.packer import PackerAccess, PackerSettings
     from bundler.domain.definition import Definition
+    from bundler.exports import ExportFolder
     from bundler.stages.bake import Bakery
     from bundler.stages.pin import Sights
     from bundler.workflows.bakes import Foundry
@@ -39,8 +41,6 @@ _PROXIES = frozenset(("http_proxy", "https_proxy", "no_proxy"))
 
 def foundry(definition: Definition, cache: Cache, surroundings: Surroundings) -> Foundry:
     """Return the foundry; nothing of AWS or Packer is touched before it is needed."""
-    from bundler.adapters.aws.ebs import EbsDirect
-    from bundler.exports import ExportFolder
     from bundler.workflows.bakes import Foundry
 
     region = definition.builder.region or definition.source.region
@@ -50,10 +50,22 @@ def foundry(definition: Definition, cache: Cache, surroundings: Surroundings) ->
         account=functools.cache(lambda: _account(aws())),
         region=region,
         bakery=functools.cache(lambda: _bakery(aws(), region, cache, surroundings)),
-        reader=lambda: EbsDirect(service=aws().service("ebs"), policy=retry_policy(surroundings)),
-        place=lambda key: ExportFolder(cache, key=key),
+        reader=lambda: _reader(aws(), surroundings),
+        place=lambda key: _export_folder(cache, key),
         template=data_folder("packer") / TEMPLATE,
     )
+
+
+def _reader(aws: Aws, surroundings: Surroundings) -> EbsDirect:
+    from bundler.adapters.aws.ebs import EbsDirect
+
+    return EbsDirect(service=aws.service("ebs"), policy=retry_policy(surroundings))
+
+
+def _export_folder(cache: Cache, key: str) -> ExportFolder:
+    from bundler.exports import ExportFolder
+
+    return ExportFolder(cache, key=key)
 
 
 def _account(aws: Aws) -> str:

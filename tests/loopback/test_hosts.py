@@ -100,6 +100,17 @@ def test_a_host_that_refuses_gets_half_as_many_and_never_fewer_for_being_slow() 
     assert pace.bearing.requests == 4
 
 
+def test_a_host_on_this_machine_gets_two_requests_for_each_processor_until_it_is_far() -> None:
+    pace = HostPace(Limits(start=8, most=64), processors=2)
+    assert (pace.bearing.requests, pace.bearing.is_here) == (8, False)
+    for latency, requests in ((0.0005, 4), (0.02, 8)):
+        for _ in range(400):
+            slot = pace.enter()
+            pace.answered(latency)
+            slot.leave()
+        assert pace.bearing.requests == requests
+
+
 def test_no_more_requests_than_a_host_bears_are_under_way() -> None:
     under_way, most, lock = 0, 0, threading.Lock()
 

@@ -39,8 +39,8 @@ def test_jobs_that_wait_for_each_other_are_no_success() -> None:
         (8, Bearing(8), 8, 8, 12),
         (8, Bearing(40), 8, 40, 40),
         (8, Bearing(1), 8, 1, 12),
-        (8, Bearing(8, is_here=True), 4, 8, 8),
-        (3, Bearing(8, is_here=True), 3, 8, 8),
+        (8, Bearing(4, is_here=True), 4, 4, 6),
+        (3, Bearing(4, is_here=True), 3, 4, 5),
         (3, Bearing(500), 3, MOST, MOST),
         (1, Bearing(64), 1, 1, 1),
     ],
@@ -48,4 +48,4 @@ def test_jobs_that_wait_for_each_other_are_no_success() -> None:
 def test_small_jobs_are_as_many_as_the_far_side_bears_and_large_ones_leave_them_room(
     workers: int, bearing: Bearing, large: int, small: int, total: int
 ) -> None:
-    assert widths_of(workers, bearing, processors=2) == Widths(large=large, small=small, total=total)
+    assert widths_of(workers, bearing) == Widths(large=large, small=small, total=total)
