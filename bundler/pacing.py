@@ -72,7 +72,6 @@ class Limiter:
         self._answers = 0
         self._fullest = 0
         self._latencies_s = 0.0
-        self._in_flight = 0
         self._before: tuple[int, float] | None = None
         self._rest = 0
         self._judgements = 0
@@ -97,12 +96,13 @@ class Limiter:
         self._fastest_s = latency_s if self._fastest_s is None else min(self._fastest_s, latency_s)
         self._fullest = max(self._fullest, in_flight)
         self._latencies_s += latency_s
-        self._in_flight += in_flight
         self._answers += 1
         if self._answers < SAMPLES:
             return
         fastest_s, is_full = self._fastest_s, self._fullest >= self.allowed
-        rate = self._in_flight / max(self._latencies_s, 1e-9)  # answers a second, by Little's law
+        # Answers a second with as many under way as are allowed, by Little's law: that they were fewer on the way there
+        # is no fault of the host.
+        rate = self.allowed * self._answers / max(self._latencies_s, 1e-9)
         self._begin_window()
         self._judge(fastest_s, rate, is_full=is_full)
 
@@ -118,7 +118,7 @@ class Limiter:
 
     def _begin_window(self) -> None:
         self._fastest_s, self._answers, self._fullest = None, 0, 0
-        self._latencies_s, self._in_flight = 0.0, 0
+        self._latencies_s = 0.0
 
     def _judge(self, fastest_s: float, rate: float, *, is_full: bool) -> None:
         best_s = fastest_s if self._best_s is None else self._best_s

@@ -96,7 +96,7 @@ def jobs_option(command: Command) -> Command:
         "-j",
         "--jobs",
         type=click.IntRange(1, 64),
-        default=8,
+        default=16,
         show_default=True,
         metavar="N",
         help="Transfers at a time, as far as each host bears them.",

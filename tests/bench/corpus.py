@@ -38,7 +38,7 @@ ROOT = Path("/usr")
 MIB = 1 << 20
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-EDITION = "1"
+EDITION = "2"
 """Another one for another content; a corpus that is there is taken as it is."""
 ARCHITECTURES = ("amd64", "arm64")
 IMAGES = 20
@@ -47,7 +47,7 @@ _UNPACKED = 2.75
 """Bytes of /usr in a byte of gzip."""
 _BASES = (28, 45, 70)
 _RUNTIMES = (40, 60, 90, 120)
-_LARGEST = 160
+_LARGEST = 130
 """Sizes of shared layers, and of the largest one, in MiB as gzip."""
 _FIRST, _SECOND = 1_700_000_000, 1_730_000_000
 """When the files of each version were changed."""

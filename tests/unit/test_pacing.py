@@ -23,6 +23,15 @@ def test_a_far_host_is_asked_more_at_a_time_up_to_the_limit() -> None:
     assert seen == [16, 32, 64, 64, 64]
 
 
+def test_growth_is_not_taken_back_because_requests_came_one_by_one() -> None:
+    """The first ones after a growth are fewer than are allowed now: that says nothing of the host."""
+    limiter = Limiter(FAR)
+    answers(limiter, SAMPLES, 0.030)
+    for under_way in (*range(9, 9 + SAMPLES - 1), 16):
+        limiter.answered(0.030, in_flight=under_way)
+    assert limiter.allowed == 32
+
+
 def test_a_near_host_is_not_asked_more_at_a_time() -> None:
     limiter = Limiter(FAR)
     answers(limiter, 50 * SAMPLES, 0.0005)
