@@ -198,13 +198,16 @@ class Connection:
 
     def _head(self) -> bytes:
         """Return what comes before the next empty line; empty lines before it are skipped (RFC 9112 §2.2)."""
+        searched = 0
         while True:
-            self._held = self._held.lstrip(b"\r\n")
-            match = _EMPTY_LINE.search(self._held)
+            if not searched:
+                self._held = self._held.lstrip(b"\r\n")
+            match = _EMPTY_LINE.search(self._held, max(0, searched - len(b"\r\n\r")))
             if match is not None:
                 break
             if len(self._held) > MAX_HEAD_BYTES:
                 raise OversizedError("headers without an end")
+            searched = len(self._held)
             self._held += self._more()
         head, self._held = self._held[: match.start()], self._held[match.end() :]
         return head
@@ -302,17 +305,20 @@ class Response:
 
     def leave(self) -> None:
         """Let go of the connection; nothing may be read any more. Next to nothing is read, else it would be lost."""
+        serves_again = False
         try:
             if not self.is_done and self.left is not None and self.left <= MAX_UNREAD_BYTES:
                 rest = memoryview(bytearray(self.left))
                 while self.readinto(rest):
                     pass
+            serves_again = self.is_done and self._keeps_alive and self._connection.is_whole
         except (HeadError, OSError):
-            self.is_done = False
-        if self.is_done and self._keeps_alive and self._connection.is_whole:
-            self._pool.give(self._connection)
-        else:
-            self._connection.close()
+            serves_again = False
+        finally:
+            if serves_again:
+                self._pool.give(self._connection)
+            else:
+                self._connection.close()
 
     def _some(self, view: memoryview) -> int:
         if self._is_chunked and not self._left and not self.is_done:

@@ -1,7 +1,7 @@
 """A corpus of images from the files of this machine's /usr: the same bytes each time, built once and kept.
 
 20 images, 19 of them indexes of two platforms (five with attestations), two of Docker schema 2, four to eight layers,
-shared bases and runtimes; gzip -6 and (every fifth image) zstd -3. At scale 1 about 290 blobs and 1.9 GB. What stands
+shared bases and runtimes; gzip -6 and (every fifth image) zstd -3. At scale 1 about 290 blobs and 1.8 GB. What stands
 for arm64 is the content of amd64 with every byte exchanged for another: other digests, equally compressible.
 
 Version 2 is the next release: 8 images are the same, 8 have edited application layers, 4 stand on a patched base.

@@ -28,7 +28,7 @@ class Place:
     count: int = 0
     digest: str = ""
     is_done: bool = False
-    sha256: object = field(default_factory=hashlib.sha256, repr=False)
+    sha256: hashlib._Hash = field(default_factory=hashlib.sha256, repr=False)
 
 
 class _Handler(CountingHandler, BaseHTTPRequestHandler):
@@ -98,7 +98,7 @@ class _Handler(CountingHandler, BaseHTTPRequestHandler):
         held = self._take(place.removeprefix("uploads/"), digest=query["digest"])
         if held is None:
             return
-        if self.far.hashes and f"sha256:{held.sha256.hexdigest()}" != query["digest"]:  # type: ignore[attr-defined]
+        if self.far.hashes and f"sha256:{held.sha256.hexdigest()}" != query["digest"]:
             self.say(400, body=b'{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}')
             return
         with self.far.lock:
@@ -163,6 +163,6 @@ class CountingSink(CountingServer):
     def count(self, place: Place, piece: memoryview) -> None:
         """Take a piece of an upload."""
         if self.hashes:
-            place.sha256.update(piece)  # type: ignore[attr-defined]
+            place.sha256.update(piece)
         place.count += len(piece)
         self.bytes.add(len(piece))

@@ -189,22 +189,26 @@ def test_a_header_that_would_become_two_is_not_sent() -> None:
 
 def test_an_answer_that_comes_before_the_body_was_sent_is_read() -> None:
     """A registry that refuses says so and hangs up: what it said counts, not that the pipe broke."""
+    hung_up = threading.Event()
 
-    def early(listener: socket.socket) -> None:
+    def refuse(listener: socket.socket) -> None:
         connection, _ = listener.accept()
-        with connection:
-            connection.recv(1000)
-            connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(1 << 16):
-                pass
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        connection.close()  # with bytes that nobody has read: the client's next ones are answered by a reset
+        hung_up.set()
+
+    def body() -> Iterator[memoryview]:
+        yield memoryview(bytes(1 << 16))
+        hung_up.wait()
+        for _ in range(63):
+            yield memoryview(bytes(1 << 16))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        worker = threading.Thread(target=early, args=(listener,))
+        worker = threading.Thread(target=refuse, args=(listener,))
         worker.start()
         url = Url.parse(f"http://127.0.0.1:{listener.getsockname()[1]}/up")
-        body = (memoryview(bytes(1 << 16)) for _ in range(64))
-        request = Request(url=url, subject="blob", method="PUT", body=body, body_bytes=64 << 16)
+        request = Request(url=url, subject="blob", method="PUT", body=body(), body_bytes=64 << 16)
         with Transport(TransportSettings()).send(request) as answer:
             assert (answer.status, answer.read(10)) == (413, b"no")
         worker.join()
