@@ -56,7 +56,7 @@ class Push:
     Attributes:
         source: its name in the bundle, for people.
         target: `registry/repository:tag` to push to; the tag may change where it is taken and immutable.
-        manifests: every manifest, children before the index that names them; the last one gets the tag.
+        manifests: every manifest, the last one that names the others; it gets the tag.
         blobs: config and layers, each once.
     """
 
@@ -357,14 +357,16 @@ class _Pusher:
         return how
 
     def manifests(self, item: Push) -> None:
-        """Put an image's manifests, the tag last, and ask what the tag names then."""
-        for manifest in item.manifests[:-1]:
-            target = replace(item.target, tag=None, digest=manifest.digest)
-            self.registry.put_manifest(target, self.archive.read(manifest.digest), manifest.media_type)
-        last = item.manifests[-1]
+        """Put an image's manifests, the one with the tag last, and ask what the tag names then."""
+        *children, last = item.manifests
+        parallel_map(partial(self._put_child, item), children, workers=self.pace.workers)
         self.registry.put_manifest(item.target, self.archive.read(last.digest), last.media_type)
         self._read_back(item)
         self.pace.emit(ItemDone(phase="push", item=str(item.target), how="tagged"))
+
+    def _put_child(self, item: Push, manifest: Blob) -> None:
+        target = replace(item.target, tag=None, digest=manifest.digest)
+        self.registry.put_manifest(target, self.archive.read(manifest.digest), manifest.media_type)
 
     def _read_back(self, item: Push) -> None:
         held = self.registry.manifest_digest(item.target)

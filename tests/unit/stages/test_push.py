@@ -277,6 +277,21 @@ class Crowded(MemoryRegistry):
             return super().upload_blob(name, blob, content, mount_from=mount_from)
 
 
+def test_the_manifests_that_an_index_names_go_together_before_it(tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+
+    class Together(MemoryRegistry):
+        def put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> Digest:
+            if reference.tag is None:
+                both.wait(timeout=10)
+            return super().put_manifest(reference, raw, media_type)
+
+    pushes, blobs = bundle(tmp_path)
+    registry = Together()
+    push(plan(pushes, registry), archive=blobs, registry=registry)
+    assert registry.tags == {one.target.name: {str(one.target.tag): one.digest} for one in pushes}
+
+
 def test_push_goes_on_after_dying_at_any_step(tmp_path: Path) -> None:
     pushes, blobs = bundle(tmp_path)
     whole = MemoryRegistry()
