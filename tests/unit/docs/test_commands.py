@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -44,6 +45,28 @@ def test_a_command_in_the_documents_exists_and_has_these_options(path: Path, lin
 def test_the_guide_has_every_command() -> None:
     text = GUIDE.read_text(encoding="utf-8")
     assert [name for name in COMMANDS if f"bundle {name}" not in text] == []
+
+
+def every_option(command: click.Command, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each option of a command and of those below it: whose it is, and its names."""
+    for option in command.params:
+        if isinstance(option, click.Option):
+            yield name, (*option.opts, *option.secondary_opts)
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for inner in command.list_commands(context):
+                found = command.get_command(context, inner)
+                assert found is not None
+                yield from every_option(found, f"{name} {inner}")
+
+
+def test_every_option_is_explained_in_some_page() -> None:
+    """By one of its names; docs/output, where `--help` is, does not count."""
+    pages = [README, *GUIDE.parent.glob("*.md")]
+    told = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "\n".join(path.read_text(encoding="utf-8") for path in pages)))
+    found = list(every_option(cli, "bundle"))
+    assert len(found) > 100
+    assert [(name, names) for name, names in found if told.isdisjoint(names)] == []
 
 
 def test_the_guide_has_every_exit_code() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from bundler.adapters.documents import parse_document
+from bundler.archive.extents import MAX_SPANS
 from bundler.archive.layout import LOCK_PATH, METADATA, blob_entries
 from bundler.archive.root import MEMBERS_PATH, ROOT_PATH, TRUST_PATH, Root, Totals
 from bundler.domain.definition import definition_schema
@@ -124,6 +126,11 @@ def test_members_and_roles_are_those_of_the_layout() -> None:
         "ami-table",
         "ami-pack",
     }  # the lab's bundle has neither
+
+
+def test_the_record_of_an_unfinished_member_has_room_for_as_many_spans_as_described() -> None:
+    text = FORMATS.read_text(encoding="utf-8")
+    assert re.findall(r"number of spans \((\d+) at most\)", text) == [str(MAX_SPANS)]
 
 
 def test_the_root_is_described_with_all_its_keys() -> None:
