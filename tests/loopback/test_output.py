@@ -13,16 +13,23 @@ from typing import Any
 
 import pytest
 
+from bundler import wiring
+from bundler.archive.identity import self_consistent
 from bundler.cli.main import COMMANDS
+from bundler.domain.image_map import PrivateRegistry
+from bundler.domain.lock import parse_lock
 from bundler.lab.lab import LabFacts
 from bundler.lab.tools import Tools
 from bundler.trust import parse_trust_chain, trust_digest
+from bundler.workflows.push import push_archive
 from tests.journey import BUNDLE, Workspace, clean_environment
+from tests.peers import boto_client
 from tests.terminal import Printed, faults, home, keep, normal, on_a_terminal, without_a_terminal
 
 pytestmark = pytest.mark.loopback
 BUILD = ("build", "--key", "keys/bundle.key")
 ARCHIVE = "closed-minimal-1.tar"
+AGENT = "602401143452.dkr.ecr.eu-central-1.amazonaws.com/eks/eks-pod-identity-agent:v1.0.0-lab.1"
 GROUPS = {"trust": ("init", "accept"), "lab": ("up", "status", "down"), "nodes": ("user-data",)}
 
 
@@ -50,7 +57,63 @@ def story(lab: LabFacts, tools: Tools) -> Iterator[dict[str, Printed]]:
         registry = lab.source_url.removeprefix("http://") + "/team"
         told["push"] = without_a_terminal(place, "push", ARCHIVE, registry)
         told["push again"] = without_a_terminal(place, "push", ARCHIVE, registry)
+        told |= in_parts(place) | second(place, lab)
+        told["serve"] = on_a_terminal(
+            place, "serve", ARCHIVE, "--listen", "127.0.0.1:0", prompt="ends it", typed="\x03", expect=130
+        )
         yield told
+
+
+def in_parts(place: Workspace) -> dict[str, Printed]:
+    """The archive in parts, one of which is damaged on the way and mended from another copy."""
+    told = {"build --split": on_a_terminal(place, *BUILD, "--out", "parts", "--split", "64M")}
+    part = place.folder / "parts" / f"{ARCHIVE}.001"
+    content = bytearray(part.read_bytes())
+    content[20 << 20] ^= 1
+    part.write_bytes(content)
+    table = "parts/closed-minimal-1.parts.json"
+    told["damaged part"] = without_a_terminal(place, "verify", table, expect=3)
+    told["repair"] = on_a_terminal(place, "repair", table, "--from", ARCHIVE)
+    told["repair again"] = without_a_terminal(place, "repair", table, "--from", ARCHIVE)
+    return told
+
+
+def second(place: Workspace, lab: LabFacts) -> dict[str, Printed]:
+    """A site that holds the first bundle, and what a second one needs; definition and lock are then as before."""
+    hold(place, lab)
+    told = {"receipt": on_a_terminal(place, "receipt", "--site", "site.yaml", "--out", "site.receipt.json")}
+    before = {name: (place.folder / name).read_bytes() for name in ("bundle.yaml", "bundle.lock.json")}
+    edited("\ntools:\n", f"\nimages:\n  - {{image: {AGENT}, reason: roles for pods}}\n\ntools:\n")(place)
+    place.bundle("lock")
+    told["diff"] = on_a_terminal(place, "diff", ARCHIVE, "bundle.lock.json")
+    told["build --against"] = on_a_terminal(place, *BUILD, "--out", "delta", "--against", "site.receipt.json")
+    told["inspect a delta"] = on_a_terminal(place, "inspect", "delta/closed-minimal-2.tar")
+    for name, content in before.items():
+        (place.folder / name).write_bytes(content)
+    return told
+
+
+def hold(place: Workspace, lab: LabFacts) -> None:
+    """Push the archive to the lab's ECR, below a prefix of its own: site.yaml names it."""
+    text = lab.site_file.read_text(encoding="utf-8")
+    path = place.folder / "site.yaml"
+    path.write_text(re.sub(r"(?m)^( *prefix): \S+$", r"\1: told", text, count=1), encoding="utf-8")
+    site = wiring.read_site(path)
+    target = PrivateRegistry(host=site.registry_host, prefix=site.registry.prefix)
+    lock = parse_lock((place.folder / "bundle.lock.json").read_bytes(), source="bundle.lock.json")
+    names = {target.image(image.reference).repository for image in lock.images}
+    names |= {target.chart(chart.reference).repository for chart in lock.charts}
+    for name in sorted(names):
+        boto_client(lab, "ecr").create_repository(repositoryName=name)
+    surroundings = wiring.Surroundings(ca_file=lab.ca_file)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        wiring.archive_source(str(place.folder / ARCHIVE), surroundings) as file,
+    ):
+        for key, value in lab.environment().items():
+            patch.setenv(key, value)
+        registry = wiring.registry_client(surroundings, site)
+        push_archive(self_consistent(file), target=target, registry=registry, pace=surroundings.pace)
 
 
 class _Told:
@@ -111,10 +174,20 @@ def trust(place: Workspace, folder: str) -> str:
         "verify": ("verify",),
         "ship": ("ship", "ship again"),
         "push": ("push", "push again"),
+        "build-split": ("build --split",),
+        "repair": ("damaged part", "repair", "repair again"),
+        "diff": ("diff",),
+        "build-against": ("build --against", "inspect a delta"),
+        "serve": ("serve",),
     }.items(),
 )
 def test_commands_print_what_docs_keep(story: dict[str, Printed], name: str, parts: tuple[str, ...]) -> None:
     keep(name, *(story[part] for part in parts))
+
+
+def test_a_receipt_is_what_docs_keep(story: dict[str, Printed]) -> None:
+    """Other tests of this lab may have left AMIs."""
+    keep("receipt", story["receipt"], variable=[(re.compile(r"\b\d+ AMIs?\b"), "… AMIs")])
 
 
 def test_help_is_what_docs_keep(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from bundler.cli.main import COMMANDS, EXIT_CODES, cli
 from tests.documents import EXAMPLE, GUIDE, README, indented, tables
+from tests.terminal import KEPT
 
 
 def commands(path: Path) -> list[str]:
@@ -45,6 +46,15 @@ def test_a_command_in_the_documents_exists_and_has_these_options(path: Path, lin
 def test_the_guide_has_every_command() -> None:
     text = GUIDE.read_text(encoding="utf-8")
     assert [name for name in COMMANDS if f"bundle {name}" not in text] == []
+
+
+def test_what_a_command_prints_is_kept_of_all_but_those_that_the_guide_names() -> None:
+    """At least one run of each that went well."""
+    kept = [path.read_text(encoding="utf-8") for path in KEPT.glob("*.txt") if not path.name.startswith("error-")]
+    shown = {name for text in kept for name in re.findall(r"^\$ bundle ([a-z]+)(?!.* --help)", text, re.MULTILINE)}
+    guide = GUIDE.read_text(encoding="utf-8")
+    [named] = re.findall(r"is kept in \[output/\]\(output/\), of all but (.*?)\.", guide, re.DOTALL)
+    assert set(COMMANDS) - shown == set(re.findall(r"`bundle ([a-z]+)`", named))
 
 
 def every_option(command: click.Command, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
