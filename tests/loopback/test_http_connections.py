@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -296,13 +297,14 @@ def test_https_goes_through_a_tunnel_that_only_the_proxy_gets_credentials_for(tm
 
 
 def test_who_waits_for_an_answer_through_tls_within_tls_is_called_off(tmp_path: Path) -> None:
-    authority, asked, ended = make_authority("tunnels"), threading.Event(), threading.Event()
+    authority, asked, ended, too_late = make_authority("tunnels"), *(threading.Event() for _ in range(3))
     context = server_context(authority, ("127.0.0.1", "reg.example"), folder=tmp_path / "pair")
     (tmp_path / "ca.pem").write_bytes(authority.pem)
 
-    def never(_: Asked) -> Reply:
+    def late(_: Asked) -> Reply:
         asked.set()
-        ended.wait()
+        if not ended.wait(3):
+            too_late.set()
         return Reply()
 
     def ask() -> None:
@@ -311,17 +313,14 @@ def test_who_waits_for_an_answer_through_tls_within_tls_is_called_off(tmp_path: 
 
     def fail() -> None:
         asked.wait()
+        time.sleep(0.3)  # until the answer is waited for
         raise NetworkError("another", "failed")
 
-    with serving(never, tls=context) as server, closing(Tunnels(server, context)) as tunnels:
+    with serving(late, tls=context) as server, closing(Tunnels(server, context)) as tunnels:
         proxy = Proxy.parse(f"https://127.0.0.1:{tunnels.port}", variable="HTTPS_PROXY")
-        transport = Transport(
-            TransportSettings(
-                proxies=Proxies(by_scheme={"https": proxy}),
-                ca_files=(str(tmp_path / "ca.pem"),),
-                first_byte_timeout_s=5,
-            )
-        )
+        trusting = TransportSettings(proxies=Proxies(by_scheme={"https": proxy}), ca_files=(str(tmp_path / "ca.pem"),))
+        transport = Transport(trusting)
         with pytest.raises(NetworkError, match="another"):
             parallel_map(lambda act: act(), [ask, fail], workers=2)
         ended.set()
+    assert not too_late.is_set()
