@@ -312,13 +312,6 @@ def test_who_was_denied_what_is_what_docs_keep(
         keep(f"error-{name}", without_a_terminal(place, *arguments, expect=4))
 
 
-def test_an_unreachable_registry_is_what_docs_keep(story: dict[str, Printed]) -> None:
-    process = _Told.unreachable
-    raw, _ = process.communicate(timeout=120)
-    keep("error-unreachable", Printed(arguments=("lock", "-j", "1"), code=process.returncode, raw=raw))
-    assert process.returncode == 5
-
-
 def test_ctrl_c_is_what_docs_keep(place: Workspace, lab: LabFacts) -> None:
     no_lock(place)
     with faults(lab, service="source", operation="*", kind="slow", delay_s=20, nth=8, times=1000):
@@ -345,3 +338,11 @@ def test_a_full_disk_is_what_docs_keep(place: Workspace) -> None:
         pytest.skip("this host allows no user namespaces")
     assert done.returncode == 6, done.stdout
     keep("error-disk-full", Printed(arguments=arguments, code=6, raw=done.stdout))
+
+
+def test_an_unreachable_registry_is_what_docs_keep(story: dict[str, Printed]) -> None:
+    """The last of all: it has tried while the others ran."""
+    process = _Told.unreachable
+    raw, _ = process.communicate(timeout=120)
+    keep("error-unreachable", Printed(arguments=("lock", "-j", "1"), code=process.returncode, raw=raw))
+    assert process.returncode == 5
