@@ -175,7 +175,10 @@ class Upload:
             return answer.status == 200
 
     def _find_place(self) -> None:
-        """Ask how much of a cut upload has arrived; forget the upload when that is not clear or not worth it."""
+        """Ask how much of a cut upload has arrived; forget the upload when that is not clear, nothing, or not worth it.
+
+        Where nothing has arrived another upload begins, and leaves in one piece.
+        """
         if self._blob.size <= self._settings.resume_bytes and not self._in_chunks:
             self._go_on_at(None)
             return
@@ -184,7 +187,7 @@ class Upload:
         with self._session.call(call) as answer:
             last = _last(answer) if answer.status in (200, 202, 204) else None
             arrived = last + 1 if last else 0  # an empty upload is counted as 0-0 too; one byte is soon sent again
-            if last is None or not self._confirmed <= arrived <= self._blob.size:
+            if not max(1, self._confirmed) <= arrived <= self._blob.size:
                 self._go_on_at(None)
                 return
             if answer.header("Location") is not None:

@@ -425,7 +425,7 @@ def test_f14_a_large_put_that_was_cut_goes_on_in_chunks(cut: int) -> None:
         registry.before = lambda asked: before(asked) if asked.method == "PUT" else None
         upload(server.authority, uploads=RESUMED)
         assert stored(registry) == BLOB
-        if cut > 1:  # one byte counts like none, and is sent again with its chunk
+        if cut > 1:  # one byte counts like none: another upload begins
             assert registry.received == len(BLOB)
             assert len(server.asked("POST")) == 1
 
