@@ -9,6 +9,7 @@ from functools import cache
 from typing import Protocol, TypeGuard, runtime_checkable
 
 from bundler.cache import Cache
+from bundler.domain.blob_names import blob_names
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned
 from bundler.domain.lock import Lock, LockedImage
@@ -192,7 +193,7 @@ def fetch(
     others = [task for task in wanted if task.size <= RANGED_BYTES]
     others.sort(key=lambda task: task.digest.text, reverse=True)
     others.sort(key=lambda task: task.size)  # twice: keys of both would be there for all of them
-    fetcher = _Fetcher(origins=_origins(lock), names=_names(lock), place=place, supply=supply, emit=pace.emit)
+    fetcher = _Fetcher(origins=_origins(lock), names=blob_names(lock), place=place, supply=supply, emit=pace.emit)
     tasks: list[_Task] = [*large, *(_Others(others) for _ in range(min(pace.workers, len(others))))]
     del wanted
     drain(fetcher.work, tasks, rank=lambda task: task.rank, workers=pace.workers)
@@ -363,19 +364,6 @@ def _origins(lock: Lock) -> dict[Digest, _Origin]:
             found.setdefault(manifest.digest, whole)
             for blob in manifest.blobs:
                 found.setdefault(blob.digest, part)
-    return found
-
-
-def _names(lock: Lock) -> dict[Digest, str]:
-    """What people call a blob of no image by: the chart, tool or file that it belongs to, in a word."""
-    found: dict[Digest, str] = {}
-    for chart in lock.charts:
-        for blob in (chart.manifest.blob, *chart.manifest.blobs):
-            found.setdefault(blob.digest, chart.reference.removeprefix("charts/"))
-    for tool in lock.tools:
-        found.setdefault(tool.content.digest, tool.name)
-    for file in lock.files:
-        found.setdefault(file.content.digest, file.name)
     return found
 
 
