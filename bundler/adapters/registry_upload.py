@@ -33,14 +33,12 @@ class UploadSettings:
     Attributes:
         chunk_bytes: size of a chunk, where chunks are used.
         resume_bytes: an upload of more than this goes on in chunks after a cut; a smaller one begins again.
-        chunked_bytes: a blob of more than this is sent in chunks from the start; None means never.
         at_once_bytes: up to here a body leaves in one piece: a registry has all of it or nothing.
         kept: where uploads of more than `resume_bytes` are found again by the next process.
     """
 
     chunk_bytes: int = 16 << 20
     resume_bytes: int = 64 << 20
-    chunked_bytes: int | None = None
     at_once_bytes: int = 64 << 10
     kept: KeptUploads | None = None
 
@@ -71,7 +69,7 @@ class Upload:
         self._subject = subject
         self._mount_from = task.mount_from
         self._is_worth_asking = task.mount_from is not None and task.blob.size > settings.at_once_bytes
-        self._in_chunks = settings.chunked_bytes is not None and task.blob.size > settings.chunked_bytes
+        self._in_chunks = False
         self._location: Url | None = None
         self._confirmed = 0
         self._hashed = Checked(task.blob, subject=subject)

@@ -34,7 +34,7 @@ from tests.fakes.counting_sink import CountingSink
 from tests.fakes.images import blob_descriptor, layer_bytes
 from tests.fakes.memory_registry import MemoryRegistry
 from tests.fakes.scripted_server import Asked, Reply, ScriptedServer, Sleeps, client_of, serving
-from tests.fakes.uploading_registry import UploadingRegistry
+from tests.fakes.uploading_registry import UploadingRegistry, too_large
 from tests.peers import StartRegistry
 
 pytestmark = pytest.mark.loopback
@@ -329,8 +329,9 @@ def never(start: int) -> Iterator[memoryview]:
 
 def test_two_processes_at_one_upload_both_end_right(tmp_path: Path) -> None:
     """The second takes up what the first is still sending; each ends with the right blob."""
-    registry, content = UploadingRegistry(), layer_bytes("large", 400_000)
-    uploads = UploadSettings(resume_bytes=50_000, chunk_bytes=20_000, chunked_bytes=50_000, kept=KeptUploads(tmp_path))
+    registry = UploadingRegistry(lambda asked: too_large(asked, 50_000))
+    content = layer_bytes("large", 400_000)
+    uploads = UploadSettings(resume_bytes=50_000, chunk_bytes=20_000, kept=KeptUploads(tmp_path))
     with serving(registry) as server:
         parallel_map(lambda _: upload(server, content, uploads=uploads), range(2), workers=2)
     assert registry.blobs["app", str(Digest.of(content))] == content
