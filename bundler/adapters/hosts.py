@@ -43,14 +43,17 @@ class HostPace:
     def __init__(self, limits: Limits, *, processors: int = PROCESSORS) -> None:
         self._limiter = Limiter(limits)
         self._processors = processors
-        self._slots = Slots(lambda: self.bearing.requests)
+        self._slots = Slots(self._requests)
         self._learning = Once()
 
     @property
     def bearing(self) -> Bearing:
         """What the host bears now."""
-        allowed, is_here = self._limiter.allowed, self._limiter.is_here
-        return Bearing(min(allowed, 2 * self._processors) if is_here else allowed, is_here=is_here)
+        return Bearing(self._requests(), is_here=self._limiter.is_here)
+
+    def _requests(self) -> int:
+        allowed = self._limiter.allowed
+        return min(allowed, 2 * self._processors) if self._limiter.is_here else allowed
 
     def enter(self) -> Slot:
         """Wait until there is room for one more request; one that belongs to another of this thread has room.

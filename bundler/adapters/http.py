@@ -288,19 +288,21 @@ class Transport:
             )
         pace = self._hosts.of(url.origin)
         slot = pace.enter()
-        since = self.settings.clock()
         try:
-            answer = self._ask(request, url, headers, route=route, slot=slot)
+            answer, latency_s = self._ask(request, url, headers, route=route, slot=slot)
         except BaseException:
             slot.leave()
             raise
         if answer.status in TOO_MUCH:
             pace.refused()
-        elif not request.body and answer.status not in AGAIN:
-            pace.answered(self.settings.clock() - since)
+        elif not request.body and answer.status not in AGAIN:  # how long a body takes says nothing of the host
+            pace.answered(latency_s)
         return answer
 
-    def _ask(self, request: Request, url: Url, headers: Mapping[str, str], *, route: Route, slot: Slot) -> Answer:
+    def _ask(
+        self, request: Request, url: Url, headers: Mapping[str, str], *, route: Route, slot: Slot
+    ) -> tuple[Answer, float]:
+        """Return the answer, and the seconds from the end of the request to its head."""
         proxy = route.proxy
         where = str(url.origin) if proxy is None else f"{url.origin} (through the proxy {proxy.url.origin})"
         patience_s = self.settings.first_byte_timeout_s
@@ -308,12 +310,15 @@ class Transport:
             connection = self._pool.take(route) or Connection(route, context=self._tls, patience_s=patience_s)
             try:
                 connection.send(request.method, url, headers, request.body)
-                head = connection.receive(request.method, within_s=request.answer_within_s or patience_s)
+                sent_at = self.settings.clock()
+                within_s = patience_s if request.answer_within_s is None else request.answer_within_s
+                head = connection.receive(request.method, within_s=within_s)
+                latency_s = self.settings.clock() - sent_at
             except BaseException:
                 connection.close()
                 raise
         response = Response(head, connection, self._pool)
-        return Answer(response, url=url, request=request, where=where, slot=slot)
+        return Answer(response, url=url, request=request, where=where, slot=slot), latency_s
 
     def _route(self, origin: Origin, innermost: Zone) -> Route:
         """One route per zone, so that a connection made for a trusted place never serves a redirect."""

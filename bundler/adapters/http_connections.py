@@ -197,11 +197,9 @@ class Connection:
             self._limit_s = seconds
 
     def _head(self) -> bytes:
-        """Return what comes before the next empty line; empty lines before it are skipped (RFC 9112 §2.2)."""
+        """Return what comes before the next empty line."""
         searched = 0
         while True:
-            if not searched:
-                self._held = self._held.lstrip(b"\r\n")
             match = _EMPTY_LINE.search(self._held, max(0, searched - len(b"\r\n\r")))
             if match is not None:
                 break

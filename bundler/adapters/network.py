@@ -202,7 +202,8 @@ class Meter:
 class _Watched(socket.socket):
     """A socket that meters itself, and that calling off the work wakes.
 
-    HTTP reads through `recv_into` and writes through `sendall`; TLS sockets write through `send`.
+    HTTP reads through `recv_into` and writes through `sendall`; TLS sockets write through `send`, and TLS within TLS
+    reads through `recv`.
     """
 
     meter: Meter | None = None
@@ -224,6 +225,10 @@ class _Watched(socket.socket):
         check_stopped()
         meter.received(count, since)
         return count
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        view = memoryview(bytearray(buflen))
+        return bytes(view[: self.recv_into(view, flags=flags)])
 
     def _receive(self, buffer: memoryview, flags: int) -> int:
         return super().recv_into(buffer, len(buffer), flags)

@@ -138,7 +138,7 @@ class Upload:
         query = ""
         scope = push_scope(self._task.repository)
         if self._mount_from is not None:
-            query = f"?mount={quote(str(self._blob.digest), safe='')}&from={quote(self._mount_from, safe='')}"
+            query = f"?mount={_quoted(self._blob.digest)}&from={quote(self._mount_from, safe='')}"
             scope = f"{scope} {pull_scope(self._mount_from)}"
         target = f"/v2/{self._task.repository}/blobs/uploads/{query}"
         call = Call(target=target, scope=scope, subject=self._subject, method="POST", body=b"")
@@ -241,7 +241,7 @@ class Upload:
             headers["Content-Range"] = f"{start}-{stop - 1}"
         else:
             joint = "&" if "?" in target.target else "?"
-            target = Url(target.origin, f"{target.target}{joint}digest={quote(str(self._blob.digest), safe='')}")
+            target = Url(target.origin, f"{target.target}{joint}digest={_quoted(self._blob.digest)}")
         return Call(
             target=target,
             scope=push_scope(self._task.repository),
@@ -251,7 +251,7 @@ class Upload:
             body=lambda: self._outgoing(start, stop),
             body_bytes=stop - start,
             # a registry hashes or copies the whole blob before it answers
-            answer_within_s=FIRST_BYTE_TIMEOUT_S + self._blob.size / SLOWEST_REGISTRY_BYTES_PER_S,
+            answer_within_s=FIRST_BYTE_TIMEOUT_S + self._blob.size // SLOWEST_REGISTRY_BYTES_PER_S,
         )
 
     def _outgoing(self, start: int, stop: int) -> Iterator[memoryview]:
@@ -309,6 +309,11 @@ class Upload:
         self._go_on_at(None)
         self._repeats = False
         return TransientError(self._subject, f"{self._session.endpoint.origin} {cause}")
+
+
+def _quoted(digest: Digest) -> str:
+    """A digest as a query has it."""
+    return f"sha256%3A{digest.hex}"
 
 
 def _last(answer: Answer) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -14,11 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundler.adapters.http import Request, Transport, TransportSettings
+from bundler.adapters.network import Address
 from bundler.adapters.proxies import Proxies, Proxy
 from bundler.domain.credentials import Secret
 from bundler.domain.url import Url
-from bundler.errors import FormatError, NetworkError, TransientError
+from bundler.errors import FormatError, NetworkError, StoppedError, TransientError
 from bundler.lab.tls import make_authority, server_context
+from bundler.transfer import parallel_map
 from tests.fakes.scripted_server import Asked, Reply, ScriptedServer, serving
 
 pytestmark = pytest.mark.loopback
@@ -107,6 +110,7 @@ def test_any_bytes_are_an_answer_or_an_error_of_ours(raw: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 10_000,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 1000,
         b"HTTP/1.1 100 Continue\r\n\r\n" * 100,
+        b"\r\n" * 1000,
         b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 1000 + b"\r\n",
         b"HTTP/1.1 200 OK\r\nA: " + b"b" * (1 << 20),
     ],
@@ -121,7 +125,7 @@ def test_what_is_no_honest_answer_is_no_answer(answer: bytes) -> None:
 def test_interim_answers_are_passed_over() -> None:
     with answering() as (server, pieces):
         pieces[:] = [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"]
-        pieces.append(b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        pieces.append(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert got(server) == b"ok"
 
 
@@ -214,6 +218,22 @@ def test_an_answer_that_comes_before_the_body_was_sent_is_read() -> None:
         worker.join()
 
 
+def test_only_the_wait_for_an_answer_says_how_near_a_host_is() -> None:
+    now = 0.0
+
+    def found_slowly(host: str, port: int) -> list[Address]:
+        nonlocal now
+        now += 1
+        return [(host, port)]
+
+    with serving(lambda asked: Reply(status=404)) as server:
+        transport = Transport(TransportSettings(clock=lambda: now, resolve=found_slowly))
+        url = Url.parse(f"{server.url}/x")
+        transport.send(Request(url=url, subject="it")).close()
+        assert now == 1
+        assert transport.bearing(url.origin).is_here
+
+
 class Tunnels:
     """A proxy that opens a way to one server, whatever name is asked for; over TLS where it has a context."""
 
@@ -274,3 +294,33 @@ def test_https_goes_through_a_tunnel_that_only_the_proxy_gets_credentials_for(tm
         asked: Asked = server.requests[0]
         assert asked.target == "/x"
         assert "proxy-authorization" not in asked.headers
+
+
+def test_who_waits_for_an_answer_through_tls_within_tls_is_called_off(tmp_path: Path) -> None:
+    authority, asked, ended, too_late = make_authority("tunnels"), *(threading.Event() for _ in range(3))
+    context = server_context(authority, ("127.0.0.1", "reg.example"), folder=tmp_path / "pair")
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+
+    def late(_: Asked) -> Reply:
+        asked.set()
+        if not ended.wait(3):
+            too_late.set()
+        return Reply()
+
+    def ask() -> None:
+        with pytest.raises(StoppedError):
+            transport.send(Request(url=Url.parse("https://reg.example/x"), subject="it"))
+
+    def fail() -> None:
+        asked.wait()
+        time.sleep(0.3)  # until the answer is waited for
+        raise NetworkError("another", "failed")
+
+    with serving(late, tls=context) as server, closing(Tunnels(server, context)) as tunnels:
+        proxy = Proxy.parse(f"https://127.0.0.1:{tunnels.port}", variable="HTTPS_PROXY")
+        trusting = TransportSettings(proxies=Proxies(by_scheme={"https": proxy}), ca_files=(str(tmp_path / "ca.pem"),))
+        transport = Transport(trusting)
+        with pytest.raises(NetworkError, match="another"):
+            parallel_map(lambda act: act(), [ask, fail], workers=2)
+        ended.set()
+    assert not too_late.is_set()
