@@ -198,7 +198,7 @@ def test_f11_seven_failures_are_survived_and_eight_are_not(failure: Reply | byte
     with serving(script) as server:
         failures = 7
         assert read(server.authority, policy=policy) == BLOB
-        assert sleeps.seconds == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+        assert sleeps.seconds == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
         assert len(heard) == 7
         assert all(isinstance(event, Retrying) and server.authority in event.cause for event in heard)
         failures = 100
