@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -44,6 +45,17 @@ def publish_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         temporary.unlink()
 
     _publish(path, [content], mode, link)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Do nothing, unless `path` cannot be given content: for whoever has to know before long work.
+
+    Raises:
+        LocalResourceError: it is a folder; or its folder is missing, not writable or full.
+    """
+    if path.is_dir():
+        raise LocalResourceError(str(path), f"cannot be written: {os.strerror(errno.EISDIR)}")
+    _publish(path, (), 0o600, lambda temporary: temporary.unlink())
 
 
 def _publish(path: Path, chunks: Iterable[bytes | memoryview], mode: int, give_name: Callable[[Path], object]) -> None:

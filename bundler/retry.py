@@ -44,7 +44,7 @@ class RetryPolicy:
     Attributes:
         tries: failures in a row, without progress, that end it.
         silent_tries: the same for a far side that does not answer at all; None for `tries`.
-        first_wait_s: the wait doubles from here, with full jitter.
+        first_wait_s: the first wait, with full jitter; it doubles with each failure in a row.
         longest_wait_s: and never gets longer than this.
         patience_s: waits that the far side asked for cost no try, until they sum up to this.
         sleep: waits; adapters whose work runs in `parallel_map` pass `transfer.pause`.
@@ -69,7 +69,7 @@ class RetryPolicy:
         """Seconds before the next try after `failures` failures in a row; what the far side asked for wins."""
         if asked_s is not None:
             return min(asked_s, MAX_RETRY_AFTER_S)
-        return self.chance() * min(self.longest_wait_s, self.first_wait_s * 2.0**failures)
+        return self.chance() * min(self.longest_wait_s, self.first_wait_s * 2.0 ** (failures - 1))
 
 
 def retry(

@@ -23,11 +23,12 @@ from bundler.cache import Cache
 from bundler.domain.digest import Digest
 from bundler.domain.image_map import PrivateRegistry
 from bundler.domain.lock import Lock, lock_bytes, parse_lock
+from bundler.domain.lock_manifests import check_manifests
 from bundler.domain.oci import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Index, Manifest, parse_manifest
 from bundler.domain.reference import Reference
 from bundler.pacing import Bearing
 from bundler.ports import Reopen, Sink
-from bundler.stages.fetch import Supply, check_manifests, fetch
+from bundler.stages.fetch import Supply, fetch
 from bundler.transfer import Pace
 from bundler.workflows.push import push_archive
 from tests.fakes.archives import signer, trust_of

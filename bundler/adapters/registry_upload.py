@@ -33,14 +33,12 @@ class UploadSettings:
     Attributes:
         chunk_bytes: size of a chunk, where chunks are used.
         resume_bytes: an upload of more than this goes on in chunks after a cut; a smaller one begins again.
-        chunked_bytes: a blob of more than this is sent in chunks from the start; None means never.
         at_once_bytes: up to here a body leaves in one piece: a registry has all of it or nothing.
         kept: where uploads of more than `resume_bytes` are found again by the next process.
     """
 
     chunk_bytes: int = 16 << 20
     resume_bytes: int = 64 << 20
-    chunked_bytes: int | None = None
     at_once_bytes: int = 64 << 10
     kept: KeptUploads | None = None
 
@@ -71,7 +69,7 @@ class Upload:
         self._subject = subject
         self._mount_from = task.mount_from
         self._is_worth_asking = task.mount_from is not None and task.blob.size > settings.at_once_bytes
-        self._in_chunks = settings.chunked_bytes is not None and task.blob.size > settings.chunked_bytes
+        self._in_chunks = False
         self._location: Url | None = None
         self._confirmed = 0
         self._hashed = Checked(task.blob, subject=subject)
@@ -175,7 +173,10 @@ class Upload:
             return answer.status == 200
 
     def _find_place(self) -> None:
-        """Ask how much of a cut upload has arrived; forget the upload when that is not clear or not worth it."""
+        """Ask how much of a cut upload has arrived; forget the upload when that is not clear, nothing, or not worth it.
+
+        Where nothing has arrived another upload begins, and leaves in one piece.
+        """
         if self._blob.size <= self._settings.resume_bytes and not self._in_chunks:
             self._go_on_at(None)
             return
@@ -184,7 +185,7 @@ class Upload:
         with self._session.call(call) as answer:
             last = _last(answer) if answer.status in (200, 202, 204) else None
             arrived = last + 1 if last else 0  # an empty upload is counted as 0-0 too; one byte is soon sent again
-            if last is None or not self._confirmed <= arrived <= self._blob.size:
+            if not max(1, self._confirmed) <= arrived <= self._blob.size:
                 self._go_on_at(None)
                 return
             if answer.header("Location") is not None:

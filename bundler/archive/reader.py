@@ -95,21 +95,18 @@ class Archive:
         """
         return _read_member(self.source, self.blob(key) if isinstance(key, Digest) else self._named(key))
 
-    def stream(self, key: Digest, start: int = 0) -> Iterator[memoryview]:
-        """Yield a blob's bytes from `start`; each chunk is valid until the next.
+    def stream(self, key: Digest) -> Iterator[memoryview]:
+        """Yield a blob's bytes; each chunk is valid until the next.
 
-        The digest is checked before the last chunk is handed out, so that no upload of damaged content can complete.
-        Content before `start` is read again for that.
+        The digest is checked before the last chunk is handed out, so that nothing damaged can be taken for whole.
 
         Raises:
             DigestError: it is damaged.
+            FormatError: the archive has no such blob, or another header before it than our writer makes.
         """
-        member, position = self.blob(key), 0
+        member = self.blob(key)
         feed = _Feed(self.source.stream(member.header_offset, BLOCK_BYTES + member.size), name=self.source.name)
-        for piece in _content(self.source, member, feed):
-            position += len(piece)
-            if position > start:
-                yield piece[max(0, len(piece) - (position - start)) :]
+        yield from _content(self.source, member, feed)
 
     def holds(self, digest: Digest) -> bool:
         """Whether the archive itself has a blob; what it requires of a site it has not."""

@@ -14,6 +14,7 @@ from bundler.cli.render import show_document
 @click.argument("archive", type=FILE)
 @click.argument("destination", metavar="s3://BUCKET/PREFIX")
 @click.option("--clean", is_flag=True, help="Also remove unfinished uploads of the same name when done.")
+@click.option("--slip", type=FILE, show_default="beside the archive", help="Where to write the slip.")
 @parts_option
 @ca_file_option
 @jobs_option
@@ -23,6 +24,7 @@ def ship(
     archive: Path,
     destination: str,
     clean: bool,
+    slip: Path | None,
     parts: tuple[str, ...],
     ca_file: Path | None,
     jobs: int,
@@ -42,9 +44,9 @@ def ship(
 
     with showing(progress) as emit:
         surroundings = Surroundings(ca_file=ca_file, jobs=jobs, emit=emit, parts=parts)
-        slip = ship_file(archive, S3Address.parse(destination), clean=clean, surroundings=surroundings)
+        written = ship_file(archive, S3Address.parse(destination), clean=clean, slip=slip, surroundings=surroundings)
     address = S3Address.parse(destination).below(Path(table_of(str(archive)) or archive).name)
     if output == "text":
-        click.echo(f"{address}\nslip: {slip}")
+        click.echo(f"{address}\nslip: {written}")
     else:
-        show_document({"archive": str(address), "slip": str(slip)}, output)
+        show_document({"archive": str(address), "slip": str(written)}, output)

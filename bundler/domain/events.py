@@ -56,7 +56,7 @@ class BytesMoved(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemDone(Event):
-    """A blob is at its destination, `how`: moved, present, mounted, verified.
+    """A blob is at its destination, `how`: moved, present, mounted, verified, read.
 
     An image that got its name (`tagged`) is none of the planned items.
     """

@@ -19,8 +19,14 @@ MAX_RECEIPT_BYTES = 64 << 20
 _KIND = re.compile(rb'"kind"\s*:\s*"Receipt"')
 _HINT = "Make it again at the site: bundle receipt"
 _Path = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-_Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+_TAG = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
+_Tag = Annotated[str, StringConstraints(pattern=_TAG)]
 _Size = Annotated[int, Field(ge=0, le=MAX_BLOB_BYTES, strict=True)]
+
+
+def is_tag(text: str) -> bool:
+    """Whether a receipt may name this tag."""
+    return re.fullmatch(_TAG, text) is not None
 
 
 class HeldBlob(Built):

@@ -231,11 +231,3 @@ def _described(shipment: Shipment, address: S3Address) -> Mapping[str, object]:
         "digest": str(shipment.digest),
         "address": str(address.below(shipment.name)),
     }
-
-
-def make_parts(digests: Sequence[Digest], *, size_bytes: int) -> tuple[Part, ...]:
-    """Return the parts of a file of `size_bytes` from the digests of its parts in order."""
-    return tuple(
-        Part(number=slot.number, offset=slot.offset, size=slot.size, digest=digest)
-        for slot, digest in zip(make_slots(size_bytes), digests, strict=True)
-    )

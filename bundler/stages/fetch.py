@@ -9,15 +9,14 @@ from functools import cache
 from typing import Protocol, TypeGuard, runtime_checkable
 
 from bundler.cache import Cache
-from bundler.domain.blob import Blob
+from bundler.domain.blob_names import blob_names
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, Emit, ItemDone, TransferPlanned
-from bundler.domain.lock import Lock, LockedImage, LockedManifest
-from bundler.domain.oci import Descriptor, Index, Manifest, derive_index, parse_manifest
+from bundler.domain.lock import Lock, LockedImage
+from bundler.domain.oci import Descriptor, Index, derive_index
 from bundler.domain.reference import Reference
 from bundler.errors import (
     DigestError,
-    FormatError,
     LockChangedError,
     MissingToolError,
     NetworkError,
@@ -194,7 +193,7 @@ def fetch(
     others = [task for task in wanted if task.size <= RANGED_BYTES]
     others.sort(key=lambda task: task.digest.text, reverse=True)
     others.sort(key=lambda task: task.size)  # twice: keys of both would be there for all of them
-    fetcher = _Fetcher(origins=_origins(lock), names=_names(lock), place=place, supply=supply, emit=pace.emit)
+    fetcher = _Fetcher(origins=_origins(lock), names=blob_names(lock), place=place, supply=supply, emit=pace.emit)
     tasks: list[_Task] = [*large, *(_Others(others) for _ in range(min(pace.workers, len(others))))]
     del wanted
     drain(fetcher.work, tasks, rank=lambda task: task.rank, workers=pace.workers)
@@ -336,50 +335,6 @@ def _cut(gaps: Iterable[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     return cut
 
 
-def check_manifests(lock: Lock, *, read: Callable[[Digest], bytes]) -> None:
-    """Check that the lock says of each image and chart what its manifests say: an edited or badly merged one does not.
-
-    Args:
-        lock: names manifests and their blobs.
-        read: gives a manifest, its digest right.
-
-    Raises:
-        LockChangedError: it says something else.
-    """
-    for image in lock.images:
-        subject = str(image.reference)
-        for manifest in image.manifests:
-            _check(_says(manifest, _parsed(manifest.blob, read, subject)), subject)
-        _check(_is_whole(image, _parsed(image.target, read, subject)), subject)
-    for chart in lock.charts:
-        _check(_says(chart.manifest, _parsed(chart.manifest.blob, read, chart.reference)), chart.reference)
-
-
-def _parsed(blob: Blob, read: Callable[[Digest], bytes], subject: str) -> Manifest | Index | None:
-    try:
-        return parse_manifest(read(blob.digest), subject=subject, media_type=blob.media_type)
-    except FormatError:
-        return None
-
-
-def _says(locked: LockedManifest, found: Manifest | Index | None) -> bool:
-    return isinstance(found, Manifest) and locked.blobs == tuple(Blob.of(blob) for blob in found.blobs)
-
-
-def _is_whole(image: LockedImage, target: Manifest | Index | None) -> bool:
-    carried = {manifest.digest for manifest in image.manifests}
-    if image.form == "manifest":
-        return isinstance(target, Manifest) and carried == {image.target.digest}
-    children = {child.digest for child in target.manifests} if isinstance(target, Index) else set()
-    return children == carried and (image.form == "derived") == (image.upstream is not None)
-
-
-def _check(right: bool, subject: str) -> None:
-    if not right:
-        hint = "Make it again: bundle lock"
-        raise LockChangedError(subject, "the lock describes it otherwise than its own manifests do", hint=hint)
-
-
 @contextmanager
 def _naming_exported(image: LockedImage) -> Iterator[None]:
     """Name the image id where an exported image is lost: neither in the cache, nor where it came from."""
@@ -409,19 +364,6 @@ def _origins(lock: Lock) -> dict[Digest, _Origin]:
             found.setdefault(manifest.digest, whole)
             for blob in manifest.blobs:
                 found.setdefault(blob.digest, part)
-    return found
-
-
-def _names(lock: Lock) -> dict[Digest, str]:
-    """What people call a blob of no image by: the chart, tool or file that it belongs to, in a word."""
-    found: dict[Digest, str] = {}
-    for chart in lock.charts:
-        for blob in (chart.manifest.blob, *chart.manifest.blobs):
-            found.setdefault(blob.digest, chart.reference.removeprefix("charts/"))
-    for tool in lock.tools:
-        found.setdefault(tool.content.digest, tool.name)
-    for file in lock.files:
-        found.setdefault(file.content.digest, file.name)
     return found
 
 

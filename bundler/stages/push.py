@@ -329,8 +329,7 @@ class _Pusher:
             if self.archive.holds(upload.blob.digest):
                 self.archive.check(upload.blob.digest)  # names the member, where it is the archive that is damaged
             raise
-        if not mounted:
-            counter.at(upload.blob.size)
+        counter.end(0 if mounted else upload.blob.size)
         return self._done(upload, "mounted" if mounted else "moved")
 
     def _is_to_be_asked(self, upload: Upload) -> bool:
@@ -387,6 +386,11 @@ class _Counter:
     def at(self, offset: int) -> None:
         """What follows is from `offset` on; whoever takes the pieces need not come back after the last one."""
         self.add(offset - self._reached)
+
+    def end(self, offset: int) -> None:
+        """So much of it has moved: the rest of it, or what a try before a mount had counted, makes the difference."""
+        if offset != self._reached:
+            self.at(offset)
 
     def add(self, count: int) -> None:
         self._reached += count

@@ -207,8 +207,10 @@ def one_source(name: str, surroundings: Surroundings, site: Site | None = None) 
         yield source
 
 
-def ship_file(path: Path, destination: S3Address, *, clean: bool, surroundings: Surroundings) -> Path:
-    """Send an archive, or its parts, to S3; return the path of the slip."""
+def ship_file(
+    path: Path, destination: S3Address, *, clean: bool, slip: Path | None, surroundings: Surroundings
+) -> Path:
+    """Send an archive, or its parts, to S3; return the path of the slip, which is beside the archive where None."""
     from bundler.adapters.aws.s3_store import S3Store
     from bundler.archive.identity import self_consistent
     from bundler.workflows.ship import Identity, ShipRequest, ship_archive
@@ -219,7 +221,7 @@ def ship_file(path: Path, destination: S3Address, *, clean: bool, surroundings: 
             return Identity(root=opened.root.digest, trust=opened.trust_digest)
 
     table, parts = _parts_to_ship(path, surroundings)
-    request = ShipRequest(archive=table, destination=destination, clean=clean, parts=parts)
+    request = ShipRequest(archive=table, destination=destination, clean=clean, parts=parts, slip=slip)
     aws = aws_for(surroundings, connections=max(16, surroundings.jobs))
     store = S3Store(aws.service("s3"), policy=retry_policy(surroundings))
     return ship_archive(request, store=store, identify=identify, pace=surroundings.pace)

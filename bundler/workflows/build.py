@@ -19,11 +19,12 @@ from bundler.domain.delta import Against
 from bundler.domain.digest import Digest
 from bundler.domain.events import DeltaPlanned, Emit, PhaseDone, PhaseStarted, counted
 from bundler.domain.lock import Lock, LockedFile, LockedImage, LockedTool, image_finder
+from bundler.domain.lock_manifests import check_manifests
 from bundler.domain.parts import TABLE_SUFFIX, parse_table, plan_cuts
 from bundler.errors import ClosureError, LockChangedError, UsageError, keeping
 from bundler.ports import ImageSource
 from bundler.stages.discover import Discovered, Release, discover
-from bundler.stages.fetch import Supply, check_manifests, fetch
+from bundler.stages.fetch import Supply, fetch
 from bundler.stages.obtain import obtain
 from bundler.transfer import parallel_map
 from bundler.trust import Signer

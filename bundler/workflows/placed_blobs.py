@@ -127,22 +127,21 @@ class _PlacedRegistry(RegistryLayer):
         self._source = source
 
     def upload_blob(self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None) -> bool:
-        """Give a repository a blob; True where its bytes were in the registry already."""
+        """Give a repository a blob; True where none of its bytes had to be sent."""
         place = self._placed.get(blob.digest)
         if place is None:
             return super().upload_blob(name, blob, content, mount_from=mount_from)
         try:
             return super().upload_blob(name, blob, _refuse, mount_from=place.repository)
         except _NotMountedError:
-            self._copy(name, blob, place)
-        return True
+            return self._copy(name, blob, place)
 
-    def _copy(self, name: Reference, blob: Descriptor, place: Reference) -> None:
+    def _copy(self, name: Reference, blob: Descriptor, place: Reference) -> bool:
         """Read a blob whole before its upload begins: no request to a host waits for another one to the same host."""
         try:
             with tempfile.TemporaryFile() as file:
                 self._source.read_blob(place, blob, partial(_keep, file), restart=partial(_empty, file))
-                super().upload_blob(name, blob, lambda start: _pieces(file, start))
+                return super().upload_blob(name, blob, lambda start: _pieces(file, start))
         except OSError as error:
             cause = f"cannot hold {blob.digest}, {blob.size} bytes, on its way: {error.strerror}"
             raise LocalResourceError(tempfile.gettempdir(), cause) from error

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bundler.domain.digest import Digest
-from bundler.domain.events import ItemDone, PhaseDone, PhaseStarted, counted
+from bundler.domain.events import ItemDone, PhaseDone, PhaseStarted, TransferPlanned, counted
 from bundler.domain.image_map import PrivateRegistry
 from bundler.domain.machine_image import FoundImage
 from bundler.domain.oci import Index, Manifest
 from bundler.domain.parents import INDEX_TAG
-from bundler.domain.receipt import HeldAmi, HeldBlob, HeldRepository, HeldTag, Receipt
+from bundler.domain.receipt import HeldAmi, HeldBlob, HeldRepository, HeldTag, Receipt, is_tag
 from bundler.domain.reference import Reference, is_repository
 from bundler.domain.restored import AMI_TAG
 from bundler.domain.site import Site
 from bundler.domain.snapshot import FoundSnapshot
-from bundler.errors import FormatError, NotFoundUpstreamError
+from bundler.errors import FormatError, LimitError, NotFoundUpstreamError
 from bundler.transfer import Pace, parallel_map
 
 PHASE = "receipt"
-_NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]*)-(?P<architecture>amd64|arm64)-[0-9a-f]{12}\Z")
+_NAME = re.compile(r"(?P<name>[a-z0-9](?:[a-z0-9-]{0,51}[a-z0-9])?)-(?P<architecture>amd64|arm64)-[0-9a-f]{12}\Z")
 
 
 class Repositories(Protocol):
@@ -76,13 +76,14 @@ def make_receipt(site: Site, *, sources: ReceiptSources, pace: Pace) -> Receipt:
     pace.emit(PhaseStarted(phase=PHASE, detail=f"{site.registry_host}/{site.registry.prefix}"))
     names = sources.repositories.below(site.registry.prefix)
     private = PrivateRegistry(host=site.registry_host, prefix=site.registry.prefix)
+    pace.emit(TransferPlanned(phase=PHASE, total_bytes=0, items=len(names)))
 
-    def look(name: str) -> HeldRepository | None:
+    def look(name: str) -> _Repository | None:
         found = _repository(name, private, sources)
         pace.emit(ItemDone(phase=PHASE, item=name, how="read"))
         return found
 
-    repositories = [one for one in parallel_map(look, names, workers=pace.workers) if one is not None]
+    repositories = _held([one for one in parallel_map(look, names, workers=pace.workers) if one is not None])
     amis = _amis(sources.images)
     told = f"{counted(len(repositories), 'repository', 'repositories')}, {counted(len(amis), 'AMI')}"
     pace.emit(PhaseDone(phase=PHASE, detail=told))
@@ -91,36 +92,60 @@ def make_receipt(site: Site, *, sources: ReceiptSources, pace: Pace) -> Receipt:
         region=site.region,
         cluster=site.cluster.name,
         prefix=site.registry.prefix,
-        repositories=tuple(sorted(repositories, key=lambda one: one.name)),
+        repositories=repositories,
         amis=amis,
     )
 
 
-def _repository(name: str, private: PrivateRegistry, sources: ReceiptSources) -> HeldRepository | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Repository:
+    """What a repository says of itself: `blobs` as its manifests state them, the size in bytes."""
+
+    name: str
+    tags: Mapping[str, Digest]
+    blobs: Collection[tuple[Digest, int]]
+
+
+def _held(found: Sequence[_Repository]) -> tuple[HeldRepository, ...]:
+    """Return what a receipt can say of them: a blob that has several sizes is left out, as somebody is wrong there."""
+    sizes: dict[Digest, set[int]] = {}
+    for digest, size in (blob for one in found for blob in one.blobs):
+        sizes.setdefault(digest, set()).add(size)
+    return tuple(
+        HeldRepository(
+            name=one.name,
+            tags=tuple(HeldTag(tag=tag, digest=one.tags[tag]) for tag in sorted(one.tags)),
+            blobs=tuple(
+                HeldBlob(digest=digest, size=size) for digest, size in sorted(one.blobs) if len(sizes[digest]) == 1
+            ),
+        )
+        for one in sorted(found, key=lambda one: one.name)
+    )
+
+
+def _repository(name: str, private: PrivateRegistry, sources: ReceiptSources) -> _Repository | None:
     """What one repository holds; None where that is nothing, or nothing that a bundle could have pushed there."""
     path = name.removeprefix(f"{private.prefix}/")
     held = sources.repositories.held(name)
     if not held or not is_repository(path):
         return None
     place = private.holding(path)
-    blobs: dict[Digest, int] = {}
-    gone: set[str] = set()
+    blobs: set[tuple[Digest, int]] = set()
+    there: dict[str, Digest] = {}
     for text in sorted({digest for digest, _ in held}):
         try:
-            found = sources.registry.manifest(place.pinned(Digest.parse(text)))
+            digest = Digest.parse(text)
+            there[text] = digest
+            found = sources.registry.manifest(place.pinned(digest))
         except NotFoundUpstreamError:  # a lifecycle rule took it meanwhile
-            gone.add(text)
-        except FormatError:  # something else than an image or chart, which we never pushed
+            del there[text]
+        except (FormatError, LimitError):  # something else than an image or chart, which we never pushed
             continue
         else:
             if isinstance(found, Manifest):
-                blobs.update({blob.digest: blob.size for blob in found.blobs})
-    tags = {tag: digest for digest, tag in held if tag and digest not in gone}
-    return HeldRepository(
-        name=path,
-        tags=tuple(HeldTag(tag=tag, digest=Digest.parse(tags[tag])) for tag in sorted(tags)),
-        blobs=tuple(HeldBlob(digest=digest, size=blobs[digest]) for digest in sorted(blobs)),
-    )
+                blobs.update((blob.digest, blob.size) for blob in found.blobs)
+    tags = {tag: there[digest] for digest, tag in held if is_tag(tag) and digest in there}
+    return _Repository(name=path, tags=tags, blobs=blobs)
 
 
 def _amis(images: Images) -> tuple[HeldAmi, ...]:

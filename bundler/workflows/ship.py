@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundler.atomic import publish
+from bundler.atomic import publish, refuse_unwritable
 from bundler.domain.digest import Digest
 from bundler.domain.events import PhaseDone, PhaseStarted, counted
 from bundler.domain.parts import ARCHIVE_SUFFIX, TABLE_SUFFIX
 from bundler.domain.shipment import S3Address, Shipment, slip_bytes
-from bundler.errors import keeping
+from bundler.errors import LocalResourceError, UsageError, keeping
 from bundler.stages.ship import LocalFile, ObjectStore, leftovers, observe, ship
 from bundler.transfer import Pace
 
@@ -24,6 +25,7 @@ class Identity:
     trust: Digest
 
 
+_KEPT = "What was sent stays; the same command sends only what is missing."
 Identify = Callable[[Path], Identity]
 """Reads the identity of an archive (member 0 and 1)."""
 
@@ -43,6 +45,7 @@ class ShipRequest:
     Attributes:
         archive: STEM.tar, or STEM.parts.json.
         parts: what the latter lists.
+        slip: where the slip goes; None for STEM.slip.json beside the archive.
         destination: prefix below which files get their own names.
         clean: throw unfinished uploads to the same names away when done.
     """
@@ -51,6 +54,7 @@ class ShipRequest:
     destination: S3Address
     clean: bool = False
     parts: tuple[LocalPart, ...] = ()
+    slip: Path | None = None
 
 
 def ship_archive(request: ShipRequest, *, store: ObjectStore, identify: Identify, pace: Pace) -> Path:
@@ -61,15 +65,18 @@ def ship_archive(request: ShipRequest, *, store: ObjectStore, identify: Identify
     Raises:
         RefusedError: the file is no archive, or a part is damaged.
         ConflictError: it changed meanwhile, or somebody else wrote the object.
+        LocalResourceError: the slip cannot be written; known before anything is sent, as far as it can be.
+        UsageError: the slip would take the place of a file that is sent.
     """
     identity = identify(request.archive)
     stem = request.archive.name.removesuffix(TABLE_SUFFIX).removesuffix(ARCHIVE_SUFFIX)
     installer = request.archive.with_name(f"{stem}.installer.zip")
-    with keeping("What was sent stays; the same command sends only what is missing."):
+    slip = request.slip or request.archive.with_name(f"{stem}.slip.json")
+    _refuse_slip(slip, sent=[request.archive, installer, *(one.path for one in request.parts)])
+    with keeping(_KEPT):
         sent_installer = _send(installer, request, store=store, pace=pace) if installer.exists() else None
         parts = [_send(one.path, request, store=store, pace=pace, expect=one.digest) for one in request.parts]
         sent = _send(request.archive, request, store=store, pace=pace)
-    slip = request.archive.with_name(f"{stem}.slip.json")
     content = slip_bytes(
         archive=sent,
         address=request.destination,
@@ -78,9 +85,27 @@ def ship_archive(request: ShipRequest, *, store: ObjectStore, identify: Identify
         installer=sent_installer,
         parts=parts,
     )
-    if not slip.exists() or slip.read_bytes() != content:
+    with keeping(_KEPT), _naming_elsewhere():
         publish(slip, content)
     return slip
+
+
+def _refuse_slip(slip: Path, *, sent: Sequence[Path]) -> None:
+    """Do nothing, unless the slip cannot be written there, or must not."""
+    if slip.resolve() in {path.resolve() for path in sent}:
+        raise UsageError("--slip", f"names a file that is sent: {slip}")
+    with keeping("Nothing was sent."), _naming_elsewhere():
+        refuse_unwritable(slip)
+
+
+@contextmanager
+def _naming_elsewhere() -> Iterator[None]:
+    """Say how the slip gets another place."""
+    try:
+        yield
+    except LocalResourceError as error:
+        hint = "Make room, mend what is named, or write the slip elsewhere: bundle ship --slip FILE"
+        raise LocalResourceError(error.subject, error.cause, hint=hint) from error
 
 
 def _send(

@@ -11,6 +11,12 @@ from bundler.domain.digest import Digest
 from tests.fakes.scripted_server import Asked, Reply
 
 
+def too_large(asked: Asked, most: int | None) -> Reply | None:
+    """Refuse a PUT of more than `most` bytes, None for none: what is larger then comes in chunks."""
+    refused = most is not None and asked.method == "PUT" and len(asked.body) > most
+    return Reply(status=413) if refused else None
+
+
 class UploadingRegistry:
     """Blobs and sessions of one registry; `before` may answer first, as faults do."""
 

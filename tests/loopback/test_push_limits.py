@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -25,12 +27,14 @@ from bundler.errors import DigestError
 from bundler.ports import ImageRegistry
 from bundler.retry import RetryPolicy
 from bundler.transfer import Pace, parallel_map
+from bundler.workflows.placed_blobs import with_placed
 from bundler.workflows.push import push_archive
 from tests.fakes.archives import MemorySource, Sample, sample
 from tests.fakes.counting_sink import CountingSink
 from tests.fakes.images import blob_descriptor, layer_bytes
+from tests.fakes.memory_registry import MemoryRegistry
 from tests.fakes.scripted_server import Asked, Reply, ScriptedServer, Sleeps, client_of, serving
-from tests.fakes.uploading_registry import UploadingRegistry
+from tests.fakes.uploading_registry import UploadingRegistry, too_large
 from tests.peers import StartRegistry
 
 pytestmark = pytest.mark.loopback
@@ -298,10 +302,36 @@ def test_a_kept_place_that_is_not_right_is_not_used(kept: str, tmp_path: Path) -
     assert KeptUploads(tmp_path).recall(name) is None
 
 
+@pytest.mark.parametrize("stated", ["0-0", "0-", None])
+def test_a_large_blob_whose_mount_came_to_nothing_is_copied_in_one_put(stated: str | None, tmp_path: Path) -> None:
+    def before(asked: Asked) -> Reply | None:
+        if asked.method != "GET":
+            return None
+        headers = {"Location": urlsplit(asked.target).path} | ({} if stated is None else {"Range": stated})
+        return Reply(status=204, headers=headers, length=None)
+
+    registry, content = UploadingRegistry(before), layer_bytes("large", 100_000)
+    client = client_of(uploads=UploadSettings(resume_bytes=50_000, chunk_bytes=20_000, kept=KeptUploads(tmp_path)))
+    with serving(registry) as server:
+        home, name = (Reference.parse(f"{server.authority}/{name}") for name in ("home", "app"))
+        blob = blob_descriptor(content)
+        source = MemoryRegistry(blobs={home.name: {blob.digest: content}})
+        assert with_placed(client, {blob.digest: home}, source=source).upload_blob(name, blob, never) is False
+        assert (len(server.asked("PUT")), server.asked("PATCH")) == (1, [])
+    assert registry.blobs["app", str(blob.digest)] == content
+    assert registry.received == len(content)
+    assert list(tmp_path.iterdir()) == []
+
+
+def never(start: int) -> Iterator[memoryview]:
+    raise AssertionError(f"asked for what the archive does not carry, from {start} on")
+
+
 def test_two_processes_at_one_upload_both_end_right(tmp_path: Path) -> None:
     """The second takes up what the first is still sending; each ends with the right blob."""
-    registry, content = UploadingRegistry(), layer_bytes("large", 400_000)
-    uploads = UploadSettings(resume_bytes=50_000, chunk_bytes=20_000, chunked_bytes=50_000, kept=KeptUploads(tmp_path))
+    registry = UploadingRegistry(lambda asked: too_large(asked, 50_000))
+    content = layer_bytes("large", 400_000)
+    uploads = UploadSettings(resume_bytes=50_000, chunk_bytes=20_000, kept=KeptUploads(tmp_path))
     with serving(registry) as server:
         parallel_map(lambda _: upload(server, content, uploads=uploads), range(2), workers=2)
     assert registry.blobs["app", str(Digest.of(content))] == content

@@ -38,7 +38,7 @@ from bundler.retry import RetryPolicy
 from bundler.transfer import parallel_map
 from tests.fakes.images import blob_descriptor, image, layer_bytes
 from tests.fakes.scripted_server import Asked, Reply, Sleeps, Wallet, client_of, mapped, serving
-from tests.fakes.uploading_registry import UploadingRegistry
+from tests.fakes.uploading_registry import UploadingRegistry, too_large
 
 pytestmark = pytest.mark.loopback
 
@@ -198,7 +198,7 @@ def test_f11_seven_failures_are_survived_and_eight_are_not(failure: Reply | byte
     with serving(script) as server:
         failures = 7
         assert read(server.authority, policy=policy) == BLOB
-        assert sleeps.seconds == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+        assert sleeps.seconds == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
         assert len(heard) == 7
         assert all(isinstance(event, Retrying) and server.authority in event.cause for event in heard)
         failures = 100
@@ -382,7 +382,6 @@ def test_plain_http_goes_through_its_proxy_with_the_proxys_credentials_only_ther
         assert proxy.requests[0].headers["proxy-authorization"].startswith("Basic ")
 
 
-CHUNKED = UploadSettings(chunk_bytes=20_000, resume_bytes=0, chunked_bytes=0)
 RESUMED = UploadSettings(chunk_bytes=20_000, resume_bytes=50_000)
 WHOLE = UploadSettings(resume_bytes=1 << 30)
 
@@ -398,18 +397,18 @@ def test_f14_an_upload_cut_in_any_chunk_goes_on_at_the_registrys_offset(cut: int
     with serving(registry) as server:
 
         def before(asked: Asked) -> Reply | None:
-            is_next = len(server.asked("POST" if chunk == 1 else "PATCH")) == max(1, chunk - 1)
+            is_next = len(server.asked("POST")) == 2 if chunk == 1 else len(server.asked("PATCH")) == chunk - 1
             is_cut = is_next and asked.method == ("POST" if chunk == 1 else "PATCH")
             server.cut_request_after = cut if is_cut else None
-            return None
+            return too_large(asked, RESUMED.chunk_bytes)
 
         registry.before = before
-        assert upload(server.authority, uploads=CHUNKED) is False
+        assert upload(server.authority, uploads=RESUMED) is False
         assert sum(asked.was_cut for asked in server.requests) == 1
         assert stored(registry) == BLOB
-        assert registry.received <= len(BLOB) + CHUNKED.chunk_bytes
+        assert registry.received <= len(BLOB) + RESUMED.chunk_bytes
         is_like_nothing = (chunk, cut) == (1, 1)  # of an upload, the first byte alone is counted like none
-        assert len(server.asked("POST")) == 1 + is_like_nothing
+        assert len(server.asked("POST")) == 2 + is_like_nothing
 
 
 @pytest.mark.parametrize("cut", [1, 50_000, 99_999])
@@ -425,7 +424,7 @@ def test_f14_a_large_put_that_was_cut_goes_on_in_chunks(cut: int) -> None:
         registry.before = lambda asked: before(asked) if asked.method == "PUT" else None
         upload(server.authority, uploads=RESUMED)
         assert stored(registry) == BLOB
-        if cut > 1:  # one byte counts like none, and is sent again with its chunk
+        if cut > 1:  # one byte counts like none: another upload begins
             assert registry.received == len(BLOB)
             assert len(server.asked("POST")) == 1
 
@@ -439,12 +438,12 @@ def test_f14_a_count_that_cannot_be_after_a_cut_begins_another_upload(stated: st
             server.cut_request_after = 1000 if len(server.asked("PATCH")) == 2 else None
             if asked.method == "GET":
                 return Reply(status=204, headers={"Range": stated}, length=None)
-            return None
+            return too_large(asked, RESUMED.chunk_bytes)
 
         registry.before = before
-        upload(server.authority, uploads=CHUNKED)
+        upload(server.authority, uploads=RESUMED)
         assert stored(registry) == BLOB
-        assert len(server.asked("POST")) == 2
+        assert len(server.asked("POST")) == 3
         assert len(server.asked("PATCH")) == 3 + 5
 
 
@@ -477,26 +476,25 @@ def test_f14_an_upload_whose_last_answer_was_lost_is_found_done() -> None:
         assert len(server.asked("PUT")) == 1
 
 
-@pytest.mark.parametrize("uploads", [CHUNKED, RESUMED, WHOLE])
-def test_f15_a_session_that_the_registry_forgot_is_begun_again(uploads: UploadSettings) -> None:
+@pytest.mark.parametrize(("uploads", "most"), [(RESUMED, 20_000), (RESUMED, None), (WHOLE, None)])
+def test_f15_a_session_that_the_registry_forgot_is_begun_again(uploads: UploadSettings, most: int | None) -> None:
     registry = UploadingRegistry()
+    begun = 1 if most is None else 2
 
     def before(asked: Asked) -> Reply | None:
-        if asked.method in ("PATCH", "PUT") and len(server.asked("POST")) == 1:
+        if asked.method in ("PATCH", "PUT") and len(server.asked("POST")) == begun:
             registry.sessions.clear()
-        return None
+        return too_large(asked, most)
 
     registry.before = before
     with serving(registry) as server:
         upload(server.authority, uploads=uploads)
         assert stored(registry) == BLOB
-        assert len(server.asked("POST")) == 2
+        assert len(server.asked("POST")) == begun + 1
 
 
 def test_a_body_that_is_too_large_for_one_request_goes_in_chunks() -> None:
-    registry = UploadingRegistry(
-        lambda asked: Reply(status=413) if asked.method == "PUT" and len(asked.body) > 30_000 else None
-    )
+    registry = UploadingRegistry(lambda asked: too_large(asked, 30_000))
     with serving(registry) as server:
         upload(server.authority, uploads=RESUMED)
         assert stored(registry) == BLOB
@@ -542,12 +540,13 @@ def test_a_registry_that_knows_no_mounts_gets_the_bytes() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", layer_bytes("edge", 20_000), layer_bytes("edge", 20_001)])
-@pytest.mark.parametrize("uploads", [CHUNKED, WHOLE])
-def test_blobs_of_every_size_arrive(content: bytes, uploads: UploadSettings) -> None:
-    registry = UploadingRegistry()
+@pytest.mark.parametrize("most", [0, None])
+def test_blobs_of_every_size_arrive_whole_and_in_chunks(content: bytes, most: int | None) -> None:
+    registry = UploadingRegistry(lambda asked: too_large(asked, most))
     with serving(registry) as server:
-        upload(server.authority, content, uploads=uploads)
+        upload(server.authority, content, uploads=RESUMED)
         assert registry.blobs["app", str(Digest.of(content))] == content
+        assert len(server.asked("PATCH")) == (0 if most is None else -(-len(content) // RESUMED.chunk_bytes))
 
 
 @pytest.mark.parametrize("how", ["403 text", "403 json", "401"])

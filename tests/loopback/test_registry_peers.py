@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
 from bundler.adapters.docker_credentials import DockerCredentials
+from bundler.adapters.kept_uploads import KeptUploads
 from bundler.adapters.oci_layout import OciLayout
 from bundler.adapters.oci_registry import RegistryClient
 from bundler.adapters.registry_upload import UploadSettings
@@ -130,12 +133,39 @@ def test_a_registry_with_a_password(
         client_of().manifest(reference)
 
 
-def test_chunked_uploads_arrive_too(docker_registry: StartRegistry) -> None:
-    authority = docker_registry()
-    reference = Reference.parse(f"{authority}/app:1")
-    client = client_of(uploads=UploadSettings(chunk_bytes=1 << 20, chunked_bytes=0))
-    push(client, reference, SINGLE)
-    assert pull(client, reference) == contents(SINGLE)
+def test_an_upload_that_another_process_began_goes_on_in_chunks(docker_registry: StartRegistry, tmp_path: Path) -> None:
+    content, begun, began_at = layer_bytes("large", 3_500_000), 500_000, list[int]()
+    authority, blob, kept = docker_registry(), blob_descriptor(content), KeptUploads(tmp_path)
+    place = part_of_an_upload(authority, content[:begun])
+    kept.keep(f"http://{authority}/app@{blob.digest}", place)
+    client = client_of(uploads=UploadSettings(chunk_bytes=1 << 20, resume_bytes=1 << 20, kept=kept))
+
+    def reopen(start: int) -> Iterator[memoryview]:
+        began_at.append(start)
+        yield memoryview(content)[start:]
+
+    name, held = Reference.parse(f"{authority}/app"), bytearray()
+    assert client.upload_blob(name, blob, reopen) is False
+    assert began_at == [0, *range(begun, len(content), 1 << 20)]
+    client.read_blob(name, blob, held.extend, restart=held.clear)
+    assert held == content
+
+
+def part_of_an_upload(authority: str, content: bytes) -> str:
+    """Send the first bytes of a blob; return where the upload goes on."""
+    connection = HTTPConnection(authority, timeout=30)
+    place = f"http://{authority}/v2/app/blobs/uploads/"
+    try:
+        for method, body in (("POST", b""), ("PATCH", content)):
+            headers = {"Content-Type": "application/octet-stream"}
+            connection.request(method, place.removeprefix(f"http://{authority}"), body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 202
+            place = urljoin(place, str(answer.headers["Location"]))
+    finally:
+        connection.close()
+    return place
 
 
 def test_a_blob_is_mounted_from_a_neighbour(docker_registry: StartRegistry) -> None:

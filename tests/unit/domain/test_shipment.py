@@ -20,7 +20,7 @@ from bundler.domain.shipment import (
     StoredPart,
     holds,
     is_same,
-    make_parts,
+    make_slots,
     part_size,
     slip_bytes,
 )
@@ -31,8 +31,11 @@ SIZE = 40 * MIB
 
 
 def shipment(*marks: str) -> Shipment:
-    digests = [Digest.of(mark.encode()) for mark in marks]
-    return Shipment(name="a-1.tar", size=SIZE, digest=Digest.of(b"whole"), parts=make_parts(digests, size_bytes=SIZE))
+    parts = tuple(
+        Part(number=slot.number, offset=slot.offset, size=slot.size, digest=Digest.of(mark.encode()))
+        for slot, mark in zip(make_slots(SIZE), marks, strict=True)
+    )
+    return Shipment(name="a-1.tar", size=SIZE, digest=Digest.of(b"whole"), parts=parts)
 
 
 FILE = shipment("x", "y", "z")

@@ -245,6 +245,39 @@ def test_progress_counts_the_last_piece_that_nobody_comes_back_for() -> None:
     assert planned.total_bytes == sum(event.count for event in events if isinstance(event, BytesMoved))
 
 
+def test_bytes_of_a_try_before_a_mount_that_came_late_are_taken_back() -> None:
+    class Late(MemoryRegistry):
+        """A mount is refused, its upload is cut, and the next try is a mount."""
+
+        def upload_blob(
+            self, name: Reference, blob: Descriptor, content: Reopen, *, mount_from: str | None = None
+        ) -> bool:
+            if mount_from is not None:
+                assert sum(map(len, content(0))) == blob.size
+            return super().upload_blob(name, blob, content, mount_from=mount_from)
+
+    pushes, blobs = only_of(image("a", layers=[SHARED]), image("b", layers=[SHARED]))
+    events: list[Event] = []
+    push(plan(pushes, registry := Late()), archive=blobs, registry=registry, pace=Pace(emit=events.append))
+    assert counts_of(events, f"{Digest.of(SHARED).short} upstream/1:1") == [
+        (0, False),
+        (len(SHARED), False),
+        (-len(SHARED), False),
+        (len(SHARED), True),
+    ]
+
+
+def test_a_mount_that_took_no_bytes_reports_no_empty_count() -> None:
+    pushes, blobs = only_of(image("a", layers=[SHARED]), image("b", layers=[SHARED]))
+    events: list[Event] = []
+    push(plan(pushes, registry := MemoryRegistry()), archive=blobs, registry=registry, pace=Pace(emit=events.append))
+    assert counts_of(events, f"{Digest.of(SHARED).short} upstream/1:1") == [(len(SHARED), True)]
+
+
+def counts_of(events: list[Event], item: str) -> list[tuple[int, bool]]:
+    return [(one.count, one.kept) for one in events if isinstance(one, BytesMoved) and one.item == item]
+
+
 def test_as_many_small_blobs_are_under_way_as_the_registry_bears() -> None:
     layers = [layer_bytes(f"many {number}", 900) for number in range(400)]
     for borne in (2, 30):

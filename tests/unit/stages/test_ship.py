@@ -16,7 +16,7 @@ from bundler.domain import shipment
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, Event, ItemDone
 from bundler.domain.shipment import Part, S3Address, StoredObject, StoredPart, Upload
-from bundler.errors import AccessError, ConflictError, DigestError, NetworkError, UsageError
+from bundler.errors import AccessError, ConflictError, DigestError, LocalResourceError, NetworkError, UsageError
 from bundler.stages.ship import LocalFile, Slice, leftovers, observe, ship
 from bundler.transfer import Pace
 from bundler.workflows.ship import Identity, LocalPart, ShipRequest, ship_archive
@@ -260,6 +260,57 @@ def test_the_installer_goes_first_and_the_slip_stays(tmp_path: Path) -> None:
     digests = (Digest.of(b"root"), Digest.of(b"trust"), Digest.of(path.read_bytes()))
     assert all(str(digest) in text for digest in digests)
     assert "a-1.installer.zip" in text
+
+
+IDENTITY = Identity(root=Digest.of(b"root"), trust=Digest.of(b"trust"))
+
+
+def shipped(path: Path, slip: Path | None, store: Store) -> Path:
+    request = ShipRequest(archive=path, destination=S3Address.parse("s3://bucket/in"), slip=slip)
+    return ship_archive(request, store=store, identify=lambda _: IDENTITY, pace=Pace(workers=1))
+
+
+def test_the_slip_goes_where_it_is_wanted_and_nothing_else_is_left_there(tmp_path: Path) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    path, wanted = make_file(tmp_path), elsewhere / "slip.json"
+    assert shipped(path, wanted, Store()) == wanted
+    assert json.loads(wanted.read_text())["root"] == str(IDENTITY.root)
+    assert [*elsewhere.iterdir()] == [wanted]
+    assert sorted(tmp_path.iterdir()) == [path, elsewhere]
+
+
+@pytest.mark.parametrize("place", ["missing/slip.json", "a-1.tar/slip.json", "folder", "/proc/slip.json", "x" * 250])
+def test_a_slip_that_cannot_be_written_is_refused_before_anything_is_sent(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    path, store = make_file(tmp_path), Store()
+    with pytest.raises(LocalResourceError, match="cannot be written") as caught:
+        shipped(path, tmp_path / place, store)
+    assert (store.sent, store.objects, store.unfinished) == ([], {}, {})
+    assert caught.value.safe == "Nothing was sent."
+    assert "--slip FILE" in caught.value.hint
+
+
+def test_a_slip_in_the_place_of_what_is_sent_is_refused(tmp_path: Path) -> None:
+    path = make_file(tmp_path)
+    before = path.read_bytes()
+    (tmp_path / "link").symlink_to(path)
+    for slip in (path, tmp_path / "link"):
+        with pytest.raises(UsageError, match="names a file that is sent"):
+            shipped(path, slip, Store())
+    assert path.read_bytes() == before
+
+
+def test_a_slip_that_cannot_be_written_in_the_end_says_that_what_was_sent_stays(tmp_path: Path) -> None:
+    @dataclass
+    class Slow(Store):
+        def complete(self, *given: Any, **more: Any) -> None:
+            super().complete(*given, **more)
+            (tmp_path / "a-1.slip.json").mkdir()
+
+    with pytest.raises(LocalResourceError) as caught:
+        shipped(make_file(tmp_path), None, Slow())
+    assert caught.value.safe.startswith("What was sent stays")
+    assert "--slip FILE" in caught.value.hint
 
 
 def test_of_an_archive_in_parts_the_table_goes_last_and_a_damaged_part_not_at_all(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from bundler.archive.reader import Archive
 from bundler.domain.digest import Digest
+from bundler.domain.events import BytesMoved, Event, ItemDone, TransferPlanned
 from bundler.domain.image_map import PrivateRegistry
 from bundler.domain.oci import Descriptor
 from bundler.domain.reference import Reference
@@ -59,6 +61,22 @@ def test_everything_gets_there_and_only_what_moved_is_mounted_or_copied(
     moved = 2
     assert kinds.count("MOUNT") == (moved if mounts else 0)
     assert len(read) == (0 if mounts else moved)
+
+
+@pytest.mark.parametrize("mounts", [True, False])
+def test_progress_says_of_a_copy_that_it_moved_and_of_a_mount_that_none_did(
+    delta: Archive, tmp_path: Path, mounts: bool
+) -> None:
+    registry, events = holding_the_first(tmp_path, MemoryRegistry(mounts=mounts)), list[Event]()
+    push_archive(delta, target=TARGET, registry=registry, pace=Pace(workers=2, emit=events.append))
+    (planned,) = (event for event in events if isinstance(event, TransferPlanned))
+    counts = [event for event in events if isinstance(event, BytesMoved)]
+    assert sum(event.count for event in counts) == planned.total_bytes
+    absent = {one.digest.short for one in delta.requires}
+    done = [event for event in events if isinstance(event, ItemDone) and event.item.split()[0] in absent]
+    assert Counter(event.how for event in done) == {"present": 1, "mounted" if mounts else "moved": 2}
+    kept = [event.count for event in counts if event.kept and event.item.split()[0] in absent]
+    assert sum(kept) == 3000 * (3 if mounts else 1)
 
 
 def test_pushed_again_nothing_is_looked_for(delta: Archive, tmp_path: Path) -> None:
