@@ -44,8 +44,8 @@ def diff(before: str, after: str, parts: tuple[str, ...], ca_file: Path | None, 
 
 def _show(found: tuple[Difference, ...], needs: Needed, *, has_delta: bool) -> None:
     if found:
-        rows = [(_sign(one), one.kind, one.name, _short(one.was), _short(one.now)) for one in found]
-        show_table(("", "KIND", "NAME", "WAS", "NOW"), rows)
+        rows = [(f"{_sign(one)} {one.name}", one.kind, _short(one.was), _short(one.now)) for one in found]
+        show_table(("  NAME", "KIND", "WAS", "NOW"), rows)
         click.echo()
     new = f"{counted(needs.blobs, 'blob')}, {human_bytes(needs.size_bytes)}"
     click.echo(f"needs {new}, of {counted(needs.of_blobs, 'blob')}, {human_bytes(needs.of_bytes)}")

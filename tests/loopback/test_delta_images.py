@@ -218,7 +218,7 @@ def test_the_program_builds_foretells_shows_and_pushes_a_delta(tmp_path: Path, d
     made.bundle("lock")
 
     shown = made.bundle("diff", "small-1.tar", "bundle.lock.json")
-    assert re.search(r"\+ +image +registry.example/team/app-2:1.0.2 ", shown.stdout)
+    assert re.search(r"\+ registry.example/team/app-2:1.0.2 +image ", shown.stdout)
     counts = json.loads(made.bundle("diff", "first.lock.json", "bundle.lock.json", "-o", "json").stdout)
     assert [one["name"] for one in counts["differences"]] == ["registry.example/team/app-2:1.0.2"]
     assert counts["needed"]["bytes"] < counts["deltaBytes"] < counts["of"]["bytes"] / 2
