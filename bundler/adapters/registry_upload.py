@@ -73,6 +73,7 @@ class Upload:
         self._location: Url | None = None
         self._confirmed = 0
         self._hashed = Checked(task.blob, subject=subject)
+        self._is_untouched = False
         self._was_cut = False
         self._was_damaged = False
         self._repeats = False
@@ -106,11 +107,21 @@ class Upload:
                 self._go_on_at(None)
                 return True
         self._was_cut = True
-        if self._in_chunks:
-            self._send_chunks()
-        self._close(self._confirmed)
+        self._send()
         self._go_on_at(None)
         return False
+
+    def _send(self) -> None:
+        try:
+            if self._in_chunks:
+                self._send_chunks()
+            self._close(self._confirmed)
+        except TransientError:
+            raise
+        except BundleError:
+            if self._is_untouched:  # who has nothing to send, as where only a mount was wanted, does not come back
+                self._go_on_at(None)
+            raise
 
     def _recall(self) -> None:
         """Take up, once, what an earlier process began; a place that is not this registry's own is ignored."""
@@ -148,6 +159,7 @@ class Upload:
             if answer.status == 202:
                 self._go_on_at(self._session.location(answer, call))
                 self._confirmed = 0
+                self._is_untouched = True
                 self._hashed = Checked(self._blob, subject=self._subject)
                 return False
             if answer.status == 404:
@@ -173,10 +185,7 @@ class Upload:
             return answer.status == 200
 
     def _find_place(self) -> None:
-        """Ask how much of a cut upload has arrived; forget the upload when that is not clear, nothing, or not worth it.
-
-        Where nothing has arrived another upload begins, and leaves in one piece.
-        """
+        """Ask how much of a cut upload has arrived; forget the upload when that is not clear or not worth it."""
         if self._blob.size <= self._settings.resume_bytes and not self._in_chunks:
             self._go_on_at(None)
             return
@@ -185,7 +194,7 @@ class Upload:
         with self._session.call(call) as answer:
             last = _last(answer) if answer.status in (200, 202, 204) else None
             arrived = last + 1 if last else 0  # an empty upload is counted as 0-0 too; one byte is soon sent again
-            if not max(1, self._confirmed) <= arrived <= self._blob.size:
+            if last is None or not self._confirmed <= arrived <= self._blob.size:
                 self._go_on_at(None)
                 return
             if answer.header("Location") is not None:
@@ -265,6 +274,7 @@ class Upload:
             hashed.add(wanted)
             if not hashed.left:
                 hashed.finish()
+            self._is_untouched = False
             yield wanted
             if hashed.count == stop:
                 self._hashed = hashed

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 MAX_FIELDS = 100
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\Z")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\Z")
 
 
 class HeadError(Exception):

@@ -21,6 +21,8 @@ from bundler.transfer import Pace, parallel_map
 
 SMALL_BYTES = 64 << 10
 """Up to here a blob is a matter of its requests, not of its bytes."""
+CHILDREN = 4
+"""Manifests of one image that are put at a time; many images are under way already."""
 WORTH_OPENING = 4
 """From so many small blobs of a repository on, one question whether it has tags saves more than it costs."""
 
@@ -358,7 +360,7 @@ class _Pusher:
     def manifests(self, item: Push) -> None:
         """Put an image's manifests, the one with the tag last, and ask what the tag names then."""
         *children, last = item.manifests
-        parallel_map(partial(self._put_child, item), children, workers=self.pace.workers)
+        parallel_map(partial(self._put_child, item), children, workers=min(self.pace.workers, CHILDREN))
         self.registry.put_manifest(item.target, self.archive.read(last.digest), last.media_type)
         self._read_back(item)
         self.pace.emit(ItemDone(phase="push", item=str(item.target), how="tagged"))

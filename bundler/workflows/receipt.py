@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bundler.domain.digest import Digest
-from bundler.domain.events import ItemDone, PhaseDone, PhaseStarted, TransferPlanned, counted
+from bundler.domain.events import Emit, ItemDone, Noted, PhaseDone, PhaseStarted, TransferPlanned, counted
 from bundler.domain.image_map import PrivateRegistry
 from bundler.domain.machine_image import FoundImage
 from bundler.domain.oci import Index, Manifest
@@ -79,7 +79,7 @@ def make_receipt(site: Site, *, sources: ReceiptSources, pace: Pace) -> Receipt:
     pace.emit(TransferPlanned(phase=PHASE, total_bytes=0, items=len(names)))
 
     def look(name: str) -> _Repository | None:
-        found = _repository(name, private, sources)
+        found = _repository(name, private, sources, pace.emit)
         pace.emit(ItemDone(phase=PHASE, item=name, how="read"))
         return found
 
@@ -123,7 +123,7 @@ def _held(found: Sequence[_Repository]) -> tuple[HeldRepository, ...]:
     )
 
 
-def _repository(name: str, private: PrivateRegistry, sources: ReceiptSources) -> _Repository | None:
+def _repository(name: str, private: PrivateRegistry, sources: ReceiptSources, emit: Emit) -> _Repository | None:
     """What one repository holds; None where that is nothing, or nothing that a bundle could have pushed there."""
     path = name.removeprefix(f"{private.prefix}/")
     held = sources.repositories.held(name)
@@ -132,6 +132,7 @@ def _repository(name: str, private: PrivateRegistry, sources: ReceiptSources) ->
     place = private.holding(path)
     blobs: set[tuple[Digest, int]] = set()
     there: dict[str, Digest] = {}
+    strange: list[FormatError | LimitError] = []
     for text in sorted({digest for digest, _ in held}):
         try:
             digest = Digest.parse(text)
@@ -139,11 +140,14 @@ def _repository(name: str, private: PrivateRegistry, sources: ReceiptSources) ->
             found = sources.registry.manifest(place.pinned(digest))
         except NotFoundUpstreamError:  # a lifecycle rule took it meanwhile
             del there[text]
-        except (FormatError, LimitError):  # something else than an image or chart, which we never pushed
-            continue
+        except (FormatError, LimitError) as error:  # something else than an image or chart, which we never pushed
+            strange.append(error)
         else:
             if isinstance(found, Manifest):
                 blobs.update((blob.digest, blob.size) for blob in found.blobs)
+    if strange:
+        what = f"{counted(len(strange), 'manifest')} of {name} left out, as of no image or chart: {strange[0].cause}"
+        emit(Noted(text=what, warning=True))
     tags = {tag: there[digest] for digest, tag in held if is_tag(tag) and digest in there}
     return _Repository(name=path, tags=tags, blobs=blobs)
 

@@ -86,8 +86,16 @@ def ship_archive(request: ShipRequest, *, store: ObjectStore, identify: Identify
         parts=parts,
     )
     with keeping(_KEPT), _naming_elsewhere():
-        publish(slip, content)
+        if not _holds(slip, content):
+            publish(slip, content)
     return slip
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.is_file() and path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _refuse_slip(slip: Path, *, sent: Sequence[Path]) -> None:
@@ -95,7 +103,11 @@ def _refuse_slip(slip: Path, *, sent: Sequence[Path]) -> None:
     if slip.resolve() in {path.resolve() for path in sent}:
         raise UsageError("--slip", f"names a file that is sent: {slip}")
     with keeping("Nothing was sent."), _naming_elsewhere():
-        refuse_unwritable(slip)
+        try:
+            refuse_unwritable(slip)
+        except LocalResourceError:
+            if not slip.is_file():  # the one that is there may be right already
+                raise
 
 
 @contextmanager

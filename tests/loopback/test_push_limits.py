@@ -323,6 +323,21 @@ def test_a_large_blob_whose_mount_came_to_nothing_is_copied_in_one_put(stated: s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_large_blob_goes_on_in_chunks_where_nothing_of_a_cut_body_was_kept() -> None:
+    """As behind a proxy that hands on whole bodies only, and has a limit of time for each."""
+
+    def before(asked: Asked) -> Reply | None:
+        if asked.method == "PUT" and int(asked.headers["content-length"]) > 20_000:
+            return Reply(status=504)
+        return None
+
+    registry, content = UploadingRegistry(before), layer_bytes("large", 100_000)
+    with serving(registry) as server:
+        upload(server, content, uploads=UploadSettings(resume_bytes=50_000, chunk_bytes=20_000))
+        assert (len(server.asked("POST")), len(server.asked("PATCH"))) == (1, 5)
+    assert registry.blobs["app", str(Digest.of(content))] == content
+
+
 def never(start: int) -> Iterator[memoryview]:
     raise AssertionError(f"asked for what the archive does not carry, from {start} on")
 

@@ -77,6 +77,7 @@ def test_where_a_body_ends(
         head("Content-Length: 5 6"),
         head("Content-Length: "),
         head("Content-Length: " + "9" * 19),
+        head("A:" + " " * 100_000 + "\x01"),
         head("Transfer-Encoding: gzip"),
         head("Transfer-Encoding: gzip, chunked"),
         head("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),

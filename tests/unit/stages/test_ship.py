@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,6 +290,21 @@ def test_a_slip_that_cannot_be_written_is_refused_before_anything_is_sent(tmp_pa
     assert (store.sent, store.objects, store.unfinished) == ([], {}, {})
     assert caught.value.safe == "Nothing was sent."
     assert "--slip FILE" in caught.value.hint
+
+
+def test_a_slip_that_is_right_already_may_stand_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, store = make_file(tmp_path), Store()
+    slip = shipped(path, None, store)
+    before = slip.stat()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    assert shipped(path, None, store) == slip
+    assert slip.stat() == before
 
 
 def test_a_slip_in_the_place_of_what_is_sent_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundler.domain.digest import Digest
-from bundler.domain.events import Event, ItemDone, TransferPlanned
+from bundler.domain.events import Event, ItemDone, Noted, TransferPlanned
 from bundler.domain.image_map import PrivateRegistry
 from bundler.domain.machine_image import FoundDevice, FoundImage
 from bundler.domain.oci import OCI_MANIFEST, Index, Manifest
@@ -144,6 +144,17 @@ def test_a_manifest_of_impossible_sizes_adds_no_blob(account: Account) -> None:
     before = account.receipt().content
     foreign(account, "theirs", "1", 1 << 41)
     assert account.receipt().content == before
+
+
+def test_what_is_no_image_is_left_out_and_said(account: Account) -> None:
+    where = f"{SITE.registry_host}/{SITE.registry.prefix}/theirs"
+    raw, events = b"[]", list[Event]()
+    account.registry.manifests[where] = {Digest.of(raw): (OCI_MANIFEST, raw)}
+    account.registry.tags[where] = {"1": Digest.of(raw)}
+    account.receipt(Pace(emit=events.append))
+    (noted,) = (one for one in events if isinstance(one, Noted))
+    assert noted.warning
+    assert "/theirs left out" in noted.text
 
 
 def test_what_ecr_lists_by_another_hash_is_not_in_it(account: Account) -> None:
