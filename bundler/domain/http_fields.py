@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 MAX_FIELDS = 100
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\Z")
@@ -32,7 +31,10 @@ def parse_fields(lines: Sequence[bytes], *, once: str | None = None) -> dict[str
         raise OversizedError(f"{len(lines)} header fields; at most {MAX_FIELDS} are read")
     found: dict[str, str] = {}
     for line in lines:
-        name, value = _field(line)
+        match = _FIELD.match(line)
+        if match is None:
+            raise HeadError(f"a header field that is none: {line[:40]!r}")
+        name, value = match[1].decode("ascii").lower(), match[2].decode("latin-1").rstrip(" \t")
         if name not in found:
             found[name] = value
         elif name == once:
@@ -40,12 +42,3 @@ def parse_fields(lines: Sequence[bytes], *, once: str | None = None) -> dict[str
         else:
             found[name] = f"{found[name]}, {value}"
     return found
-
-
-@lru_cache(maxsize=64)
-def _field(line: bytes) -> tuple[str, str]:
-    """Most lines of an answer were in the one before, too."""
-    match = _FIELD.match(line)
-    if match is None:
-        raise HeadError(f"a header field that is none: {line[:40]!r}")
-    return match[1].decode("ascii").lower(), match[2].decode("latin-1").rstrip(" \t")

@@ -319,10 +319,10 @@ def test_the_manifests_that_an_index_names_go_together_before_it(tmp_path: Path)
                 both.wait(timeout=10)
             return super().put_manifest(reference, raw, media_type)
 
-    pushes, blobs = bundle(tmp_path)
+    (one, *_), blobs = bundle(tmp_path)  # of several images two could meet by chance
     registry = Together()
-    push(plan(pushes, registry), archive=blobs, registry=registry)
-    assert registry.tags == {one.target.name: {str(one.target.tag): one.digest} for one in pushes}
+    push(plan((one,), registry), archive=blobs, registry=registry)
+    assert registry.tags == {one.target.name: {str(one.target.tag): one.digest}}
 
 
 def test_push_goes_on_after_dying_at_any_step(tmp_path: Path) -> None:
