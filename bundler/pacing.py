@@ -87,7 +87,7 @@ class Limiter:
         """Take a good answer.
 
         Args:
-            latency_s: seconds from the end of the request to the first byte of its answer.
+            latency_s: seconds from a request without a body to its answer, on a connection that was there.
             in_flight: requests that were under way, this one included; where they are fewer than allowed, the limit
                 holds nothing back, and nothing is learnt about it.
         """

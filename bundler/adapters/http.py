@@ -302,15 +302,15 @@ class Transport:
     def _ask(
         self, request: Request, url: Url, headers: Mapping[str, str], *, route: Route, slot: Slot
     ) -> tuple[Answer, float]:
-        """Return the answer, and the seconds from the end of the request to its head."""
+        """Return the answer, and the seconds from the request, once there was a connection, to its head."""
         proxy = route.proxy
         where = str(url.origin) if proxy is None else f"{url.origin} (through the proxy {proxy.url.origin})"
         patience_s = self.settings.first_byte_timeout_s
         with translated(request.subject, where, is_direct=proxy is None):
             connection = self._pool.take(route) or Connection(route, context=self._tls, patience_s=patience_s)
             try:
+                sent_at = self.settings.clock()  # not after it: who comes back late from sending has no near host
                 connection.send(request.method, url, headers, request.body)
-                sent_at = self.settings.clock()
                 within_s = patience_s if request.answer_within_s is None else request.answer_within_s
                 head = connection.receive(request.method, within_s=within_s)
                 latency_s = self.settings.clock() - sent_at

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundler.adapters.http import Request, Transport, TransportSettings
+from bundler.adapters.http_connections import Connection, Outgoing
 from bundler.adapters.network import Address
 from bundler.adapters.proxies import Proxies, Proxy
 from bundler.domain.credentials import Secret
@@ -232,6 +233,29 @@ def test_only_the_wait_for_an_answer_says_how_near_a_host_is() -> None:
         transport.send(Request(url=url, subject="it")).close()
         assert now == 1
         assert transport.bearing(url.origin).is_here
+
+
+def test_who_comes_back_late_from_sending_has_no_near_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many threads wait for the interpreter while a host takes its time: pushes over a link got 4 places of 64."""
+    now, answering = 0.0, threading.Event()
+    send = Connection.send
+
+    def far(asked: Asked) -> Reply:
+        nonlocal now
+        now += 0.03
+        answering.set()
+        return Reply(status=404)
+
+    def slowly(connection: Connection, method: str, url: Url, headers: Mapping[str, str], body: Outgoing) -> None:
+        send(connection, method, url, headers, body)
+        answering.wait()
+
+    monkeypatch.setattr(Connection, "send", slowly)
+    with serving(far) as server:
+        transport = Transport(TransportSettings(clock=lambda: now))
+        url = Url.parse(f"{server.url}/x")
+        transport.send(Request(url=url, subject="it")).close()
+        assert not transport.bearing(url.origin).is_here
 
 
 class Tunnels:
