@@ -10,10 +10,9 @@ from bundler.pacing import Bearing, Limiter, Limits
 from bundler.transfer import Once, Slot, Slots
 
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-START = 8
 MOST = 64
-SHARED = Limits(start=START, most=8)
-OWN = Limits(start=START, most=MOST)
+SHARED = Limits(start=8, most=8)
+OWN = Limits(start=32, most=MOST)
 _SHARED_HOSTS = frozenset(
     {
         "gcr.io",

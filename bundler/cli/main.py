@@ -128,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)
     _require_streams()
     gc.set_threshold(200_000, 20, 50)  # imports make much and throw nothing away: looking for garbage costs a tenth
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # to look for some reads what else is installed
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of libraries are for who develops; python -W shows them
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
-from bundler.crew import Crew
+from bundler.crew import MOST, Crew
 from bundler.domain.blob import Blob
 from bundler.domain.digest import Digest
 from bundler.domain.events import BytesMoved, ItemDone, TransferPlanned
@@ -169,7 +169,8 @@ def observe(pushes: Sequence[Push], *, registry: ImageRegistry, pace: Pace = Pac
 
 
 def _ask(targets: Sequence[Reference], registry: ImageRegistry, pace: Pace) -> dict[Reference, Digest]:
-    digests = parallel_map(registry.manifest_digest, targets, workers=pace.workers)
+    workers = 1 if pace.workers == 1 else MOST  # as many as the registry bears: its client says how many that are
+    digests = parallel_map(registry.manifest_digest, targets, workers=workers)
     return {target: digest for target, digest in zip(targets, digests, strict=True) if digest is not None}
 
 
