@@ -106,15 +106,20 @@ class Limiter:
         self._begin_window()
         self._judge(fastest_s, rate, is_full=is_full)
 
-    def refused(self) -> None:
-        """Take a 429 or 503: half as many, once for all requests that were under way when the host said so."""
+    def refused(self, *, in_flight: int) -> None:
+        """Take a 429 or 503: half as many, once for all requests that were under way when the host said so.
+
+        Args:
+            in_flight: requests that were under way, this one included: no more of them is what was too much.
+        """
         self._begin_window()
         self._is_growing_fast, self._before = False, None
         if self._refusals_to_ignore:
             self._refusals_to_ignore -= 1
             return
-        self._refusals_to_ignore = self.allowed - 1
-        self.allowed = max(self._limits.least, self.allowed // 2)
+        too_many = min(self.allowed, in_flight)
+        self._refusals_to_ignore = too_many - 1
+        self.allowed = max(self._limits.least, too_many // 2)
 
     def _begin_window(self) -> None:
         self._fastest_s, self._answers, self._fullest = None, 0, 0

@@ -73,7 +73,7 @@ class HostPace:
     def refused(self) -> None:
         """Learn from a 429 or 503."""
         with self._learning:
-            self._limiter.refused()
+            self._limiter.refused(in_flight=self._slots.taken)
 
 
 class Hosts:

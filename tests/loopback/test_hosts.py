@@ -88,7 +88,7 @@ def test_a_tag_that_is_taken_is_asked_about_when_its_answer_is_closed() -> None:
         in_threads(put, look)
 
 
-def test_a_host_that_refuses_gets_half_as_many_and_never_fewer_for_being_slow() -> None:
+def test_a_host_that_is_slow_gets_no_fewer_than_in_the_beginning() -> None:
     pace = HostPace(Limits(start=8, most=64))
     for latency in (0.01, 0.06):
         for _ in range(200):
@@ -96,8 +96,20 @@ def test_a_host_that_refuses_gets_half_as_many_and_never_fewer_for_being_slow() 
             pace.answered(latency)
             slot.leave()
     assert pace.bearing.requests == 8
-    pace.refused()
-    assert pace.bearing.requests == 4
+
+
+def test_a_host_that_refuses_gets_half_of_what_was_under_way() -> None:
+    pace, all_in = HostPace(Limits(start=32, most=64)), threading.Barrier(12)
+
+    def ask() -> None:
+        slot = pace.enter()
+        all_in.wait()
+        pace.refused()
+        all_in.wait()
+        slot.leave()
+
+    in_threads(*[ask] * 12)
+    assert pace.bearing.requests == 6
 
 
 def test_a_host_on_this_machine_gets_two_requests_for_each_processor_until_it_is_far() -> None:

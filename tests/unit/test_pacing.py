@@ -86,16 +86,24 @@ def test_a_refusal_halves_once_for_all_that_was_under_way() -> None:
     limiter = Limiter(FAR)
     answers(limiter, 3 * SAMPLES, 0.030)
     for _ in range(64):
-        limiter.refused()
+        limiter.refused(in_flight=64)
     assert limiter.allowed == 32
-    limiter.refused()
+    limiter.refused(in_flight=32)
     assert limiter.allowed == 16
+
+
+def test_what_is_halved_is_what_was_under_way_not_what_was_allowed() -> None:
+    limiter = Limiter(FAR)
+    answers(limiter, 3 * SAMPLES, 0.030)
+    for _ in range(12):
+        limiter.refused(in_flight=12)
+    assert limiter.allowed == 6
 
 
 def test_refusals_without_end_end_at_the_least() -> None:
     limiter = Limiter(FAR)
     for _ in range(1000):
-        limiter.refused()
+        limiter.refused(in_flight=limiter.allowed)
     assert limiter.allowed == FAR.least
 
 
@@ -113,7 +121,7 @@ def test_the_limit_stays_within_its_bounds_whatever_a_host_does(steps: list[floa
     limiter = Limiter(FAR)
     for latency_s in steps:
         if latency_s is None:
-            limiter.refused()
+            limiter.refused(in_flight=1)
         else:
             limiter.answered(latency_s, in_flight=limiter.allowed)
         assert FAR.least <= limiter.allowed <= FAR.most
