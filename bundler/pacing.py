@@ -27,6 +27,8 @@ class Limits:
         start: requests at a time in the beginning.
         least: never fewer.
         most: never more.
+        few: never fewer because answers became slower: latencies of unlike requests differ, too. Where fewer than
+            these are refused, it is not their number that was too much.
         slack: answers may take so many times the best latency before they count as queued.
         near_s: below this latency more requests at a time gain nothing: the host is here, and the processor is busy.
     """
@@ -34,6 +36,7 @@ class Limits:
     start: int = 8
     least: int = 1
     most: int = 64
+    few: int = 8
     slack: float = 2.0
     near_s: float = 0.005
 
@@ -110,15 +113,15 @@ class Limiter:
         """Take a 429 or 503: half as many, once for all requests that were under way when the host said so.
 
         Args:
-            in_flight: requests that were under way, this one included: no more of them is what was too much.
+            in_flight: requests that were under way, this one included; more were allowed, perhaps, but not refused.
         """
         self._begin_window()
         self._is_growing_fast, self._before = False, None
         if self._refusals_to_ignore:
             self._refusals_to_ignore -= 1
             return
-        too_many = min(self.allowed, in_flight)
-        self._refusals_to_ignore = too_many - 1
+        too_many = min(self.allowed, max(in_flight, self._limits.few))
+        self._refusals_to_ignore = in_flight - 1
         self.allowed = max(self._limits.least, too_many // 2)
 
     def _begin_window(self) -> None:
@@ -129,8 +132,7 @@ class Limiter:
         best_s = fastest_s if self._best_s is None else self._best_s
         if fastest_s > max(best_s * self._limits.slack, self._limits.near_s):
             self._is_growing_fast, self._before = False, None
-            # down to where it began: latencies of unlike requests differ, too, and only a refusal says "too much"
-            self.allowed = max(min(self._limits.start, self.allowed), self.allowed - 1)
+            self.allowed = max(min(self._limits.few, self.allowed), self.allowed - 1)
         elif is_full and fastest_s > self._limits.near_s:
             self._grow(rate)
         self._judgements += 1

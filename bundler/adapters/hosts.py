@@ -13,6 +13,7 @@ PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") el
 MOST = 64
 SHARED = Limits(start=8, most=8)
 OWN = Limits(start=32, most=MOST)
+"""Of somebody's own: an image's manifest is asked for in each of them at once, and a round trip is saved."""
 _SHARED_HOSTS = frozenset(
     {
         "gcr.io",

@@ -100,6 +100,28 @@ def test_what_is_halved_is_what_was_under_way_not_what_was_allowed() -> None:
     assert limiter.allowed == 6
 
 
+def test_one_request_that_is_refused_alone_does_not_make_what_follows_go_one_at_a_time() -> None:
+    limiter = Limiter(FAR)
+    answers(limiter, 3 * SAMPLES, 0.030)
+    limiter.refused(in_flight=1)
+    assert limiter.allowed == FAR.few // 2
+    limiter.refused(in_flight=1)
+    assert limiter.allowed == FAR.few // 4
+
+
+def test_answers_that_became_slower_bring_no_fewer_than_a_few_wherever_it_began() -> None:
+    limiter = Limiter(Limits(start=32, few=8))
+    answers(limiter, SAMPLES, 0.010)
+    most = limiter.allowed
+    answers(limiter, 8 * SAMPLES, 0.080)
+    assert limiter.allowed < most
+    for _ in range(40):
+        answers(limiter, SAMPLES, 0.010)
+        answers(limiter, 3 * SAMPLES, 0.080)
+        assert limiter.allowed >= 8
+    assert limiter.allowed == 8
+
+
 def test_refusals_without_end_end_at_the_least() -> None:
     limiter = Limiter(FAR)
     for _ in range(1000):
@@ -116,14 +138,16 @@ def test_a_route_that_became_slower_for_good_is_the_new_normal() -> None:
     assert limiter.allowed == before + 4
 
 
-@given(st.lists(st.one_of(st.none(), st.floats(min_value=0, max_value=600)), max_size=400))
-def test_the_limit_stays_within_its_bounds_whatever_a_host_does(steps: list[float | None]) -> None:
+@given(
+    st.lists(st.tuples(st.one_of(st.none(), st.floats(min_value=0, max_value=600)), st.integers(1, 99)), max_size=400)
+)
+def test_the_limit_stays_within_its_bounds_whatever_a_host_does(steps: list[tuple[float | None, int]]) -> None:
     limiter = Limiter(FAR)
-    for latency_s in steps:
+    for latency_s, in_flight in steps:
         if latency_s is None:
-            limiter.refused(in_flight=1)
+            limiter.refused(in_flight=in_flight)
         else:
-            limiter.answered(latency_s, in_flight=limiter.allowed)
+            limiter.answered(latency_s, in_flight=in_flight)
         assert FAR.least <= limiter.allowed <= FAR.most
 
 

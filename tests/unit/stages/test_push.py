@@ -310,6 +310,29 @@ class Crowded(MemoryRegistry):
             return super().upload_blob(name, blob, content, mount_from=mount_from)
 
 
+@pytest.mark.parametrize(("workers", "most"), [(2, 20), (1, 1)])
+def test_every_image_is_asked_about_at_once_unless_one_at_a_time_is_asked_for(
+    tmp_path: Path, workers: int, most: int
+) -> None:
+    now, seen, change = 0, 0, threading.Condition()
+
+    class Counting(MemoryRegistry):
+        def manifest_digest(self, reference: Reference) -> Digest | None:
+            nonlocal now, seen
+            with change:
+                now += 1
+                seen = max(seen, now)
+                change.notify_all()
+                change.wait_for(lambda: seen >= most, timeout=1)
+                now -= 1
+            return super().manifest_digest(reference)
+
+    (push, *_), _ = bundle(tmp_path)
+    asked = [replace(push, target=replace(push.target, tag=f"v{number}")) for number in range(20)]
+    assert observe(asked, registry=Counting(), pace=Pace(workers=workers)) == {}
+    assert seen == most
+
+
 def test_the_manifests_that_an_index_names_go_together_before_it(tmp_path: Path) -> None:
     both = threading.Barrier(2)
 
